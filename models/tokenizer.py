@@ -1,0 +1,93 @@
+"""The caption tokeniser: BERT's WordPiece plus BLIP's two extra tokens, and ids back to text."""
+
+import os
+import pathlib
+import re
+
+import torch
+
+DECODER_TOKEN = "[DEC]"  # begins every caption, in place of [CLS]
+ENCODER_TOKEN = "[ENC]"  # BLIP's, unused here; it keeps the vocabulary the released size
+
+# What transformers 4.15 rewrote after joining tokens with spaces, in its order.
+CLEAN_UP = [(" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'")]
+CLEAN_UP += [(f" {ending}", ending) for ending in ("n't", "'m", "'s", "'ve", "'re")]
+
+
+class CaptionTokenizer:
+    """Turns captions into ids and ids into captions.
+
+    Args:
+        name: a hub name such as `bert-base-uncased`, or a folder that holds `vocab.txt` or `tokenizer.json`.
+        prompt: what every caption begins with.
+    Raises:
+        FileNotFoundError: the folder holds neither file, or the hub cannot be reached and nothing is cached.
+        ValueError: the vocabulary lacks one of BERT's special tokens.
+    """
+
+    def __init__(self, name, prompt):
+        self.prompt = prompt
+        self._wordpiece = _load_wordpiece(name)
+        self._wordpiece.add_tokens([DECODER_TOKEN, ENCODER_TOKEN], special_tokens=True)
+        vocabulary = self._wordpiece.get_vocab()
+        missing = [token for token in ("[CLS]", "[SEP]", "[PAD]", "[UNK]") if token not in vocabulary]
+        if missing:
+            raise ValueError(f"tokenizer: {name}: found no {', '.join(missing)}, expected a BERT vocabulary")
+        self.decoder_id = vocabulary[DECODER_TOKEN]
+        self.end_id = vocabulary["[SEP]"]
+        self.pad_id = vocabulary["[PAD]"]
+        self._special_ids = {*self._wordpiece.all_special_ids, self.decoder_id, vocabulary[ENCODER_TOKEN]}
+        self._special_ids |= {vocabulary[token] for token in ("[CLS]", "[SEP]", "[PAD]", "[UNK]")}
+        self.prompt_ids = self.encode(prompt)[:-1]  # [DEC] and the prompt, without the final [SEP]
+
+    def __len__(self):
+        """Size of the vocabulary, the two extra tokens included."""
+        return len(self._wordpiece)
+
+    def encode(self, caption, max_tokens=None):
+        """Tokenise one caption: [DEC] … [SEP], at most `max_tokens` ids with [SEP] kept."""
+        ids = self._wordpiece(caption, add_special_tokens=True).input_ids
+        ids[0] = self.decoder_id
+        if max_tokens is not None and len(ids) > max_tokens:
+            ids[max_tokens - 1 :] = [self.end_id]
+        return ids
+
+    def pad(self, sequences):
+        """Pad lists of ids to the longest with [PAD]: (B, L) int64."""
+        longest = max(len(ids) for ids in sequences)
+        return torch.tensor([list(ids) + [self.pad_id] * (longest - len(ids)) for ids in sequences])
+
+    def decode(self, ids):
+        """Turn ids into a caption without special tokens and without the prompt.
+
+        Source: `decode` of transformers 4.15 with `clean_up_tokenization_spaces=True`, as the released code calls it.
+        """
+        tokens = self._wordpiece.convert_ids_to_tokens([int(i) for i in ids if int(i) not in self._special_ids])
+        text = " ".join(token for token in tokens if token is not None)  # None: an id the vocabulary does not have
+        text = text.replace(" ##", "").strip()
+        for found, replacement in CLEAN_UP:
+            text = text.replace(found, replacement)
+        return text[len(self.prompt) :]
+
+
+def _load_wordpiece(name):
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked loader workers would warn on every start
+    from transformers import BertTokenizerFast, PreTrainedTokenizerFast
+
+    folder = pathlib.Path(name)
+    if folder.is_dir():
+        if (folder / "vocab.txt").is_file():
+            return BertTokenizerFast.from_pretrained(folder)
+        if (folder / "tokenizer.json").is_file():
+            special = {f"{kind}_token": f"[{kind.upper()}]" for kind in ("unk", "sep", "pad", "cls", "mask")}
+            return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
+        raise FileNotFoundError(f"{name}: tokenizer: found neither vocab.txt nor tokenizer.json in the folder")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
+        raise FileNotFoundError(f"{name}: tokenizer: no such folder, and not a hub name")
+    try:
+        return BertTokenizerFast.from_pretrained(str(name))
+    except Exception as error:  # the hub client raises many kinds for "cannot be had"
+        raise FileNotFoundError(
+            f"tokenizer: {name!r} is neither a local folder nor to be had from the hub or its cache "
+            f"({type(error).__name__}); set the option tokenizer to a folder that holds its vocab.txt"
+        ) from None

@@ -1,0 +1,286 @@
+"""VTSUM-BLIP: frame features in, key-frame saliency and a caption out.
+
+Axes: B videos, T frames (1 fps, padded), R annotators, D width (768 base, 1024 large), L text tokens.
+"""
+
+import pathlib
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.beam_search import beam_search, nucleus_sample
+from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES, caption_loss, next_token_targets
+from models.temporal import ContextAggregation, TemporalTransformer
+from models.text_decoder import TextDecoder, TextDecoderConfig
+from models.tokenizer import CaptionTokenizer
+
+WIDTHS = {"base": 768, "large": 1024}
+POSITIONS = 512
+VERSIONS = ("vtsum_blip_tt", "vtsum_blip_tt_ca")
+TASKS = ("v2vt", "v2v", "v2t")
+
+
+class VTSumBLIP(nn.Module):
+    """Temporal transformer, optional context aggregation, saliency head and caption decoder.
+
+    Args:
+        width: D.
+        tt_depth: blocks of the temporal transformer.
+        kernel_size: window of the context aggregation in frames; None builds none.
+        decoder_config: `TextDecoderConfig`; None builds no decoder (task v2v).
+        tokenizer: `CaptionTokenizer`; needed with a decoder.
+        saliency_head: False builds none (task v2t).
+        loss_type: `cross_entropy` or `l2`, see `models.losses`.
+        smoothing_scope: see `models.losses.caption_loss`.
+        max_text_length: captions given as text are cut to so many tokens, prompt and [SEP] included.
+        grad_ckpt, ckpt_layer: recompute activations in the backward pass, of the last `ckpt_layer` layers if > 0.
+    Source: VideoXum (Lin et al., 2023) and its released implementation.
+    """
+
+    def __init__(
+        self,
+        *,
+        width,
+        tt_depth,
+        kernel_size=None,
+        decoder_config=None,
+        tokenizer=None,
+        saliency_head=True,
+        loss_type="cross_entropy",
+        smoothing_scope="published",
+        max_text_length=128,
+        grad_ckpt=False,
+        ckpt_layer=0,
+    ):
+        super().__init__()
+        self.keyframe_loss = KEYFRAME_LOSSES[loss_type]
+        self.smoothing_scope = smoothing_scope
+        self.max_text_length = max_text_length
+        self.tokenizer = tokenizer
+        self.position_embeddings = nn.Embedding(POSITIONS, width)
+        nn.init.normal_(self.position_embeddings.weight, std=0.02)
+        self.tt = TemporalTransformer(width, tt_depth, grad_ckpt=grad_ckpt, ckpt_layer=ckpt_layer)
+        self.vsum_head = None
+        if saliency_head:
+            self.vsum_head = nn.Sequential(nn.Linear(width, 1))
+            nn.init.normal_(self.vsum_head[0].weight, std=0.02)
+            nn.init.zeros_(self.vsum_head[0].bias)
+        self.local_atten_head = None if kernel_size is None else ContextAggregation(width, kernel_size)
+        self.text_decoder = None
+        if decoder_config is not None:
+            self.text_decoder = TextDecoder(decoder_config, width, grad_ckpt=grad_ckpt, ckpt_layer=ckpt_layer)
+        self.register_load_state_dict_pre_hook(_drop_position_ids)
+
+    def position_table(self, T):
+        """Give T rows of the position table: (T, D).
+
+        Above 512 frames the whole table is stretched, bicubically, to T rows. T is the batch's padded length,
+        so a shorter video beside a very long one gets stretched rows too (QUIRK-5).
+        """
+        table = self.position_embeddings.weight  # (512, D)
+        if T <= POSITIONS:
+            return table[:T]
+        image = table.t()[None, :, :, None]  # (1, D, 512, 1)
+        return F.interpolate(image, (T, 1), mode="bicubic", align_corners=False)[0, :, :, 0].t()
+
+    def encode(self, video_embeddings, video_mask):
+        """Turn frame features into frame states.
+
+        Args:
+            video_embeddings: (B, T, D) float, frame features at 1 fps.
+            video_mask: (B, T), 1 = real frame.
+        Returns:
+            (B, T, D) states and the mask as bool; rows of padded frames mean nothing.
+        """
+        frame_mask = video_mask.bool()
+        positions = self.position_table(video_embeddings.shape[1])
+        x = self.tt(video_embeddings + positions, frame_mask)
+        x = x + positions  # QUIRK-3: the table is added a second time
+        if self.local_atten_head is not None:
+            x = self.local_atten_head(x, frame_mask)  # QUIRK-4: the caption decoder reads this too
+        return x, frame_mask
+
+    def forward(self, video_embeddings, video_mask, vsum_labels, tsum_labels):
+        """Compute the training losses.
+
+        Args:
+            video_embeddings: (B, T, D) float.
+            video_mask: (B, T), 1 = real frame.
+            vsum_labels: (B, R, T) in {0, 1}.
+            tsum_labels: B captions that begin with the prompt, or their ids: a list of B id lists, or (B, L) int
+                padded with [PAD].
+        Returns:
+            loss_tsum, loss_vsum: () float each; None for a head that the task does not have.
+        """
+        frames, frame_mask = self.encode(video_embeddings, video_mask)
+        loss_tsum = loss_vsum = None
+        if self.vsum_head is not None:
+            saliency = self.vsum_head(frames)[..., 0].float()  # (B, T)
+            loss_vsum = self.keyframe_loss(saliency, vsum_labels, frame_mask.to(saliency.dtype))
+        if self.text_decoder is not None:
+            input_ids, attention_mask = self._caption_ids(tsum_labels, frames.device)
+            targets, scored = next_token_targets(input_ids, attention_mask, len(self.tokenizer.prompt_ids))
+            states = self.text_decoder(input_ids, attention_mask, frames, frame_mask)
+            loss_tsum = caption_loss(self.text_decoder.logits(states[:, :-1]), targets, scored, self.smoothing_scope)
+        return loss_tsum, loss_vsum
+
+    def _caption_ids(self, captions, device):
+        if not isinstance(captions, torch.Tensor):
+            if isinstance(captions[0], str):
+                captions = [self.tokenizer.encode(caption, self.max_text_length) for caption in captions]
+            captions = self.tokenizer.pad(captions)
+        input_ids = captions.to(device).clone()
+        input_ids[:, 0] = self.tokenizer.decoder_id
+        return input_ids, input_ids != self.tokenizer.pad_id
+
+    @torch.no_grad()
+    def generate(
+        self,
+        video_embeddings,
+        video_mask,
+        sample=False,
+        num_beams=3,
+        max_length=30,
+        min_length=10,
+        top_p=0.9,
+        repetition_penalty=None,
+    ):
+        """Summarise videos.
+
+        Args:
+            video_embeddings: (B, T, D) float.
+            video_mask: (B, T), 1 = real frame.
+            sample: nucleus sampling from torch's global generator instead of beam search.
+            num_beams: K.
+            max_length, min_length: limits of a caption in tokens, prompt included.
+            top_p: probability kept when sampling (after the 50 best tokens were kept).
+            repetition_penalty: > 1 makes repeated tokens less likely; None is 1.0 for beams, 1.1 for sampling.
+        Returns:
+            captions: B strings without the prompt, or None without a decoder.
+            saliency: B·T logits, video after video, padded frames included, or None without a saliency head.
+        """
+        frames, frame_mask = self.encode(video_embeddings, video_mask)
+        saliency = None if self.vsum_head is None else self.vsum_head(frames).float().reshape(-1)  # (B·T,)
+        if self.text_decoder is None:
+            return None, saliency
+        if repetition_penalty is None:
+            repetition_penalty = 1.1 if sample else 1.0
+        ids = self.generate_ids(
+            frames,
+            frame_mask,
+            sample=sample,
+            num_beams=num_beams,
+            max_length=max_length,
+            min_length=min_length,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+        )
+        return self.decode(ids), saliency
+
+    @torch.no_grad()
+    def generate_ids(self, frames, frame_mask, *, sample, num_beams, max_length, min_length, top_p, repetition_penalty):
+        """Decode frame states (from `encode`) into ids: (B, n) int, prompt, caption, [SEP], [PAD].
+
+        Raises:
+            ValueError: `max_length` leaves no room behind the prompt or exceeds the decoder's positions.
+        """
+        prompt_ids, positions = self.tokenizer.prompt_ids, self.text_decoder.config.max_position_embeddings
+        if not len(prompt_ids) < max_length <= positions:
+            raise ValueError(f"max_length: found {max_length}, expected {len(prompt_ids) + 1} to {positions} tokens")
+        limits = dict(max_length=max_length, min_length=min_length, repetition_penalty=repetition_penalty)
+        ids = dict(end_id=self.tokenizer.end_id, pad_id=self.tokenizer.pad_id)
+        if sample:
+            return nucleus_sample(self.text_decoder, frames, frame_mask, prompt_ids, top_p=top_p, **limits, **ids)
+        return beam_search(self.text_decoder, frames, frame_mask, prompt_ids, num_beams=num_beams, **limits, **ids)
+
+    def decode(self, ids):
+        """Turn id sequences (B, n), or a list of id lists, into B captions without special tokens and prompt."""
+        return [self.tokenizer.decode(row) for row in (ids.tolist() if isinstance(ids, torch.Tensor) else ids)]
+
+
+def _drop_position_ids(module, state_dict, prefix, *_):
+    """Ignore the constant buffer that transformers 4.15 stored in checkpoints."""
+    state_dict.pop(f"{prefix}text_decoder.bert.embeddings.position_ids", None)
+
+
+def v2vt_sum(
+    version,
+    pretrained="",
+    *,
+    tt_depth=1,
+    kernel_size=5,
+    loss_type="cross_entropy",
+    vit="base",
+    prompt="a video of ",
+    max_text_length=128,
+    med_config="configs/med_config.json",
+    tokenizer="bert-base-uncased",
+    task="v2vt",
+    smoothing_scope="published",
+    vit_grad_ckpt=False,
+    vit_ckpt_layer=0,
+):
+    """Build a VTSUM-BLIP model and load its weights.
+
+    Args:
+        version: `vtsum_blip_tt` or `vtsum_blip_tt_ca`.
+        pretrained: a checkpoint of BLIP or of VTSUM-BLIP (path or http(s) URL); "" starts from scratch.
+        tt_depth: blocks of the temporal transformer.
+        kernel_size: window of the context aggregation in frames; `vtsum_blip_tt` ignores it.
+        loss_type: key-frame loss, `cross_entropy` or `l2`.
+        vit: `base` (D = 768) or `large` (D = 1024), the width of the frame features.
+        prompt: what every caption begins with.
+        max_text_length: tokens a training caption is cut to, prompt and [SEP] included.
+        med_config: JSON file with the decoder's sizes; a relative one is also looked up beside this package.
+        tokenizer: hub name, or folder that holds `vocab.txt` or `tokenizer.json`.
+        task: `v2vt`, `v2v` (saliency head only) or `v2t` (caption decoder only).
+        smoothing_scope: `published` or `scored`, see `models.losses.caption_loss`.
+        vit_grad_ckpt: recompute activations in the backward pass: same result, less memory.
+        vit_ckpt_layer: limits that to the last so many layers of each stack; 0 is all.
+    Returns:
+        `VTSumBLIP` in training mode.
+    Raises:
+        ValueError, FileNotFoundError: an argument is not one of the above, or a file does not fit.
+    """
+    choices = dict(version=VERSIONS, loss_type=tuple(KEYFRAME_LOSSES), vit=tuple(WIDTHS), task=TASKS)
+    choices |= dict(smoothing_scope=SMOOTHING_SCOPES)
+    given = dict(version=version, loss_type=loss_type, vit=vit, task=task, smoothing_scope=smoothing_scope)
+    for name, allowed in choices.items():
+        if given[name] not in allowed:
+            raise ValueError(f"{name}: found {given[name]!r}, expected one of {', '.join(allowed)}")
+    caption_parts = {}
+    if task != "v2v":
+        path = pathlib.Path(med_config)
+        if not path.is_absolute() and not path.is_file():
+            path = pathlib.Path(__file__).resolve().parent.parent / path
+        config = TextDecoderConfig.from_json(path)
+        caption_tokenizer = CaptionTokenizer(tokenizer, prompt)
+        if len(caption_tokenizer) > config.vocab_size:
+            raise ValueError(
+                f"{med_config}: vocab_size: found {config.vocab_size}, "
+                f"expected at least the {len(caption_tokenizer)} tokens of {tokenizer}"
+            )
+        if max_text_length > config.max_position_embeddings:
+            raise ValueError(
+                f"max_text_length: found {max_text_length}, expected at most the {config.max_position_embeddings} "
+                f"positions of {med_config}"
+            )
+        caption_parts = dict(decoder_config=config, tokenizer=caption_tokenizer)
+    model = VTSumBLIP(
+        width=WIDTHS[vit],
+        tt_depth=tt_depth,
+        kernel_size=kernel_size if version == "vtsum_blip_tt_ca" else None,
+        saliency_head=task != "v2t",
+        loss_type=loss_type,
+        smoothing_scope=smoothing_scope,
+        max_text_length=max_text_length,
+        grad_ckpt=vit_grad_ckpt,
+        ckpt_layer=vit_ckpt_layer,
+        **caption_parts,
+    )
+    if pretrained:
+        from models.weights import load_weights
+
+        load_weights(model, pretrained)
+    return model
