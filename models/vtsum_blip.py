@@ -98,7 +98,7 @@ class VTSumBLIP(nn.Module):
         x = self.tt(video_embeddings + positions, frame_mask)
         x = x + positions  # QUIRK-3: the table is added a second time
         if self.local_atten_head is not None:
-            x = self.local_atten_head(x, frame_mask)  # QUIRK-4: the caption decoder reads this too
+            x = self.local_atten_head(x, frame_mask)  # QUIRK-8: the caption decoder reads this too
         return x, frame_mask
 
     def forward(self, video_embeddings, video_mask, vsum_labels, tsum_labels):

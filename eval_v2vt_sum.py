@@ -1,0 +1,246 @@
+"""Score a VTSUM-BLIP checkpoint: predict, then score.
+
+    python -m torch.distributed.run --nproc_per_node=4 eval_v2vt_sum.py --config configs/vtsum_blip_tt.yaml \\
+        --output_dir outputs/vtsum_tt --pretrained_model outputs/vtsum_tt/vtsum_tt.pth --model vtsum_blip_tt
+"""
+
+import importlib.metadata
+import json
+import logging
+import pathlib
+import platform
+
+import torch
+
+from data.annotations import load_annotations
+from data.loaders import EvalBatches, make_loader
+from data.videoxum import VideoXum
+from models.vt_clip import load_vt_clip
+from models.vtsum_blip import POSITIONS, WIDTHS, v2vt_sum
+from models.weights import fetch, load_weights
+from utils import distributed
+from utils.checkpoint import replacing, sha256_of
+from utils.config import load_config, write_config
+from utils.log import progress, run_main, setup_logging
+from utils.metrics import require_java, vt_clip_score
+from utils.metrics.scoring import format_table, score_predictions, write_scores
+from utils.seed import seed_everything
+
+logger = logging.getLogger(__name__)
+PACKAGES = ("torch", "timm", "transformers", "numpy", "scipy", "pycocoevalcap", "open_clip_torch")
+
+
+def annotation_file(config, split):
+    """Path of a split's annotations."""
+    return pathlib.Path(config.ann_root, f"{split}_videoxum.json")
+
+
+def build_model(config):
+    """Build the model that a configuration describes, as initialised."""
+    return v2vt_sum(
+        config.model,
+        tt_depth=config.tt_depth,
+        kernel_size=config.kernel_size,
+        loss_type=config.loss_type,
+        vit=config.vit,
+        prompt=config.prompt,
+        max_text_length=config.max_text_length,
+        med_config=config.med_config,
+        tokenizer=config.tokenizer,
+        task=config.task,
+        smoothing_scope=config.smoothing_scope,
+        vit_grad_ckpt=config.vit_grad_ckpt,
+        vit_ckpt_layer=config.vit_ckpt_layer,
+    )
+
+
+class Evaluator:
+    """What scoring needs, checked and loaded before the first epoch.
+
+    Args:
+        config: `Config`.
+        world: `distributed.World`.
+    Raises:
+        FileNotFoundError, ValueError: annotations, features, Java or VT-CLIP are missing or bad.
+    """
+
+    def __init__(self, config, world):
+        self.config, self.world = config, world
+        if config.task != "v2v":
+            require_java()
+        clip_root = pathlib.Path(config.clip_root) if config.clip_root else None
+        if clip_root is not None and not clip_root.is_dir():
+            clip_root = None
+        self.vt_clip = self._load_vt_clip(clip_root)
+        self.datasets = {split: self._dataset(split, clip_root) for split in config.splits}
+
+    def _load_vt_clip(self, clip_root):
+        """Load the scorer, or say once why VT-CLIPScore is left out."""
+        config = self.config
+        if config.task != "v2vt":
+            reason = f"task {config.task} gives only one of the two summaries"
+        elif clip_root is None:
+            reason = f"clip_root: no folder {config.clip_root!r}"
+        elif not config.pretrained_clip or (
+            "://" not in config.pretrained_clip and not pathlib.Path(config.pretrained_clip).is_file()
+        ):
+            reason = f"pretrained_clip: no file {config.pretrained_clip!r}"
+        else:
+            with distributed.local_main_first(self.world):
+                return load_vt_clip(config.pretrained_clip).to(self.world.device)
+        logger.warning("VT_CLIPScore is left out: %s", reason)
+        return None
+
+    def _dataset(self, split, clip_root):
+        config = self.config
+        return VideoXum(
+            annotation_file(config, split),
+            config.video_embeddings_root,
+            width=WIDTHS[config.vit],
+            prompt=config.prompt,
+            clip_root=clip_root,
+        )
+
+    @torch.no_grad()
+    def predict(self, model, split):
+        """Summarise this process's share of a split: list of predictions, see `predictions_{split}.jsonl`."""
+        config, world, dataset = self.config, self.world, self.datasets[split]
+        lengths = [dataset.num_frames(i) for i in range(len(dataset))]
+        batches = EvalBatches(
+            lengths, config.batch_size, rank=world.rank, world_size=world.size, alone_above=POSITIONS
+        )
+        loader = make_loader(
+            dataset, batches, num_workers=config.num_workers, pad_id=0, pin_memory=world.device.type == "cuda"
+        )
+        was_training = model.training
+        model.eval()
+        predictions = []
+        with progress(loader, world.is_main, desc=f"predict {split}", unit="batch") as bar:
+            for batch in bar:
+                predictions += self._predict_batch(model, batch.to(world.device))
+        model.train(was_training)
+        return predictions
+
+    def _predict_batch(self, model, batch):
+        config = self.config
+        captions, saliency = model.generate(
+            batch.video_embeddings,
+            batch.video_mask,
+            num_beams=config.num_beams,
+            max_length=config.max_text_length,
+            min_length=config.min_text_length,
+        )
+        B, rows, clip = len(batch.lengths), None, None
+        if saliency is not None:
+            scores = saliency.view(B, -1)  # (B, T)
+            rows = [row[:length] for row, length in zip(scores.tolist(), batch.lengths)]
+        if self.vt_clip is not None:
+            text = self.vt_clip.encode_text(captions)  # (B, C)
+            if text.shape[1] != batch.clip_vision.shape[2]:
+                raise ValueError(
+                    f"{config.clip_root}: vision: found width {batch.clip_vision.shape[2]}, "
+                    f"expected {text.shape[1]} as {config.pretrained_clip} gives"
+                )
+            clip = vt_clip_score(scores, batch.lengths, batch.clip_vision, text).tolist()
+        predictions = []
+        for i, video_id in enumerate(batch.video_ids):
+            entry = dict(
+                video_id=video_id,
+                caption=None if captions is None else captions[i],
+                saliency=None if rows is None else rows[i],
+                vt_clip_score=None if clip is None else clip[i],
+            )
+            if batch.lengths[i] != batch.num_labels[i]:
+                entry["cut_from"] = batch.num_labels[i]
+            predictions.append((batch.indices[i], entry))
+        return predictions
+
+    def evaluate(self, model, split, *, checkpoint=None):
+        """Predict and score a split; the first process writes all files.
+
+        Args:
+            model: `VTSumBLIP` (not wrapped), the same weights on every process.
+            split: one of the configuration's splits.
+            checkpoint: path of the weights' file; its hash goes into the results.
+        Returns:
+            the results on the first process, None on the others.
+        """
+        gathered = distributed.gather_objects(self.predict(model, split), self.world)
+        results = None
+        if self.world.is_main:
+            records = self.datasets[split].records
+            indexed = sorted((pair for part in gathered for pair in part), key=lambda pair: pair[0])
+            assert [index for index, _ in indexed] == list(range(len(records))), "a video was lost or repeated"
+            predictions = [entry for _, entry in indexed]
+            write_predictions(self.config.output_dir, split, predictions, records)
+            results, scores = score_predictions(predictions, records)
+            results |= dict(
+                config=self.config.as_dict(),
+                versions={"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+                checkpoint_sha256=None if checkpoint is None else sha256_of(checkpoint),
+            )
+            write_scores(self.config.output_dir, split, results, scores)
+            logger.info("%s", format_table(results, split))
+        distributed.barrier()
+        return results
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def write_predictions(output_dir, split, predictions, records):
+    """Write `predictions_{split}.jsonl` and, in COCO's caption format, `result/{split}.json` and `result/gt_{split}.json`."""
+    from data.captions import reference_caption
+
+    folder = pathlib.Path(output_dir, "result")
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(pathlib.Path(output_dir, f"predictions_{split}.jsonl")) as file:
+        for entry in predictions:
+            file.write(json.dumps(entry, allow_nan=False) + "\n")
+    if predictions[0]["caption"] is None:
+        return
+    with replacing(folder / f"{split}.json") as file:
+        json.dump([dict(image_id=r.index, caption=p["caption"]) for p, r in zip(predictions, records)], file)
+    truth = dict(
+        images=[dict(id=r.index) for r in records],
+        annotations=[dict(image_id=r.index, id=r.index, caption=reference_caption(r.tsum)) for r in records],
+    )
+    with replacing(folder / f"gt_{split}.json") as file:
+        json.dump(truth, file)
+
+
+def main(argv=None):
+    config, overridden = load_config(argv, __doc__.splitlines()[0])
+    if not config.pretrained_model:
+        raise ValueError("pretrained_model: missing, expected the checkpoint to score (--pretrained_model PATH)")
+    world = distributed.start(config.device)
+    output_dir = pathlib.Path(config.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    setup_logging(output_dir, world.is_main, "eval.log")
+    log_overrides(overridden)
+    if world.is_main:
+        write_config(config, output_dir / "config_eval.yaml")
+    seed_everything(config.seed + world.rank)
+    with distributed.local_main_first(world):
+        checkpoint = fetch(config.pretrained_model)
+    model = build_model(config)
+    load_weights(model, checkpoint)
+    model.to(world.device)
+    evaluator = Evaluator(config, world)
+    for split in config.splits:
+        evaluator.evaluate(model, split, checkpoint=checkpoint)
+    distributed.stop()
+
+
+def log_overrides(overridden):
+    """Say where the YAML and a flag disagree."""
+    for name, (in_yaml, in_flag) in overridden.items():
+        logger.info("%s: the config says %r, the flag says %r: the flag counts", name, in_yaml, in_flag)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,105 @@
+"""VT-CLIP, the model behind VT-CLIPScore: OpenAI's CLIP with captions of up to 256 tokens.
+
+Axes: N texts or images, L tokens, D feature width, S image side.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.weights import read_checkpoint, state_dict_of
+
+MAX_TOKENS = 256
+# Entries of OpenAI's layout that are sizes, not parameters.
+SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
+NEEDED = (
+    "visual.conv1.weight",
+    "visual.positional_embedding",
+    "visual.proj",
+    "positional_embedding",
+    "token_embedding.weight",
+    "text_projection",
+    "ln_final.weight",
+)
+
+
+class VTClip(nn.Module):
+    """CLIP's two towers, in float32, with a text side that takes captions longer than CLIP's 77 tokens.
+
+    Args:
+        clip: `open_clip.model.CLIP`.
+        tokenizer: CLIP's byte-pair tokeniser, `open_clip.SimpleTokenizer`.
+    """
+
+    BATCH = 64
+
+    def __init__(self, clip, tokenizer):
+        super().__init__()
+        self.clip = clip
+        self.tokenizer = tokenizer
+
+    def token_ids(self, text):
+        """CLIP's ids of one text, at most 256; a longer one is cut and its last becomes end-of-text."""
+        start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
+        return [start, *self.tokenizer.encode(text)[: MAX_TOKENS - 2], end]
+
+    def position_table(self, L):
+        """(L, width) rows: the first L of the table, or all of it stretched bicubically where L is more."""
+        table = self.clip.positional_embedding  # (77, width)
+        if L <= len(table):
+            return table[:L]
+        image = table.t()[None, :, :, None]  # (1, width, 77, 1)
+        return F.interpolate(image, (L, 1), mode="bicubic", align_corners=False)[0, :, :, 0].t()
+
+    def encode_text(self, texts):
+        """Encode texts: list of N strings -> (N, D), not normalised.
+
+        Texts of one length go through the tower together, without padding, so that a text's feature does not
+        depend on the others.
+        """
+        ids = [self.token_ids(text) for text in texts]
+        table = self.clip.token_embedding.weight
+        out = table.new_zeros(len(texts), self.clip.text_projection.shape[1])
+        for L in sorted({len(row) for row in ids}):
+            places = [i for i, row in enumerate(ids) if len(row) == L]
+            for some in torch.tensor(places, device=table.device).split(self.BATCH):
+                tokens = torch.tensor([ids[i] for i in some.tolist()], device=table.device)  # (n, L)
+                out = out.index_copy(0, some, self._text_tower(tokens))
+        return out
+
+    def _text_tower(self, tokens):
+        n, L = tokens.shape
+        x = self.clip.token_embedding(tokens) + self.position_table(L)  # (n, L, width)
+        causal = torch.full((L, L), float("-inf"), device=x.device).triu(1)
+        x = self.clip.ln_final(self.clip.transformer(x, attn_mask=causal))
+        return x[:, -1] @ self.clip.text_projection  # the last token is end-of-text: (n, D)
+
+    def encode_image(self, images):
+        """Encode normalised images (N, 3, S, S) -> (N, D), not normalised."""
+        return self.clip.encode_image(images)
+
+
+def load_vt_clip(path):
+    """Load VT-CLIP from `{"model": state dict in OpenAI's layout}`, or the state dict itself.
+
+    Sizes are read from the shapes. The model is in evaluation mode, float32, on the CPU.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or it is not such a checkpoint.
+    """
+    state = state_dict_of(read_checkpoint(path), path)
+    missing = [name for name in NEEDED if name not in state]
+    if missing:
+        raise ValueError(f"{path}: VT-CLIP: missing {', '.join(missing)}")
+    import open_clip
+    from open_clip.model import build_model_from_openai_state_dict
+
+    state = {name: value.float() for name, value in state.items() if name not in SIZE_ENTRIES}
+    state.setdefault("logit_scale", torch.tensor(0.0))
+    try:
+        clip = build_model_from_openai_state_dict(dict(state), quick_gelu=True, cast_dtype=torch.float32).float()
+        clip.load_state_dict(state)  # the builder goes through half precision
+    except (RuntimeError, KeyError, IndexError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split())[:500]
+        raise ValueError(f"{path}: VT-CLIP: does not fit CLIP's layout ({reason})") from None
+    return VTClip(clip, open_clip.SimpleTokenizer()).eval()

@@ -1,0 +1,182 @@
+"""Train VTSUM-BLIP.
+
+    python -m torch.distributed.run --nproc_per_node=4 train_v2vt_sum.py --config configs/vtsum_blip_tt_ca.yaml \\
+        --output_dir outputs/vtsum_tt_ca --model vtsum_blip_tt_ca --max_epoch 56 --lambda_tsum 1.0 \\
+        --lambda_vsum 15.0 --init_lr 2e-5 --kernel_size 5 --batch_size 16 --ckpt_freq 56
+"""
+
+import functools
+import logging
+import pathlib
+import time
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from data.loaders import TrainBatches, make_loader
+from data.videoxum import VideoXum
+from eval_v2vt_sum import Evaluator, annotation_file, build_model, log_overrides
+from models.vtsum_blip import WIDTHS
+from models.weights import fetch, load_weights
+from utils import distributed
+from utils.checkpoint import load_training_state, save_checkpoint
+from utils.config import load_config, write_config
+from utils.log import JsonLines, progress, run_main, setup_logging
+from utils.schedule import cosine_lr, set_lr
+from utils.seed import epoch_seed, seed_everything
+
+logger = logging.getLogger(__name__)
+
+
+def build_loader(config, world, model):
+    """Training split -> loader of this process's shuffled batches."""
+    tokenize, pad_id = None, 0
+    if model.tokenizer is not None:
+        tokenize = functools.partial(model.tokenizer.encode, max_tokens=config.max_text_length)
+        pad_id = model.tokenizer.pad_id
+    dataset = VideoXum(
+        annotation_file(config, "train"),
+        config.video_embeddings_root,
+        width=WIDTHS[config.vit],
+        prompt=config.prompt,
+        max_frames=config.max_video_length,
+        max_words=config.max_text_length,
+        tokenize=tokenize,
+    )
+    batches = TrainBatches(
+        len(dataset), config.batch_size, rank=world.rank, world_size=world.size, seed=config.seed
+    )
+    return make_loader(
+        dataset, batches, num_workers=config.num_workers, pad_id=pad_id, pin_memory=world.device.type == "cuda"
+    )
+
+
+def weighted_loss(config, loss_tsum, loss_vsum):
+    """λ_vsum · loss_vsum + λ_tsum · loss_tsum, over the losses that the task has."""
+    parts = ((config.lambda_vsum, loss_vsum), (config.lambda_tsum, loss_tsum))
+    return sum(weight * loss for weight, loss in parts if loss is not None)
+
+
+def train_one_epoch(model, loader, optimizer, *, epoch, config, world, log):
+    """Run one epoch; returns the mean of each loss over its steps and processes.
+
+    Raises:
+        FloatingPointError: a loss is not finite; the message names epoch, step and videos.
+    """
+    totals, start = None, time.monotonic()
+    with progress(loader, world.is_main, desc=f"epoch {epoch}", unit="step") as bar:
+        for step, batch in enumerate(bar):
+            batch = batch.to(world.device)
+            losses = model(batch.video_embeddings, batch.video_mask, batch.vsum_labels, batch.tsum_labels)
+            loss = weighted_loss(config, *losses)
+            named = dict(loss=loss, loss_tsum=losses[0], loss_vsum=losses[1])
+            named = {name: value.detach() for name, value in named.items() if value is not None}
+            if not torch.isfinite(loss):
+                values = ", ".join(f"{name} {value.item()}" for name, value in named.items())
+                videos = " ".join(batch.video_ids)
+                raise FloatingPointError(f"epoch {epoch}, step {step}: not finite: {values}; videos: {videos}")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            values = torch.stack(list(named.values())).double()
+            totals = values if totals is None else totals + values
+            if (step + 1) % config.log_freq == 0 or step + 1 == len(loader):
+                means = dict(zip(named, distributed.mean(values, world).tolist()))
+                lr = optimizer.param_groups[0]["lr"]
+                log.write(type="step", epoch=epoch, step=step, lr=lr, **means)
+                bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
+    means = dict(zip(named, (distributed.mean(totals, world) / len(loader)).tolist()))
+    log.write(type="epoch", epoch=epoch, seconds=round(time.monotonic() - start, 3), **means)
+    return means
+
+
+def starting_weights(config, world, model):
+    """Load the weights that a run starts from. Order: --pretrained_model, pretrained, scratch."""
+    source = config.pretrained_model or config.pretrained
+    if not source:
+        logger.info("weights: from scratch")
+        return
+    with distributed.local_main_first(world):
+        load_weights(model, fetch(source))
+    logger.info("weights: from %s", source)
+
+
+def score_only(config, world, model, output_dir):
+    """--evaluate: score --pretrained_model, else --resume, else the run's own newest checkpoint."""
+    own = output_dir / "checkpoint.pth"
+    source = config.pretrained_model or config.resume or (own if own.is_file() else "")
+    if not source:
+        raise ValueError(f"evaluate: found neither pretrained_model, resume nor {own}, expected weights to score")
+    with distributed.local_main_first(world):
+        checkpoint = fetch(source)
+    load_weights(model, checkpoint)
+    evaluator = Evaluator(config, world)
+    for split in config.splits:
+        evaluator.evaluate(model.to(world.device), split, checkpoint=checkpoint)
+
+
+def main(argv=None):
+    config, overridden = load_config(argv, __doc__.splitlines()[0])
+    world = distributed.start(config.device)
+    output_dir = pathlib.Path(config.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    setup_logging(output_dir, world.is_main, "eval.log" if config.evaluate else "train.log")
+    log_overrides(overridden)
+    if world.is_main:
+        write_config(config, output_dir / ("config_eval.yaml" if config.evaluate else "config.yaml"))
+
+    seed_everything(config.seed + world.rank)
+    model = build_model(config)
+    if config.evaluate:
+        score_only(config, world, model, output_dir)
+        distributed.stop()
+        return
+    loader = build_loader(config, world, model)
+    evaluator = Evaluator(config, world)
+    if not config.resume:
+        starting_weights(config, world, model)
+    model.to(world.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.init_lr, weight_decay=config.weight_decay)
+    first_epoch = load_training_state(config.resume, model=model, optimizer=optimizer) if config.resume else 0
+    wrapped = model
+    if world.size > 1:
+        devices = [world.device] if world.device.type == "cuda" else None
+        wrapped = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    logger.info(
+        "%s, task %s: %.1f M parameters; %d videos, %d steps per epoch on %d processes (%s)",
+        config.model,
+        config.task,
+        sum(p.numel() for p in model.parameters()) / 1e6,
+        len(loader.dataset),
+        len(loader),
+        world.size,
+        world.device.type,
+    )
+
+    log = JsonLines(output_dir / "log.jsonl", world.is_main)
+    newest = output_dir / "checkpoint.pth"
+    for epoch in range(first_epoch, config.max_epoch):
+        set_lr(optimizer, cosine_lr(epoch, config.max_epoch, config.init_lr, config.min_lr))
+        loader.batch_sampler.set_epoch(epoch)
+        seed_everything(epoch_seed(config.seed, world.rank, epoch))
+        wrapped.train()
+        means = train_one_epoch(wrapped, loader, optimizer, epoch=epoch, config=config, world=world, log=log)
+        logger.info("epoch %d: %s", epoch, ", ".join(f"{name} {value:.4f}" for name, value in means.items()))
+        if world.is_main:
+            save = functools.partial(save_checkpoint, model=model, optimizer=optimizer, epoch=epoch, config=config)
+            save(newest)
+            if config.ckpt_freq and (epoch + 1) % config.ckpt_freq == 0:
+                (output_dir / "checkpoints").mkdir(exist_ok=True)
+                save(output_dir / "checkpoints" / f"checkpoint_{epoch:03d}.pth")
+        last = epoch + 1 == config.max_epoch
+        if last or (config.eval_freq and (epoch + 1) % config.eval_freq == 0):
+            for split in config.splits:
+                results = evaluator.evaluate(model, split, checkpoint=newest)
+                if results:
+                    log.write(type="evaluation", epoch=epoch, split=split, **results["metrics"])
+    log.close()
+    distributed.stop()
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,245 @@
+"""One frozen configuration: defaults < YAML < flags that were really typed.
+
+Flags are generated from the fields, so the two cannot drift. Each field's comment line below it is its help text
+and its row in the README.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import math
+import pathlib
+import types
+import typing
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+
+def option(default, help, choices=None, least=None, above=None, most=None):
+    """Declare a field with its help text and its limits."""
+    return dataclasses.field(
+        default=default, metadata=dict(help=help, choices=choices, least=least, above=above, most=most)
+    )
+
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything a run can be told, checked on creation.
+
+    Raises:
+        ValueError: a value is of the wrong type or outside its limits; the message names the field.
+    """
+
+    # Data
+    video_embeddings_root: str = option("dataset/ActivityNet/feat/blip", "folder of BLIP features, {video_id}.npz")
+    ann_root: str = option("dataset/ActivityNet/anno", "folder of {train,val,test}_videoxum.json")
+    clip_root: str = option("dataset/ActivityNet/feat/vt_clipscore", "folder of VT-CLIP features; '' scores no VT-CLIP")
+    max_video_length: int = option(512, "training cuts videos to so many frames", least=1)
+    max_text_length: int = option(128, "longest caption in words, then tokens with the prompt; also when generating", least=2)
+    num_workers: int = option(2, "loader processes per training process", least=0)
+    # Weights
+    pretrained: str = option(
+        "outputs/blip/model_base_capfilt_large.pth", "BLIP checkpoint (path or URL) to start from; '' starts from scratch"
+    )
+    pretrained_model: str = option("", "VTSUM-BLIP checkpoint (path or URL): what evaluation scores, what training starts from")
+    pretrained_clip: str = option("outputs/vt_clipscore/vt_clip.pth", "VT-CLIP checkpoint; '' scores no VT-CLIP")
+    resume: str = option("", "checkpoint.pth of a run to go on with: weights, optimiser and epoch")
+    # Model
+    model: str = option("vtsum_blip_tt", "architecture", choices=("vtsum_blip_tt", "vtsum_blip_tt_ca"))
+    task: str = option("v2vt", "both summaries, only the visual or only the textual one", choices=("v2vt", "v2v", "v2t"))
+    vit: str = option("base", "BLIP's image encoder that made the features: 768 or 1024 wide", choices=("base", "large"))
+    tt_depth: int = option(1, "blocks of the temporal transformer", least=1)
+    kernel_size: int = option(5, "window of the context aggregation in frames, odd", least=1)
+    med_config: str = option("configs/med_config.json", "sizes of the caption decoder")
+    tokenizer: str = option("bert-base-uncased", "hub name, or folder with vocab.txt or tokenizer.json")
+    prompt: str = option("a video of ", "what every caption begins with")
+    image_size: int = option(224, "side of the frames that the features were made from (for feature extraction)", least=1)
+    vit_grad_ckpt: bool = option(False, "recompute activations in the backward pass: less memory, same result")
+    vit_ckpt_layer: int = option(0, "limit that to the last so many layers of each stack; 0 is all", least=0)
+    # Losses
+    loss_type: str = option("cross_entropy", "key-frame loss", choices=("cross_entropy", "l2"))
+    smoothing_scope: str = option(
+        "published", "where the caption loss smooths labels, see QUIRK-2", choices=("published", "scored")
+    )
+    lambda_vsum: float = option(1.0, "weight of the key-frame loss", least=0)
+    lambda_tsum: float = option(1.0, "weight of the caption loss", least=0)
+    # Optimisation
+    init_lr: float = option(1e-5, "learning rate of the first epoch", above=0)
+    min_lr: float = option(0.0, "learning rate that the cosine ends at", least=0)
+    max_epoch: int = option(28, "epochs", least=1)
+    batch_size: int = option(16, "videos per process and step", least=1)
+    weight_decay: float = option(0.05, "AdamW's weight decay", least=0)
+    seed: int = option(42, "seed of everything; each process adds its rank", least=0, most=2**31)
+    # Generation and scoring
+    num_beams: int = option(3, "beams of the caption search", least=1)
+    min_text_length: int = option(10, "shortest generated caption in tokens, prompt included", least=0)
+    splits: tuple[str, ...] = option(("val", "test"), "splits to score", choices=SPLITS)
+    eval_freq: int = option(0, "score every so many epochs; 0 only after the last", least=0)
+    evaluate: bool = option(False, "score the weights and do not train")
+    # Running
+    output_dir: str = option("outputs/run", "where the run leaves its files")
+    device: str = option("auto", "auto takes a GPU where there is one", choices=("auto", "cpu", "cuda"))
+    ckpt_freq: int = option(5, "keep a checkpoint in checkpoints/ every so many epochs; 0 keeps none", least=0)
+    log_freq: int = option(10, "write a line of losses every so many steps", least=1)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size: found {self.kernel_size}, expected an odd number")
+        if self.min_lr > self.init_lr:
+            raise ValueError(f"min_lr: found {self.min_lr}, expected at most init_lr ({self.init_lr})")
+        if self.min_text_length > self.max_text_length:
+            raise ValueError(
+                f"min_text_length: found {self.min_text_length}, expected at most max_text_length ({self.max_text_length})"
+            )
+
+    def as_dict(self):
+        """Plain values by name, in the order of the fields."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+
+
+def _is_list(field):
+    return typing.get_origin(field.type) is tuple
+
+
+def _type_name(field):
+    return "a list of names" if _is_list(field) else {bool: "true or false", str: "text"}.get(field.type, field.type.__name__)
+
+
+def _checked(field, value):
+    """Return the value in the field's type, or raise a ValueError that names the field."""
+    expected, kind = _type_name(field), field.type
+    if _is_list(field):
+        value = (value,) if isinstance(value, str) else value
+        if not isinstance(value, (list, tuple)) or not value or not all(isinstance(v, str) for v in value):
+            raise ValueError(f"{field.name}: found {value!r}, expected {expected}")
+        value = tuple(value)
+    elif kind is float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{field.name}: found {value!r}, expected a finite number")
+        value = float(value)
+    elif value is None and kind is str:
+        value = ""  # `key:` without a value
+    elif not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{field.name}: found {value!r}, expected {expected}")
+    limits = types.SimpleNamespace(**field.metadata)
+    for single in value if _is_list(field) else (value,):
+        if limits.choices and single not in limits.choices:
+            raise ValueError(f"{field.name}: found {single!r}, expected one of {', '.join(limits.choices)}")
+    if _is_list(field) and len(set(value)) != len(value):
+        raise ValueError(f"{field.name}: found {', '.join(value)}, expected each name once")
+    for bound, wrong, words in (
+        (limits.least, lambda b: value < b, "at least"),
+        (limits.above, lambda b: value <= b, "more than"),
+        (limits.most, lambda b: value > b, "at most"),
+    ):
+        if bound is not None and wrong(bound):
+            raise ValueError(f"{field.name}: found {value!r}, expected {words} {bound}")
+    return value
+
+
+def read_yaml(path):
+    """Read a YAML file of settings (YAML 1.2, safe loader) into a dictionary.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; not a mapping; an unknown key (the nearest known one is named).
+    """
+    path = pathlib.Path(path)
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: config: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: config: cannot be read ({error})") from None
+    except (YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}: " if mark else ""
+        reason = error.problem if isinstance(error, MarkedYAMLError) else " ".join(str(error).split())
+        raise ValueError(f"{path}: config: {place}not valid YAML ({reason})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: config: found {type(values).__name__}, expected keys and values")
+    for key in values:
+        if key not in FIELDS:
+            near = difflib.get_close_matches(str(key), FIELDS, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{path}: {key}: unknown key{hint}")
+    return values
+
+
+def _bool(text):
+    """Read a flag's value as YAML would."""
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected true or false")
+    return words[text.lower()]
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message):
+        raise ValueError(message)
+
+
+def _parser(description):
+    parser = _Parser(description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    parser.add_argument("--config", required=True, help="YAML file of settings; flags override it")
+    for field in FIELDS.values():
+        how = dict(help=f"{field.metadata['help']} (default: {field.default!r})".replace("%", "%%"))
+        if field.type is bool:
+            how |= dict(type=_bool, nargs="?", const=True, metavar="BOOL")
+        elif _is_list(field):
+            how |= dict(nargs="+", metavar="NAME")
+        else:
+            how |= dict(type=field.type, metavar=field.type.__name__.upper())
+        parser.add_argument(f"--{field.name}", **how)
+    return parser
+
+
+def load_config(argv=None, description=None):
+    """Build the configuration of a command line.
+
+    Args:
+        argv: arguments without the program's name; None takes the process's own.
+        description: what `--help` says first.
+    Returns:
+        Config, and a dictionary of the settings that a flag overrode: name -> (value in the YAML, value of the flag).
+    Raises:
+        FileNotFoundError, ValueError: see `read_yaml` and `Config`.
+    """
+    parser = _parser(description)
+    typed, unknown = parser.parse_known_args(argv)
+    for word in unknown:
+        if word.startswith("--"):
+            near = difflib.get_close_matches(word[2:].split("=")[0], FIELDS, n=1, cutoff=0.5)
+            hint = f"; did you mean --{near[0]}?" if near else ""
+            raise ValueError(f"{word}: unknown flag{hint}")
+    if unknown:
+        raise ValueError(f"unknown argument {unknown[0]!r}")
+    typed = vars(typed)
+    path = typed.pop("config")
+    values = read_yaml(path)
+    try:
+        Config(**values)  # so that a wrong value is blamed on the file it stands in
+    except ValueError as error:
+        if not set(values) & set(typed):
+            raise ValueError(f"{path}: {error}") from None
+    overridden = {name: (values[name], typed[name]) for name in typed if name in values and values[name] != typed[name]}
+    return Config(**(values | typed)), overridden
+
+
+def write_config(config, path):
+    """Write the resolved configuration as YAML that `load_config` reads back to the same values."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    with open(path, "w", encoding="utf-8") as file:
+        yaml.dump(config.as_dict(), file)

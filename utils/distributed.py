@@ -1,0 +1,138 @@
+"""Processes of a run: torch.distributed.run, srun, or one plain process."""
+
+import contextlib
+import dataclasses
+import datetime
+import os
+import re
+import subprocess
+
+import torch
+import torch.distributed as dist
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """This process's place in the run."""
+
+    rank: int
+    local_rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self):
+        return self.rank == 0
+
+
+def _slurm_environment(env):
+    """Translate srun's variables into those of torch.distributed.run; {} where this is not a step of several tasks."""
+    if "SLURM_PROCID" not in env:
+        return {}
+    # A batch script itself sees SLURM_NTASKS too, but is one process: there only a step's own count is believed.
+    size = env.get("SLURM_STEP_NUM_TASKS") or ("" if env.get("ENVIRONMENT") == "BATCH" else env.get("SLURM_NTASKS"))
+    if not size or int(size) <= 1:
+        return {}
+    address = env.get("MASTER_ADDR") or env.get("SLURM_LAUNCH_NODE_IPADDR") or "127.0.0.1"
+    nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST")
+    if "MASTER_ADDR" not in env and nodes:
+        address = _first_host(nodes)
+    # Steps of one node must not meet at one port: derive it from the job.
+    port = env.get("MASTER_PORT") or str(20000 + int(env.get("SLURM_JOB_ID", "0")) % 20000)
+    return dict(
+        RANK=env["SLURM_PROCID"],
+        WORLD_SIZE=size,
+        LOCAL_RANK=env.get("SLURM_LOCALID", "0"),
+        MASTER_ADDR=address,
+        MASTER_PORT=port,
+    )
+
+
+def _first_host(nodes):
+    """First host of a SLURM node list such as `gpu[003-005,9],login1`."""
+    try:
+        shown = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+        return shown.stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        name = re.match(r"([^\[,]+)(?:\[(\d+))?", nodes)
+        return name.group(1) + (name.group(2) or "")
+
+
+def start(device="auto"):
+    """Join the run's processes, if there are several.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+    Returns:
+        World
+    Raises:
+        ValueError: `cuda` is asked for and there is none, or a node has more processes than GPUs.
+    """
+    env = os.environ
+    if "RANK" not in env:
+        env.update(_slurm_environment(env))
+    rank, size = int(env.get("RANK", "0")), int(env.get("WORLD_SIZE", "1"))
+    local_rank = int(env.get("LOCAL_RANK", "0"))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError("device: found no GPU that PyTorch can use, expected one for device cuda")
+        if torch.cuda.device_count() == 1 and "SLURM_PROCID" in env:
+            local_rank = 0  # srun --gpus-per-task shows each process its own GPU only
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"device: found {torch.cuda.device_count()} GPUs, expected one for each process of this machine "
+                f"(this is number {local_rank}); use --nproc_per_node={torch.cuda.device_count()} or --device cpu"
+            )
+        torch.cuda.set_device(local_rank)
+    place = torch.device(device, local_rank) if device == "cuda" else torch.device(device)
+    if size > 1:
+        dist.init_process_group(
+            "nccl" if device == "cuda" else "gloo",
+            rank=rank,
+            world_size=size,
+            timeout=datetime.timedelta(hours=2),  # the others wait while the first process scores captions
+            device_id=place if device == "cuda" else None,
+        )
+    return World(rank, local_rank, size, place)
+
+
+def stop():
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def barrier():
+    """Wait until every process is here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+@contextlib.contextmanager
+def local_main_first(world):
+    """Let the first process of each machine do something (fill a cache) before the others do it too."""
+    if world.local_rank != 0:
+        barrier()
+    yield
+    if world.local_rank == 0:
+        barrier()
+
+
+def gather_objects(value, world):
+    """Collect one picklable value per process: a list of `world.size` on the first process, None on the others."""
+    if world.size == 1:
+        return [value]
+    gathered = [None] * world.size if world.is_main else None
+    dist.gather_object(value, gathered, dst=0)
+    return gathered
+
+
+def mean(values, world):
+    """Average a tensor over the processes."""
+    if world.size > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+        values = values / world.size
+    return values

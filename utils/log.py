@@ -1,0 +1,69 @@
+"""Logging of a run, progress bars, and one-line errors."""
+
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import sys
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+
+def setup_logging(output_dir, is_main, filename):
+    """Send the first process's messages to the screen and to `output_dir/filename`; others only warn on screen."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(logging.INFO if is_main else logging.ERROR)
+    handlers = [logging.StreamHandler(sys.stderr)]
+    if is_main:
+        handlers.append(logging.FileHandler(pathlib.Path(output_dir, filename), encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(FORMAT)
+        root.addHandler(handler)
+    for library in ("httpx", "urllib3", "filelock"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+
+
+class JsonLines:
+    """Appends one JSON object per line to a file; on other processes than the first it does nothing."""
+
+    def __init__(self, path, enabled=True):
+        self.file = open(path, "a", encoding="utf-8") if enabled else None
+
+    def write(self, **values):
+        if self.file:
+            self.file.write(json.dumps(values, allow_nan=False) + "\n")
+            self.file.flush()
+
+    def close(self):
+        if self.file:
+            self.file.close()
+
+
+@contextlib.contextmanager
+def progress(iterable, is_main, **how):
+    """A tqdm bar on a terminal, on the first process only; log messages go above it."""
+    with logging_redirect_tqdm(), tqdm(iterable, disable=None if is_main else True, dynamic_ncols=True, **how) as bar:
+        yield bar
+
+
+def run_main(main):
+    """Run a script's main function; an expected error becomes one line on stderr and exit status 2.
+
+    The environment variable VTSUM_DEBUG=1 shows the traceback instead.
+    """
+    try:
+        main()
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("VTSUM_DEBUG"):
+            raise
+        # A loader's worker wraps the message in its own traceback; the message is the last line.
+        line = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        print(f"error: {line.removeprefix(f'{type(error).__name__}: ')}", file=sys.stderr, flush=True)
+        sys.exit(2)

