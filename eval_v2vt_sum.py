@@ -12,7 +12,7 @@ import platform
 
 import torch
 
-from data.annotations import load_annotations
+from data.captions import reference_caption
 from data.loaders import EvalBatches, make_loader
 from data.videoxum import VideoXum
 from models.vt_clip import load_vt_clip
@@ -93,22 +93,23 @@ class Evaluator:
 
     def _dataset(self, split, clip_root):
         config = self.config
-        return VideoXum(
+        dataset = VideoXum(
             annotation_file(config, split),
             config.video_embeddings_root,
             width=WIDTHS[config.vit],
             prompt=config.prompt,
             clip_root=clip_root,
+            clip_width=None if self.vt_clip is None else self.vt_clip.width,
         )
+        dataset[0]  # features of another width are found now, not after training
+        return dataset
 
     @torch.no_grad()
     def predict(self, model, split):
         """Summarise this process's share of a split: list of predictions, see `predictions_{split}.jsonl`."""
         config, world, dataset = self.config, self.world, self.datasets[split]
         lengths = [dataset.num_frames(i) for i in range(len(dataset))]
-        batches = EvalBatches(
-            lengths, config.batch_size, rank=world.rank, world_size=world.size, alone_above=POSITIONS
-        )
+        batches = EvalBatches(lengths, config.batch_size, rank=world.rank, world_size=world.size, alone_above=POSITIONS)
         loader = make_loader(
             dataset, batches, num_workers=config.num_workers, pad_id=0, pin_memory=world.device.type == "cuda"
         )
@@ -136,11 +137,6 @@ class Evaluator:
             rows = [row[:length] for row, length in zip(scores.tolist(), batch.lengths)]
         if self.vt_clip is not None:
             text = self.vt_clip.encode_text(captions)  # (B, C)
-            if text.shape[1] != batch.clip_vision.shape[2]:
-                raise ValueError(
-                    f"{config.clip_root}: vision: found width {batch.clip_vision.shape[2]}, "
-                    f"expected {text.shape[1]} as {config.pretrained_clip} gives"
-                )
             clip = vt_clip_score(scores, batch.lengths, batch.clip_vision, text).tolist()
         predictions = []
         for i, video_id in enumerate(batch.video_ids):
@@ -193,9 +189,7 @@ def _version(package):
 
 
 def write_predictions(output_dir, split, predictions, records):
-    """Write `predictions_{split}.jsonl` and, in COCO's caption format, `result/{split}.json` and `result/gt_{split}.json`."""
-    from data.captions import reference_caption
-
+    """Write `predictions_{split}.jsonl`, and COCO captions and references to `result/{,gt_}{split}.json`."""
     folder = pathlib.Path(output_dir, "result")
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(pathlib.Path(output_dir, f"predictions_{split}.jsonl")) as file:

@@ -43,9 +43,7 @@ def build_loader(config, world, model):
         max_words=config.max_text_length,
         tokenize=tokenize,
     )
-    batches = TrainBatches(
-        len(dataset), config.batch_size, rank=world.rank, world_size=world.size, seed=config.seed
-    )
+    batches = TrainBatches(len(dataset), config.batch_size, rank=world.rank, world_size=world.size, seed=config.seed)
     return make_loader(
         dataset, batches, num_workers=config.num_workers, pad_id=pad_id, pin_memory=world.device.type == "cuda"
     )

@@ -61,7 +61,9 @@ def load_annotations(path):
         records.append(record)
         strange += [f"video {record.video_id}: {remark}" for remark in remarks]
     if strange:
-        logger.warning("%s: %d strange values in fields that are not used, the first: %s", path, len(strange), strange[0])
+        logger.warning(
+            "%s: %d strange values in fields that are not used, the first: %s", path, len(strange), strange[0]
+        )
     records.sort(key=lambda record: record.duration)
     return [dataclasses.replace(record, index=index) for index, record in enumerate(records)]
 
@@ -98,7 +100,9 @@ def _onehot(rows, place):
         raise ValueError(f"{place}: vsum_onehot: found {len(rows)} rows, expected {ANNOTATORS}")
     lengths = sorted({len(row) for row in rows})
     if len(lengths) != 1:
-        raise ValueError(f"{place}: vsum_onehot: found rows of {lengths[0]} to {lengths[-1]} frames, expected one length")
+        raise ValueError(
+            f"{place}: vsum_onehot: found rows of {lengths[0]} to {lengths[-1]} frames, expected one length"
+        )
     if lengths == [0]:
         raise ValueError(f"{place}: vsum_onehot: found no frames, expected at least 1")
     values = {value for row in rows for value in row if not isinstance(value, (list, dict))}
@@ -121,7 +125,9 @@ def _remarks(entry, frames):
         and len(spans) == len(entry["tsum"])
         and all(isinstance(span, list) and len(span) == 2 and all(map(_is_number, span)) for span in spans)
     ):
-        remarks.append(f"timestamps: found {_brief(spans)}, expected [start, end] for each of {len(entry['tsum'])} sentences")
+        remarks.append(
+            f"timestamps: found {_brief(spans)}, expected [start, end] for each of {len(entry['tsum'])} sentences"
+        )
     vsum = entry.get("vsum")
     if vsum is not None and not (isinstance(vsum, list) and len(vsum) == len(entry["tsum"])):
         remarks.append(f"vsum: found {_brief(vsum)}, expected one entry for each of {len(entry['tsum'])} segments")

@@ -50,7 +50,9 @@ def collate(samples: list[Sample], pad_id=0) -> Batch:
     frames = pad_sequence([s.video_embeddings for s in samples], batch_first=True)  # (B, T, D)
     lengths = [len(s.video_embeddings) for s in samples]
     mask = (torch.arange(frames.shape[1]) < torch.tensor(lengths)[:, None]).float()  # (B, T)
-    labels = pad_sequence([s.vsum_labels.t() for s in samples], batch_first=True).transpose(1, 2).contiguous()  # (B, R, T)
+    labels = (
+        pad_sequence([s.vsum_labels.t() for s in samples], batch_first=True).transpose(1, 2).contiguous()
+    )  # (B, R, T)
     ids = clip = None
     if samples[0].caption_ids is not None:
         ids = [torch.tensor(s.caption_ids) for s in samples]

@@ -31,15 +31,16 @@ def load_features(root, video_id, field, width=None):
     path = feature_path(root, video_id)
     place = f"{path}: video {video_id}: {field}"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError("a single array")
+        with file:
             names = file.files
             array = file[field] if field in names else None
     except FileNotFoundError:
         raise FileNotFoundError(f"{place}: no such file") from None
     except BROKEN as error:
         raise ValueError(f"{place}: damaged or not an .npz file of arrays ({' '.join(str(error).split())})") from None
-    except AttributeError:  # np.load gave a plain array
-        raise ValueError(f"{place}: found a single array, expected an .npz file") from None
     if array is None:
         raise ValueError(f"{place}: missing, found {', '.join(names) or 'nothing'}")
     if not np.issubdtype(array.dtype, np.floating):

@@ -78,4 +78,6 @@ def make_loader(dataset, batches, *, num_workers, pad_id, pin_memory):
         collate_fn=functools.partial(collate, pad_id=pad_id),
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0 and len(batches) > 0,
+        # The loader draws a seed for its workers: not from the global generator, which dropout draws from.
+        generator=torch.Generator(),
     )

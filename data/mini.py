@@ -74,10 +74,10 @@ class Video:
         return [event.sentence(place) for place, event in enumerate(self.events)]
 
 
-def plan_videos(seed):
-    """Draw the videos of all splits: dictionary from split to list of `Video`."""
+def plan_videos(seed, counts):
+    """Draw the videos of all splits: dictionary from split to list of `Video`, `counts` of them."""
     rng = np.random.default_rng(seed)
-    return {split: [_plan(rng, f"mini_{split}_{i:03d}") for i in range(count)] for split, count in SPLITS.items()}
+    return {split: [_plan(rng, f"mini_{split}_{i:03d}") for i in range(count)] for split, count in counts.items()}
 
 
 def _plan(rng, video_id):
@@ -102,7 +102,7 @@ def annotate(video, rng):
     onehot = np.zeros((ANNOTATORS, video.frames), int)
     vsum = [[None] * ANNOTATORS for _ in video.events]
     for r in range(ANNOTATORS):
-        kept = rng.random(len(video.events)) > 0.15
+        kept = rng.random(len(video.events)) > 0.2
         kept[rng.integers(len(kept))] = True
         width = max(1.0, BUDGET * video.frames / kept.sum())
         for e, event in enumerate(video.events):
@@ -110,7 +110,7 @@ def annotate(video, rng):
                 vsum[e][r] = [float(event.start), float(event.start)]
                 continue
             size = min(event.stop - event.start, width * rng.uniform(0.75, 1.25))
-            centre = np.clip(event.peak + rng.normal(0, 1.0), event.start + size / 2, event.stop - size / 2)
+            centre = np.clip(event.peak + rng.normal(0, 1.6), event.start + size / 2, event.stop - size / 2)
             first, last = centre - size / 2, centre + size / 2
             onehot[r, round(first) : max(round(first) + 1, round(last))] = 1
             vsum[e][r] = [round(float(first), 2), round(float(last), 2)]
@@ -195,12 +195,13 @@ def tiny_vt_clip(seed):
     return state
 
 
-def write_mini(out, seed=0):
+def write_mini(out, seed=0, counts=SPLITS):
     """Write the data set, its tokeniser and its VT-CLIP; the same seed gives the same data.
 
     Args:
         out: root folder, created where it is missing.
         seed: of everything.
+        counts: videos of each split.
     """
     out = pathlib.Path(out)
     for folder in ("anno", "feat/blip", "feat/vt_clipscore", "tokenizer"):
@@ -210,7 +211,7 @@ def write_mini(out, seed=0):
     with replacing(out / "vt_clip.pth", "wb") as file:
         torch.save(dict(model=tiny_vt_clip(seed)), file)
     clip = load_vt_clip(out / "vt_clip.pth")
-    videos = plan_videos(seed)
+    videos = plan_videos(seed, counts)
     captions = {video.video_id: reference_caption(video.tsum) for split in videos.values() for video in split}
     texts = _text_features(clip, sorted({*all_sentences(), *captions.values()}))
 

@@ -43,16 +43,28 @@ class VideoXum(Dataset):
         tokenize: function from a caption to its ids, so that the loader's workers do it; None leaves it out.
         clip_root: folder of VT-CLIP features to read too; None reads none. Where a video's differ in length from
             the labels, everything of that video is cut to the shorter.
+        clip_width: C, columns the VT-CLIP features must have; None takes any.
     Raises:
         FileNotFoundError, ValueError: bad annotations or missing files; on reading a sample, bad features.
     """
 
     def __init__(
-        self, ann_file, feature_root, *, width, prompt, max_frames=None, max_words=None, tokenize=None, clip_root=None
+        self,
+        ann_file,
+        feature_root,
+        *,
+        width,
+        prompt,
+        max_frames=None,
+        max_words=None,
+        tokenize=None,
+        clip_root=None,
+        clip_width=None,
     ):
         self.records = load_annotations(ann_file)
         self.feature_root, self.clip_root = feature_root, clip_root
-        self.width, self.prompt, self.tokenize = width, prompt, tokenize
+        self.width, self.clip_width = width, clip_width
+        self.prompt, self.tokenize = prompt, tokenize
         self.max_frames, self.max_words = max_frames, max_words
         video_ids = [record.video_id for record in self.records]
         check_files(feature_root, video_ids, "BLIP features")
@@ -77,7 +89,7 @@ class VideoXum(Dataset):
             )
         clip_vision, stop = None, self.max_frames
         if self.clip_root is not None:
-            clip_vision = load_features(self.clip_root, record.video_id, "vision")  # (T', C)
+            clip_vision = load_features(self.clip_root, record.video_id, "vision", self.clip_width)  # (T', C)
             stop = min(len(clip_vision), record.num_frames)
             clip_vision = torch.from_numpy(clip_vision[:stop])
         caption = self.prompt + reference_caption(record.tsum, self.max_words)

@@ -8,7 +8,7 @@ import torch
 
 
 def apply_repetition_penalty(scores, tokens, penalty):
-    """Make every token already in `tokens` (rows, n) less likely: scores (rows, V) are divided by or times `penalty`."""
+    """Make the tokens (rows, n) that are already there less likely: scores (rows, V) divided by or times `penalty`."""
     if penalty == 1.0:
         return scores
     seen = scores.gather(1, tokens)
@@ -41,7 +41,17 @@ class Hypotheses:
 
 @torch.no_grad()
 def beam_search(
-    decoder, frames, frame_mask, prompt_ids, *, num_beams, max_length, min_length, end_id, pad_id, repetition_penalty=1.0
+    decoder,
+    frames,
+    frame_mask,
+    prompt_ids,
+    *,
+    num_beams,
+    max_length,
+    min_length,
+    end_id,
+    pad_id,
+    repetition_penalty=1.0,
 ):
     """Find each video's best caption.
 
@@ -116,7 +126,7 @@ def close_captions(tokens, lengths, end_id, pad_id):
 
 
 def keep_top(logits, top_k, top_p):
-    """Set all but the `top_k` best and, of these, the fewest that hold `top_p` of the probability to -inf: (rows, V)."""
+    """Set logits (rows, V) to -inf but for the `top_k` best and, of these, the fewest that hold `top_p` together."""
     worst_kept = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
     logits = logits.masked_fill(logits < worst_kept, float("-inf"))
     ordered, places = logits.sort(descending=True)

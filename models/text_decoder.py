@@ -18,18 +18,19 @@ from models.temporal import recomputed_layers
 
 @dataclasses.dataclass(frozen=True)
 class TextDecoderConfig:
-    """Sizes of the decoder, from the keys of a `med_config.json` that matter to it."""
+    """Sizes of the decoder, from the keys of a `med_config.json` that matter to it; defaults are BERT's."""
 
     hidden_size: int
     num_hidden_layers: int
     num_attention_heads: int
     intermediate_size: int
     vocab_size: int
-    max_position_embeddings: int
-    layer_norm_eps: float
-    hidden_dropout_prob: float
-    attention_probs_dropout_prob: float
-    initializer_range: float
+    pad_token_id: int = 0
+    max_position_embeddings: int = 512
+    layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    initializer_range: float = 0.02
 
     @classmethod
     def from_json(cls, path):
@@ -46,21 +47,27 @@ class TextDecoderConfig:
             values = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path}: med_config: not valid JSON ({error})") from None
-        names = [field.name for field in dataclasses.fields(cls)]
-        missing = [name for name in names if not isinstance(values, dict) or name not in values]
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: med_config: found {type(values).__name__}, expected an object")
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        missing = [name for name, f in fields.items() if f.default is dataclasses.MISSING and name not in values]
         if missing:
             raise ValueError(f"{path}: med_config: missing {', '.join(missing)}")
+        values = {name: value for name, value in values.items() if name in fields or name == "hidden_act"}
         if values.get("hidden_act", "gelu") != "gelu":
             raise ValueError(f"{path}: hidden_act: found {values['hidden_act']!r}, expected 'gelu'")
-        for name in names:
-            if isinstance(values[name], bool) or not isinstance(values[name], (int, float)) or values[name] < 0:
-                raise ValueError(f"{path}: {name}: found {values[name]!r}, expected a number that is not negative")
+        values.pop("hidden_act", None)
+        for name, value in values.items():
+            least = 0 if name == "pad_token_id" or fields[name].type is float else 1
+            kinds, words = ((int, float), "a number") if fields[name].type is float else (int, "a whole number")
+            if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
+                raise ValueError(f"{path}: {name}: found {value!r}, expected {words}, at least {least}")
         if values["num_attention_heads"] < 1 or values["hidden_size"] % values["num_attention_heads"]:
             raise ValueError(
                 f"{path}: hidden_size: found {values['hidden_size']}, "
                 f"expected a multiple of num_attention_heads ({values['num_attention_heads']})"
             )
-        return cls(**{name: values[name] for name in names})
+        return cls(**values)
 
 
 class Cache:
@@ -186,11 +193,11 @@ class DecoderLayer(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Word plus position embeddings, LayerNorm, dropout."""
+    """Word plus position embeddings, LayerNorm, dropout; [PAD] as an input gets no gradient, as in BERT."""
 
     def __init__(self, config):
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -269,6 +276,8 @@ class TextDecoder(nn.Module):
     def _init_weights(self, module):
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
 

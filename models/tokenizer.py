@@ -8,6 +8,7 @@ import torch
 
 DECODER_TOKEN = "[DEC]"  # begins every caption, in place of [CLS]
 ENCODER_TOKEN = "[ENC]"  # BLIP's, unused here; it keeps the vocabulary the released size
+BERT_TOKENS = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
 
 # What transformers 4.15 rewrote after joining tokens with spaces, in its order.
 CLEAN_UP = [(" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'")]
@@ -28,16 +29,17 @@ class CaptionTokenizer:
     def __init__(self, name, prompt):
         self.prompt = prompt
         self._wordpiece = _load_wordpiece(name)
+        vocabulary = self._wordpiece.backend_tokenizer.get_vocab(with_added_tokens=False)
+        missing = [token for token in BERT_TOKENS if token not in vocabulary]
+        if missing:  # transformers would quietly append them
+            raise ValueError(f"tokenizer: {name}: found no {', '.join(missing)}, expected a BERT vocabulary")
         self._wordpiece.add_tokens([DECODER_TOKEN, ENCODER_TOKEN], special_tokens=True)
         vocabulary = self._wordpiece.get_vocab()
-        missing = [token for token in ("[CLS]", "[SEP]", "[PAD]", "[UNK]") if token not in vocabulary]
-        if missing:
-            raise ValueError(f"tokenizer: {name}: found no {', '.join(missing)}, expected a BERT vocabulary")
         self.decoder_id = vocabulary[DECODER_TOKEN]
         self.end_id = vocabulary["[SEP]"]
         self.pad_id = vocabulary["[PAD]"]
-        self._special_ids = {*self._wordpiece.all_special_ids, self.decoder_id, vocabulary[ENCODER_TOKEN]}
-        self._special_ids |= {vocabulary[token] for token in ("[CLS]", "[SEP]", "[PAD]", "[UNK]")}
+        special = (*BERT_TOKENS, DECODER_TOKEN, ENCODER_TOKEN)
+        self._special_ids = {*self._wordpiece.all_special_ids, *(vocabulary[token] for token in special)}
         self.prompt_ids = self.encode(prompt)[:-1]  # [DEC] and the prompt, without the final [SEP]
 
     def __len__(self):
@@ -71,23 +73,33 @@ class CaptionTokenizer:
 
 
 def _load_wordpiece(name):
+    """Load transformers' tokeniser from a folder, or from the files of a hub repository."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked loader workers would warn on every start
     from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
     folder = pathlib.Path(name)
-    if folder.is_dir():
-        if (folder / "vocab.txt").is_file():
-            return BertTokenizerFast.from_pretrained(folder)
-        if (folder / "tokenizer.json").is_file():
-            special = {f"{kind}_token": f"[{kind.upper()}]" for kind in ("unk", "sep", "pad", "cls", "mask")}
-            return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
-        raise FileNotFoundError(f"{name}: tokenizer: found neither vocab.txt nor tokenizer.json in the folder")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
-        raise FileNotFoundError(f"{name}: tokenizer: no such folder, and not a hub name")
-    try:
-        return BertTokenizerFast.from_pretrained(str(name))
-    except Exception as error:  # the hub client raises many kinds for "cannot be had"
-        raise FileNotFoundError(
-            f"tokenizer: {name!r} is neither a local folder nor to be had from the hub or its cache "
-            f"({type(error).__name__}); set the option tokenizer to a folder that holds its vocab.txt"
-        ) from None
+    if not folder.is_dir():
+        folder = _hub_folder(str(name))
+    # Given a folder without these files, transformers would quietly make an empty vocabulary.
+    if (folder / "vocab.txt").is_file():
+        return BertTokenizerFast.from_pretrained(folder)
+    if (folder / "tokenizer.json").is_file():
+        special = {f"{kind}_token": f"[{kind.upper()}]" for kind in ("unk", "sep", "pad", "cls", "mask")}
+        return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
+    raise FileNotFoundError(f"{name}: tokenizer: found neither vocab.txt nor tokenizer.json in the folder")
+
+
+def _hub_folder(name):
+    """Fetch a hub repository's vocabulary (or find it in the cache); returns the folder it lies in."""
+    import huggingface_hub
+
+    reason = "no such folder, and not a hub name"
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        for file in ("vocab.txt", "tokenizer.json"):
+            try:
+                return pathlib.Path(huggingface_hub.hf_hub_download(name, file)).parent
+            except Exception as error:  # the hub client raises many kinds for "cannot be had"
+                reason = f"neither a local folder nor to be had from the hub or its cache ({type(error).__name__})"
+    raise FileNotFoundError(
+        f"tokenizer: {name}: {reason}; set the option tokenizer to a folder that holds its vocab.txt"
+    )

@@ -38,6 +38,11 @@ class VTClip(nn.Module):
         self.clip = clip
         self.tokenizer = tokenizer
 
+    @property
+    def width(self):
+        """Columns of the features."""
+        return self.clip.text_projection.shape[1]
+
     def token_ids(self, text):
         """CLIP's ids of one text, at most 256; a longer one is cut and its last becomes end-of-text."""
         start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
@@ -46,7 +51,7 @@ class VTClip(nn.Module):
     def position_table(self, L):
         """(L, width) rows: the first L of the table, or all of it stretched bicubically where L is more."""
         table = self.clip.positional_embedding  # (77, width)
-        if L <= len(table):
+        if len(table) >= L:
             return table[:L]
         image = table.t()[None, :, :, None]  # (1, width, 77, 1)
         return F.interpolate(image, (L, 1), mode="bicubic", align_corners=False)[0, :, :, 0].t()
@@ -59,7 +64,7 @@ class VTClip(nn.Module):
         """
         ids = [self.token_ids(text) for text in texts]
         table = self.clip.token_embedding.weight
-        out = table.new_zeros(len(texts), self.clip.text_projection.shape[1])
+        out = table.new_zeros(len(texts), self.width)
         for L in sorted({len(row) for row in ids}):
             places = [i for i, row in enumerate(ids) if len(row) == L]
             for some in torch.tensor(places, device=table.device).split(self.BATCH):
@@ -68,7 +73,7 @@ class VTClip(nn.Module):
         return out
 
     def _text_tower(self, tokens):
-        n, L = tokens.shape
+        L = tokens.shape[1]
         x = self.clip.token_embedding(tokens) + self.position_table(L)  # (n, L, width)
         causal = torch.full((L, L), float("-inf"), device=x.device).triu(1)
         x = self.clip.ln_final(self.clip.transformer(x, attn_mask=causal))

@@ -261,10 +261,11 @@ def v2vt_sum(
                 f"{med_config}: vocab_size: found {config.vocab_size}, "
                 f"expected at least the {len(caption_tokenizer)} tokens of {tokenizer}"
             )
-        if max_text_length > config.max_position_embeddings:
+        shortest, longest = len(caption_tokenizer.prompt_ids) + 1, config.max_position_embeddings
+        if not shortest <= max_text_length <= longest:
             raise ValueError(
-                f"max_text_length: found {max_text_length}, expected at most the {config.max_position_embeddings} "
-                f"positions of {med_config}"
+                f"max_text_length: found {max_text_length}, expected {shortest} (prompt and one token) to {longest} "
+                f"(the positions of {med_config})"
             )
         caption_parts = dict(decoder_config=config, tokenizer=caption_tokenizer)
     model = VTSumBLIP(

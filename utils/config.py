@@ -39,25 +39,36 @@ class Config:
     ann_root: str = option("dataset/ActivityNet/anno", "folder of {train,val,test}_videoxum.json")
     clip_root: str = option("dataset/ActivityNet/feat/vt_clipscore", "folder of VT-CLIP features; '' scores no VT-CLIP")
     max_video_length: int = option(512, "training cuts videos to so many frames", least=1)
-    max_text_length: int = option(128, "longest caption in words, then tokens with the prompt; also when generating", least=2)
+    max_text_length: int = option(
+        128, "longest caption in words, then tokens with the prompt; also when generating", least=2
+    )
     num_workers: int = option(2, "loader processes per training process", least=0)
     # Weights
     pretrained: str = option(
-        "outputs/blip/model_base_capfilt_large.pth", "BLIP checkpoint (path or URL) to start from; '' starts from scratch"
+        "outputs/blip/model_base_capfilt_large.pth",
+        "BLIP checkpoint (path or URL) to start from; '' starts from scratch",
     )
-    pretrained_model: str = option("", "VTSUM-BLIP checkpoint (path or URL): what evaluation scores, what training starts from")
+    pretrained_model: str = option(
+        "", "VTSUM-BLIP checkpoint (path or URL): what evaluation scores, what training starts from"
+    )
     pretrained_clip: str = option("outputs/vt_clipscore/vt_clip.pth", "VT-CLIP checkpoint; '' scores no VT-CLIP")
     resume: str = option("", "checkpoint.pth of a run to go on with: weights, optimiser and epoch")
     # Model
     model: str = option("vtsum_blip_tt", "architecture", choices=("vtsum_blip_tt", "vtsum_blip_tt_ca"))
-    task: str = option("v2vt", "both summaries, only the visual or only the textual one", choices=("v2vt", "v2v", "v2t"))
-    vit: str = option("base", "BLIP's image encoder that made the features: 768 or 1024 wide", choices=("base", "large"))
+    task: str = option(
+        "v2vt", "both summaries, only the visual or only the textual one", choices=("v2vt", "v2v", "v2t")
+    )
+    vit: str = option(
+        "base", "BLIP's image encoder that made the features: 768 or 1024 wide", choices=("base", "large")
+    )
     tt_depth: int = option(1, "blocks of the temporal transformer", least=1)
-    kernel_size: int = option(5, "window of the context aggregation in frames, odd", least=1)
+    kernel_size: int = option(5, "window of the context aggregation in frames: kernel_size // 2 to each side", least=1)
     med_config: str = option("configs/med_config.json", "sizes of the caption decoder")
     tokenizer: str = option("bert-base-uncased", "hub name, or folder with vocab.txt or tokenizer.json")
     prompt: str = option("a video of ", "what every caption begins with")
-    image_size: int = option(224, "side of the frames that the features were made from (for feature extraction)", least=1)
+    image_size: int = option(
+        224, "side of the frames that the features were made from (for feature extraction)", least=1
+    )
     vit_grad_ckpt: bool = option(False, "recompute activations in the backward pass: less memory, same result")
     vit_ckpt_layer: int = option(0, "limit that to the last so many layers of each stack; 0 is all", least=0)
     # Losses
@@ -89,14 +100,11 @@ class Config:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
-        if self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size: found {self.kernel_size}, expected an odd number")
         if self.min_lr > self.init_lr:
             raise ValueError(f"min_lr: found {self.min_lr}, expected at most init_lr ({self.init_lr})")
         if self.min_text_length > self.max_text_length:
-            raise ValueError(
-                f"min_text_length: found {self.min_text_length}, expected at most max_text_length ({self.max_text_length})"
-            )
+            limit = f"max_text_length ({self.max_text_length})"
+            raise ValueError(f"min_text_length: found {self.min_text_length}, expected at most {limit}")
 
     def as_dict(self):
         """Plain values by name, in the order of the fields."""
@@ -111,7 +119,9 @@ def _is_list(field):
 
 
 def _type_name(field):
-    return "a list of names" if _is_list(field) else {bool: "true or false", str: "text"}.get(field.type, field.type.__name__)
+    if _is_list(field):
+        return "a list of names"
+    return {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[field.type]
 
 
 def _checked(field, value):
@@ -243,3 +253,13 @@ def write_config(config, path):
     yaml.sort_base_mapping_type_on_output = False
     with open(path, "w", encoding="utf-8") as file:
         yaml.dump(config.as_dict(), file)
+
+
+def reference_table():
+    """The README's table of settings, one row per field."""
+    rows = [f"| `{name}` | `{field.default!r}` | {field.metadata['help']} |" for name, field in FIELDS.items()]
+    return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    print(reference_table())

@@ -4,7 +4,7 @@ import math
 
 
 def cosine_lr(epoch, max_epoch, init_lr, min_lr):
-    """Learning rate of `epoch` (0 is the first): half a cosine from `init_lr` towards `min_lr`, reached at `max_epoch`."""
+    """Learning rate of `epoch` (0 is the first): half a cosine from `init_lr` to `min_lr`, reached at `max_epoch`."""
     return min_lr + (init_lr - min_lr) / 2 * (1 + math.cos(math.pi * epoch / max_epoch))
 
 

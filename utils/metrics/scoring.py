@@ -146,7 +146,9 @@ def write_scores(output_dir, split, results, scores):
             file.write(json.dumps(score) + "\n")
     with replacing(output_dir / f"results_{split}.json") as file:
         json.dump(results, file, indent=2)
-    line = {published: results["metrics"][ours] for ours, published in PUBLISHED_NAMES.items() if ours in results["metrics"]}
+    line = {
+        published: results["metrics"][ours] for ours, published in PUBLISHED_NAMES.items() if ours in results["metrics"]
+    }
     with open(output_dir / f"evaluate_{split}.txt", "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 

@@ -1,0 +1,124 @@
+"""What tests share: the golden figures, a small model on BERT's vocabulary, and mini VideoXum on disk."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach a hub
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import torch
+
+from data.mini import write_mini
+from models.vtsum_blip import v2vt_sum
+from tests.golden.weights import fill_state_dict
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests/golden"
+# The words of BERT's vocabulary that the golden figures need under their own ids.
+BERT_WORDS = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
+BERT_WORDS |= {1005: "'", 1010: ",", 1011: "-", 1029: "?", 1037: "a", 1045: "i", 1049: "m", 1055: "s", 1056: "t"}
+BERT_WORDS |= {1017: "3", 1019: "5", 1996: "the", 1997: "of", 1998: "and", 2002: "he", 2006: "on", 2009: "it"}
+BERT_WORDS |= {2016: "she", 2027: "they", 2057: "we", 2092: "well", 2124: "known", 2128: "re", 2180: "won"}
+BERT_WORDS |= {2222: "ll", 2310: "ve", 2469: "sure", 2644: "stop", 2678: "video", 2987: "doesn", 3475: "isn"}
+BERT_WORDS |= {3542: "mile", 3608: "ball", 3899: "dog", 4925: "roads", 5442: "knife", 6170: "sing", 7592: "hello"}
+BERT_WORDS |= {7659: "cuts", 10026: "chef"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def bert_vocabulary(tmp_path_factory):
+    """A folder with a vocabulary of BERT's size: the words above at BERT's ids, made-up words elsewhere."""
+    folder = tmp_path_factory.mktemp("bert")
+    words = [BERT_WORDS.get(i, f"w{i}") for i in range(30522)]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Read a golden file by name."""
+
+    def read(name):
+        if name.endswith(".json"):
+            return json.loads((GOLDEN / name).read_text())
+        return dict(np.load(GOLDEN / name, allow_pickle=False))
+
+    return read
+
+
+def golden_weights(model, scale, end_bias=0.0):
+    """Fill a model with the golden weights, and favour [SEP] by `end_bias`."""
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    state = {name: torch.from_numpy(value) for name, value in fill_state_dict(shapes, scale).items()}
+    for name in ("text_decoder.cls.predictions.bias", "text_decoder.cls.predictions.decoder.bias"):
+        if name in state:
+            state[name][102] += end_bias
+    model.load_state_dict(state)
+    return model.eval()
+
+
+@pytest.fixture
+def small_model(bert_vocabulary):
+    """Build a model with the golden figures' small decoder and their weights."""
+
+    def build(version="vtsum_blip_tt_ca", scale=0.05, end_bias=0.0, **options):
+        options = dict(med_config=str(GOLDEN / "med_small.json"), tokenizer=str(bert_vocabulary)) | options
+        return golden_weights(v2vt_sum(version, **options), scale, end_bias)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def mini_root(tmp_path_factory):
+    """Mini VideoXum with few videos: just enough training videos for two processes of 16, odd numbers to score."""
+    root = tmp_path_factory.mktemp("mini")
+    write_mini(root, counts=dict(train=33, val=3, test=7))
+    return root
+
+
+@pytest.fixture
+def mini_flags(mini_root):
+    """Flags that put mini VideoXum and its small decoder in the place of the real ones."""
+    return [
+        *("--video_embeddings_root", str(mini_root / "feat/blip")),
+        *("--ann_root", str(mini_root / "anno")),
+        *("--clip_root", str(mini_root / "feat/vt_clipscore")),
+        *("--pretrained_clip", str(mini_root / "vt_clip.pth")),
+        *("--tokenizer", str(mini_root / "tokenizer")),
+        *("--med_config", str(ROOT / "configs/med_config_mini.json")),
+        *("--num_workers", "0", "--device", "cpu"),
+    ]
+
+
+@pytest.fixture
+def mini_model(mini_root):
+    """Build a small model on the mini tokeniser, seeded."""
+
+    def build(version="vtsum_blip_tt_ca", **options):
+        torch.manual_seed(0)
+        config = str(ROOT / "configs/med_config_mini.json")
+        return v2vt_sum(version, **dict(med_config=config, tokenizer=str(mini_root / "tokenizer")) | options)
+
+    return build
+
+
+@pytest.fixture
+def random_videos():
+    """Draw B videos of given lengths: embeddings, mask, labels of ten annotators."""
+
+    def draw(lengths, width=768, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        T = max(lengths)
+        mask = (torch.arange(T) < torch.tensor(lengths)[:, None]).float()
+        embeddings = torch.randn(len(lengths), T, width, generator=generator) * mask[..., None]
+        labels = (torch.rand(len(lengths), 10, T, generator=generator) < 0.2).float() * mask[:, None]
+        return embeddings, mask, labels
+
+    return draw

@@ -1,0 +1,19 @@
+from data.captions import pre_caption, reference_caption
+
+
+def test_golden_captions(golden):
+    for text, max_words, expected in golden("pre_caption.json"):
+        assert pre_caption(text, max_words) == expected
+
+
+def test_white_space_and_limits():
+    assert pre_caption("A  dog\t\truns\n", 10) == "a dog runs"
+    assert pre_caption("one\ttwo three", 2) == "one\ttwo three"  # a lone tab is no separator
+    assert pre_caption("a b c", None) == "a b c"
+    assert pre_caption("...", 3) == ""
+
+
+def test_sentences_are_joined_without_a_space():
+    """QUIRK-6."""
+    assert reference_caption(["A dog runs.", "It stops"]) == "a dog runs it stops"
+    assert reference_caption(["A dog runs", "It stops"]) == "a dog runsit stops"

@@ -1,0 +1,80 @@
+import zipfile
+
+import numpy as np
+import pytest
+
+from data.features import check_files, load_features
+
+
+def test_any_floating_type_becomes_float32(tmp_path):
+    for dtype in (np.float16, np.float32, np.float64):
+        np.savez(tmp_path / "v.npz", features=np.ones((3, 4), dtype))
+        array = load_features(tmp_path, "v", "features", 4)
+        assert array.dtype == np.float32 and array.shape == (3, 4)
+
+
+def bad_values():
+    array = np.ones((3, 4), np.float32)
+    array[1, 2] = np.nan
+    return array
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (dict(features=np.ones((3, 5), np.float32)), "found width 5, expected 4"),
+        (dict(features=np.ones((3, 4, 1), np.float32)), r"found shape \(3, 4, 1\)"),
+        (dict(features=np.ones(4, np.float32)), r"found shape \(4,\)"),
+        (dict(features=np.ones((0, 4), np.float32)), r"found shape \(0, 4\)"),
+        (dict(features=np.ones((3, 4), np.int64)), "found dtype int64, expected floating point"),
+        (dict(features=np.array([["a"]])), "found dtype"),
+        (dict(features=bad_values()), "found 1 values that are NaN or infinite"),
+        (dict(vision=np.ones((3, 4))), "missing, found vision"),
+        (dict(features=np.array([{}], dtype=object)), "damaged or not an .npz"),
+    ],
+)
+def test_bad_arrays(tmp_path, arrays, message):
+    np.savez(tmp_path / "v_7.npz", **arrays)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_features(tmp_path, "v_7", "features", 4)
+    assert "v_7.npz: video v_7: features: " in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04junk"])
+def test_damaged_files(tmp_path, content):
+    (tmp_path / "v.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="v.npz: video v: features: damaged or not an .npz"):
+        load_features(tmp_path, "v", "features", 4)
+
+
+def test_torn_flipped_and_misnamed_files(tmp_path):
+    path = tmp_path / "v.npz"
+    np.savez(path, features=np.random.default_rng(0).random((30, 4)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="damaged"):
+        load_features(tmp_path, "v", "features", 4)
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 255
+    path.write_bytes(flipped)
+    with pytest.raises(ValueError, match="damaged"):
+        load_features(tmp_path, "v", "features", 4)
+    with open(path, "wb") as file:
+        np.save(file, np.ones((3, 4)))
+    with pytest.raises(ValueError, match="a single array"):
+        load_features(tmp_path, "v", "features", 4)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("features.txt", "x")
+    with pytest.raises(ValueError, match="missing, found features.txt"):
+        load_features(tmp_path, "v", "features", 4)
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="v.npz: video v: features: no such file"):
+        load_features(tmp_path, "v", "features")
+    np.savez(tmp_path / "a.npz", features=np.ones((1, 1)))
+    check_files(tmp_path, ["a"], "BLIP features")
+    with pytest.raises(FileNotFoundError, match=r"b.npz: video b: BLIP features: no such file \(and those of 1 more"):
+        check_files(tmp_path, ["a", "b", "c"], "BLIP features")
+    with pytest.raises(FileNotFoundError, match="none: BLIP features: no such folder"):
+        check_files(tmp_path / "none", ["a"], "BLIP features")

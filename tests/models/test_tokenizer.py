@@ -1,0 +1,53 @@
+import pytest
+
+from models.tokenizer import CaptionTokenizer
+from tests.conftest import BERT_WORDS
+
+
+@pytest.fixture(scope="module")
+def tokenizer(bert_vocabulary):
+    return CaptionTokenizer(str(bert_vocabulary), "a video of ")
+
+
+def test_special_ids_come_from_the_vocabulary(tokenizer, mini_root):
+    assert (tokenizer.pad_id, tokenizer.end_id, tokenizer.decoder_id, len(tokenizer)) == (0, 102, 30522, 30524)
+    assert tokenizer.prompt_ids == [30522, 1037, 2678, 1997]
+    mini = CaptionTokenizer(str(mini_root / "tokenizer"), "a video of ")
+    assert (mini.pad_id, mini.end_id, mini.decoder_id, len(mini)) == (0, 3, 254, 256)
+
+
+def test_encode(tokenizer):
+    assert tokenizer.encode("A video of he w5000") == [30522, 1037, 2678, 1997, 2002, 5000, 102]
+
+
+def test_golden_texts(golden, tokenizer):
+    for ids, text in golden("decode.json"):
+        assert [i for i in ids if i not in BERT_WORDS] == [tokenizer.decoder_id], "a word is missing in conftest.py"
+        assert tokenizer.decode(ids) == text
+
+
+def test_a_tokenizer_json_is_as_good(tokenizer, bert_vocabulary, tmp_path):
+    tokenizer._wordpiece.save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").unlink(missing_ok=True)
+    assert (tmp_path / "tokenizer.json").is_file()
+    again = CaptionTokenizer(str(tmp_path), "a video of ")
+    assert again.encode("a video of he stops") == tokenizer.encode("a video of he stops")
+    assert (again.end_id, again.decoder_id, len(again)) == (102, 30522, 30524)
+
+
+def test_unknown_ids_and_word_pieces(tokenizer, mini_root):
+    mini = CaptionTokenizer(str(mini_root / "tokenizer"), "")
+    assert mini.decode(mini.encode("a red zebra")[1:]) == "a red zebra"  # letter by letter, joined again
+    assert mini.decode([mini.decoder_id, 10**6, mini.end_id]) == ""
+
+
+def test_missing_tokenizers(tmp_path):
+    with pytest.raises(FileNotFoundError, match="neither vocab.txt nor tokenizer.json"):
+        CaptionTokenizer(str(tmp_path), "")
+    with pytest.raises(FileNotFoundError, match="set the option tokenizer to a folder"):
+        CaptionTokenizer("bert-base-uncased", "")
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        CaptionTokenizer(str(tmp_path / "none"), "")
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\na\n")
+    with pytest.raises(ValueError, match=r"found no \[CLS\], \[SEP\]"):
+        CaptionTokenizer(str(tmp_path), "")

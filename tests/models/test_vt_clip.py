@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from models.vt_clip import load_vt_clip
+from tests.golden.weights import fill_state_dict
+
+LONG = "stir the pan slowly " * 20
+
+
+@pytest.fixture(scope="module")
+def vt_clip(tmp_path_factory, golden):
+    shapes = {name: tuple(shape) for name, shape in golden("vt_clip_small_keys.json").items()}
+    state = {name: torch.from_numpy(value) for name, value in fill_state_dict(shapes, 0.1).items()}
+    path = tmp_path_factory.mktemp("clip") / "vt_clip.pth"
+    torch.save(dict(model=state), path)
+    return load_vt_clip(path)
+
+
+@torch.no_grad()
+def test_golden_features(golden, vt_clip):
+    figures = golden("vt_clip.npz")
+    expected = torch.from_numpy(figures["text_features"])
+    assert len(vt_clip.token_ids(figures["texts"][1])) > 77
+    torch.testing.assert_close(vt_clip.encode_text(figures["texts"].tolist()), expected, rtol=1e-5, atol=1e-4)
+    image = vt_clip.encode_image(torch.from_numpy(figures["image"]))
+    torch.testing.assert_close(image, torch.from_numpy(figures["image_features"]), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_text_does_not_depend_on_its_batch(vt_clip):
+    texts = ["a dog", LONG, "", "two dogs run", LONG + "!", "a cat"]
+    together = vt_clip.encode_text(texts)
+    for i, text in enumerate(texts):
+        torch.testing.assert_close(together[i : i + 1], vt_clip.encode_text([text]), rtol=1e-5, atol=1e-5)
+
+
+def test_texts_are_cut_at_256_tokens_with_their_end(vt_clip):
+    ids = vt_clip.token_ids("dog " * 400)
+    assert len(ids) == 256 and ids[-1] == 49407 and ids[-2] != 49407
+    assert vt_clip.token_ids("dog") == [49406, ids[1], 49407]
+
+
+def test_position_table(vt_clip):
+    table = vt_clip.clip.positional_embedding
+    assert torch.equal(vt_clip.position_table(77), table) and torch.equal(vt_clip.position_table(5), table[:5])
+    assert vt_clip.position_table(200).shape == (200, 64)
+
+
+def test_what_is_not_vt_clip(tmp_path):
+    torch.save(dict(model={"weight": torch.ones(1)}), tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="VT-CLIP: missing visual.conv1.weight"):
+        load_vt_clip(tmp_path / "x.pth")

@@ -1,0 +1,187 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.vtsum_blip import TASKS, VERSIONS, v2vt_sum
+from tests.conftest import ROOT
+
+CAPTIONS = [
+    "a video of a red circle bounces",
+    "a video of a red circle bounces then a blue square spins",
+    "a video of a",
+]
+
+
+def test_state_dict_is_the_released_layout(golden, bert_vocabulary):
+    with torch.device("meta"):
+        model = v2vt_sum(
+            "vtsum_blip_tt_ca", med_config=str(ROOT / "configs/med_config.json"), tokenizer=str(bert_vocabulary)
+        )
+    released = {name: tuple(shape) for name, shape in golden("state_dict_keys_full.json").items()}
+    del released["text_decoder.bert.embeddings.position_ids"]  # a constant that transformers 4.15 stored
+    assert {name: tuple(value.shape) for name, value in model.state_dict().items()} == released
+
+
+def test_stale_position_ids_are_accepted(mini_model):
+    model = mini_model()
+    state = model.state_dict() | {"text_decoder.bert.embeddings.position_ids": torch.arange(512)[None]}
+    model.load_state_dict(state)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("loss_type", ["cross_entropy", "l2"])
+@pytest.mark.parametrize("smoothing_scope", ["published", "scored"])
+def test_every_parameter_gets_a_gradient(mini_model, random_videos, version, loss_type, smoothing_scope):
+    model = mini_model(version, loss_type=loss_type, smoothing_scope=smoothing_scope, tt_depth=2, kernel_size=3)
+    embeddings, mask, labels = random_videos([12, 7, 3])
+    sum(model(embeddings, mask, labels, CAPTIONS)).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not without
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@torch.no_grad()
+def test_padding_changes_nothing(mini_model, random_videos, version):
+    model = mini_model(version).eval()
+    embeddings, mask, labels = random_videos([12, 7])
+    padded = F.pad(embeddings, (0, 0, 0, 9), value=3.0), F.pad(mask, (0, 9))
+    captions, saliency = model.generate(embeddings, mask, max_length=12)
+    captions_padded, saliency_padded = model.generate(*padded, max_length=12)
+    assert captions == captions_padded
+    found, expected = saliency_padded.view(2, 21)[:, :12], saliency.view(2, 12)
+    torch.testing.assert_close(found * mask, expected * mask, rtol=1e-5, atol=1e-5)
+    loss_tsum, loss_vsum = model(embeddings, mask, labels, CAPTIONS[:2])
+    padded_tsum, padded_vsum = model(*padded, F.pad(labels, (0, 9)), CAPTIONS[:2])
+    torch.testing.assert_close(padded_tsum, loss_tsum, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(padded_vsum, loss_vsum * 12 / 21, rtol=1e-5, atol=1e-6)  # QUIRK-1
+
+
+@torch.no_grad()
+def test_batch_equals_single(mini_model, random_videos):
+    model = mini_model().eval()
+    lengths = [15, 1, 8, 11]
+    embeddings, mask, _ = random_videos(lengths)
+    captions, saliency = model.generate(embeddings, mask, max_length=15)
+    for i, length in enumerate(lengths):
+        alone = model.generate(embeddings[i : i + 1, :length], mask[i : i + 1, :length], max_length=15)
+        assert alone[0] == [captions[i]]
+        torch.testing.assert_close(saliency.view(4, 15)[i, :length], alone[1], rtol=1e-5, atol=1e-5)
+
+
+def test_captions_as_text_lists_and_tensors_are_one(mini_model, random_videos):
+    model = mini_model().eval()
+    videos = random_videos([5, 5, 4])
+    ids = [model.tokenizer.encode(caption) for caption in CAPTIONS]
+    losses = [model(*videos, captions)[0].item() for captions in (CAPTIONS, ids, model.tokenizer.pad(ids))]
+    assert losses[0] == losses[1] == losses[2]
+
+
+@torch.no_grad()
+def test_more_than_512_frames_stretch_the_position_table(mini_model):
+    """QUIRK-5: bicubic, to the batch's length; against torch's one-dimensional reading of the same rule."""
+    model = mini_model()
+    table = model.position_embeddings.weight
+    assert torch.equal(model.position_table(512), table) and torch.equal(model.position_table(3), table[:3])
+    T = 700
+    # Cubic convolution with a = -0.75 at the half-pixel centres, by hand.
+    centres = (torch.arange(T) + 0.5) * 512 / T - 0.5
+    taps = centres.floor().long()[:, None] + torch.arange(-1, 3)
+    distance = (centres[:, None] - taps).abs()
+    near = 1.25 * distance**3 - 2.25 * distance**2 + 1
+    far = -0.75 * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+    weights = torch.where(distance <= 1, near, far)
+    expected = (weights[..., None] * table[taps.clamp(0, 511)]).sum(1)
+    torch.testing.assert_close(model.position_table(T), expected, rtol=1e-3, atol=1e-5)
+
+
+@torch.no_grad()
+def test_long_videos_go_through(mini_model, random_videos):
+    model = mini_model().eval()
+    embeddings, mask, labels = random_videos([600, 520])
+    captions, saliency = model.generate(embeddings, mask, max_length=8)
+    assert len(captions) == 2 and saliency.shape == (1200,) and torch.isfinite(saliency).all()
+    assert all(torch.isfinite(loss) for loss in model(embeddings, mask, labels, CAPTIONS[:2]))
+
+
+@torch.no_grad()
+def test_position_table_is_added_twice_and_context_reaches_the_decoder(mini_model, random_videos):
+    """QUIRK-3 and QUIRK-8."""
+    model = mini_model().eval()
+    embeddings, mask, _ = random_videos([9])
+    table = model.position_embeddings.weight[:9]
+    expected = model.local_atten_head(model.tt(embeddings + table, mask.bool()) + table, mask.bool())
+    torch.testing.assert_close(model.encode(embeddings, mask)[0], expected)
+    plain = copy.deepcopy(model)
+    plain.local_atten_head = None
+    videos = (embeddings, mask, torch.zeros(1, 10, 9), CAPTIONS[:1])
+    assert plain(*videos)[0] != model(*videos)[0]
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_recomputing_activations_changes_no_result(mini_model, random_videos, layers):
+    videos = random_videos([12, 7, 3])
+    gradients = []
+    for recompute in (False, True):
+        model = mini_model(tt_depth=2, vit_grad_ckpt=recompute, vit_ckpt_layer=layers).train()
+        torch.manual_seed(1)  # dropout
+        sum(model(*videos, CAPTIONS)).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+    recomputed = {0: [True, True], 1: [False, True]}[layers]
+    assert model.tt.recompute == model.text_decoder.recompute == recomputed
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_builds_only_its_heads(mini_model, random_videos, task):
+    model = mini_model(task=task)
+    names = {name.split(".")[0] for name in model.state_dict()}
+    assert ("vsum_head" in names) == (task != "v2t")
+    assert ("text_decoder" in names) == (task != "v2v")
+    videos = random_videos([6, 4, 2])
+    loss_tsum, loss_vsum = model(*videos, CAPTIONS)
+    assert (loss_tsum is None) == (task == "v2v") and (loss_vsum is None) == (task == "v2t")
+    captions, saliency = model.generate(*videos[:2], max_length=6)
+    assert (captions is None) == (task == "v2v") and (saliency is None) == (task == "v2t")
+
+
+def test_large_features_are_1024_wide(mini_model, random_videos):
+    model = mini_model(vit="large")
+    assert model.position_embeddings.weight.shape == (512, 1024)
+    assert model.tt.blocks[0].attn.num_heads == model.local_atten_head.attn.num_heads == 16
+    assert model.text_decoder.bert.encoder.layer[0].crossattention.self.key.weight.shape == (128, 1024)
+    assert all(torch.isfinite(loss) for loss in model(*random_videos([6, 4, 2], width=1024), CAPTIONS))
+
+
+def test_training_captions_are_cut_with_their_end_kept(mini_model):
+    tokenizer = mini_model().tokenizer
+    ids = tokenizer.encode("a video of " + "red " * 200, 128)
+    assert len(ids) == 128 and ids[0] == tokenizer.decoder_id and ids[-1] == tokenizer.end_id
+    assert len(tokenizer.encode("a video of red", 128)) == 6
+
+
+@pytest.mark.parametrize(
+    ("version", "options", "message"),
+    [
+        ("vtsum_blip", {}, "version: found 'vtsum_blip', expected one of vtsum_blip_tt, vtsum_blip_tt_ca"),
+        ("vtsum_blip_tt", {"vit": "huge"}, "vit: found 'huge'"),
+        ("vtsum_blip_tt", {"task": "t2v"}, "task: found 't2v'"),
+        ("vtsum_blip_tt", {"loss_type": "bce"}, "loss_type: found 'bce'"),
+        ("vtsum_blip_tt", {"smoothing_scope": "all"}, "smoothing_scope: found 'all'"),
+        (
+            "vtsum_blip_tt",
+            {"max_text_length": 600},
+            r"max_text_length: found 600, expected 5 \(prompt and one token\) to 512",
+        ),
+    ],
+)
+def test_wrong_arguments(mini_model, version, options, message):
+    with pytest.raises(ValueError, match=message):
+        mini_model(version, **options)
+
+
+def test_vocabulary_must_fit(bert_vocabulary):
+    config = str(ROOT / "configs/med_config_mini.json")
+    with pytest.raises(ValueError, match="vocab_size: found 256, expected at least the 30524 tokens"):
+        v2vt_sum("vtsum_blip_tt", med_config=config, tokenizer=str(bert_vocabulary))

@@ -1,0 +1,195 @@
+import functools
+import http.server
+import logging
+import os
+import pathlib
+import threading
+
+import pytest
+import torch
+
+from models.weights import fetch, load_weights, read_checkpoint
+
+
+def save(path, **content):
+    torch.save(content, path)
+    return str(path)
+
+
+def randomised(model):
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    return model
+
+
+@pytest.fixture
+def released(mini_model, tmp_path):
+    """A checkpoint in the released layout: TT+CA, both heads, a config, stale position ids."""
+    model = randomised(mini_model("vtsum_blip_tt_ca"))
+    state = model.state_dict() | {"text_decoder.bert.embeddings.position_ids": torch.arange(512)[None]}
+    return model, save(tmp_path / "vtsum.pth", model=state, config={"vit": "base"}, epoch=55)
+
+
+def assert_equal_where_both_have_it(model, other):
+    ours, theirs = model.state_dict(), other.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_released_checkpoint(released, mini_model):
+    model = mini_model("vtsum_blip_tt_ca")
+    load_weights(model, released[1])
+    assert_equal_where_both_have_it(model, released[0])
+
+
+@pytest.mark.parametrize(
+    ("version", "task", "left_out"),
+    [
+        ("vtsum_blip_tt", "v2vt", ["context aggregation"]),
+        ("vtsum_blip_tt_ca", "v2v", ["caption decoder"]),
+        ("vtsum_blip_tt", "v2t", ["context aggregation", "saliency head"]),
+    ],
+)
+def test_parts_that_a_model_lacks_are_left_out_with_a_warning(released, mini_model, caplog, version, task, left_out):
+    model = mini_model(version, task=task)
+    with caplog.at_level(logging.WARNING):
+        load_weights(model, released[1])
+    assert [part for record, part in zip(caplog.messages, left_out) if part in record] == left_out
+    assert len(caplog.messages) == len(left_out)
+    assert_equal_where_both_have_it(model, released[0])
+
+
+def test_names_of_wrapped_models(released, mini_model, tmp_path):
+    state = {f"module.{name}": value for name, value in released[0].state_dict().items()}
+    model = mini_model("vtsum_blip_tt_ca")
+    load_weights(model, save(tmp_path / "ddp.pth", model=state))
+    assert_equal_where_both_have_it(model, released[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("vsum_head.0.bias"), "missing: vsum_head.0.bias"),
+        (lambda s: s.update({"tt.extra": torch.ones(1)}), "extra: tt.extra"),
+        (lambda s: s.update({"tt.norm.bias": torch.ones(3)}), r"tt.norm.bias \(found \(3,\), expected \(768,\)\)"),
+        (lambda s: [s.pop(n) for n in list(s) if n.startswith("local_atten")], "missing: local_atten_head.attn.proj"),
+        (lambda s: s.update({"epoch": 3}), "expected only tensors, found something else under epoch"),
+    ],
+)
+def test_what_does_not_fit_is_listed(released, mini_model, tmp_path, change, message):
+    state = dict(released[0].state_dict())
+    change(state)
+    model = mini_model("vtsum_blip_tt_ca")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        load_weights(model, save(tmp_path / "bad.pth", model=state))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.fixture
+def blip(mini_model, tmp_path):
+    """A BLIP checkpoint as far as it matters: the caption decoder of a 768-wide text model, two encoders, stale ids."""
+
+    def build(model, drop=()):
+        state = {n: v for n, v in randomised(model).state_dict().items() if n.startswith("text_decoder.")}
+        state |= {"visual_encoder.cls_token": torch.ones(1, 1, 768), "text_encoder.pooler.bias": torch.ones(768)}
+        state |= {"text_decoder.bert.embeddings.position_ids": torch.arange(512)[None]}
+        return save(tmp_path / "blip.pth", model={n: v for n, v in state.items() if n not in drop})
+
+    return build
+
+
+def wide_config(tmp_path):
+    path = tmp_path / "med.json"
+    text = (pathlib.Path(__file__).parents[2] / "configs/med_config_mini.json").read_text()
+    path.write_text(text.replace('"hidden_size": 128', '"hidden_size": 768'))
+    return str(path)
+
+
+def test_blip_initialises_decoder_and_position_table(blip, mini_model, tmp_path, caplog):
+    donor = mini_model(med_config=wide_config(tmp_path))
+    model = mini_model(med_config=wide_config(tmp_path))
+    before = model.tt.blocks[0].attn.qkv.weight.clone()
+    with caplog.at_level(logging.WARNING):
+        load_weights(model, blip(donor))
+    assert_equal_where_both_have_it(model.text_decoder, donor.text_decoder)
+    table = donor.text_decoder.bert.embeddings.position_embeddings.weight
+    assert torch.equal(model.position_embeddings.weight, table)
+    assert torch.equal(model.tt.blocks[0].attn.qkv.weight, before)
+    assert not caplog.messages
+    model.position_embeddings.weight.data.zero_()  # a copy, not the decoder's own
+    assert model.text_decoder.bert.embeddings.position_embeddings.weight.abs().sum() > 0
+
+
+def test_blip_cannot_give_a_table_for_wider_features(blip, mini_model, tmp_path, caplog):
+    options = dict(med_config=wide_config(tmp_path), vit="large")
+    model = mini_model(**options)
+    before = model.position_embeddings.weight.clone()
+    with caplog.at_level(logging.WARNING):
+        load_weights(model, blip(mini_model(**options)))
+    assert "768 wide and the frame features 1024: position_embeddings stays as initialised" in caplog.text
+    assert torch.equal(model.position_embeddings.weight, before)
+
+
+def test_blip_decoder_must_be_complete(blip, mini_model, tmp_path):
+    options = dict(med_config=wide_config(tmp_path))
+    name = "text_decoder.cls.predictions.transform.dense.bias"
+    with pytest.raises(ValueError, match=f"missing: {name}"):
+        load_weights(mini_model(**options), blip(mini_model(**options), drop=(name,)))
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_checkpoint_cannot_run_code(tmp_path, mini_model, legacy):
+    path, trace = tmp_path / "evil.pth", tmp_path / "was_here"
+    torch.save(dict(model=Malicious(trace)), path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ValueError, match="could run code: refused"):
+        load_weights(mini_model(), path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 torn", b"\x80\x02}q\x00."])
+def test_damaged_files(tmp_path, mini_model, content):
+    path = tmp_path / "bad.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="bad.pth") as caught:
+        load_weights(mini_model(), path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_torn_checkpoint(released, tmp_path, mini_model):
+    whole = pathlib.Path(released[1]).read_bytes()
+    (tmp_path / "torn.pth").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="damaged or not a checkpoint"):
+        read_checkpoint(tmp_path / "torn.pth")
+    with pytest.raises(FileNotFoundError, match="none.pth: checkpoint: no such file"):
+        read_checkpoint(tmp_path / "none.pth")
+
+
+def test_urls_are_downloaded_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    requests = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            requests.append(self.path)
+
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        save(tmp_path / folder / "w.pth", model={"name": torch.tensor(ord(folder))})
+    handler = functools.partial(Handler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        found = [int(read_checkpoint(f"{url}/{folder}/w.pth")["model"]["name"]) for folder in "abab"]
+        assert found == [ord(folder) for folder in "abab"]  # the same file name, yet not mistaken for each other
+        assert len(requests) == 2
+        with pytest.raises(FileNotFoundError, match="cannot be downloaded"):
+            fetch(f"{url}/none.pth")
+        server.shutdown()

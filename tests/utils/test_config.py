@@ -1,0 +1,149 @@
+import dataclasses
+
+import pytest
+
+from tests.conftest import ROOT
+from utils.config import FIELDS, Config, load_config, write_config
+
+SHIPPED = sorted(path for path in (ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to_file(text):
+        (tmp_path / "c.yaml").write_text(text)
+        return str(tmp_path / "c.yaml")
+
+    return to_file
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_yaml_loads_and_survives_a_round_trip(path, tmp_path):
+    config, overridden = load_config(["--config", str(path)])
+    assert not overridden
+    write_config(config, tmp_path / "again.yaml")
+    assert load_config(["--config", str(tmp_path / "again.yaml")])[0] == config
+
+
+def test_published_values():
+    config, _ = load_config(["--config", str(ROOT / "configs/vtsum_blip_tt_ca.yaml")])
+    published = dict(
+        video_embeddings_root="dataset/ActivityNet/feat/blip",
+        ann_root="dataset/ActivityNet/anno",
+        clip_root="dataset/ActivityNet/feat/vt_clipscore",
+        pretrained="outputs/blip/model_base_capfilt_large.pth",
+        pretrained_clip="outputs/vt_clipscore/vt_clip.pth",
+        model="vtsum_blip_tt_ca",
+        vit="base",
+        vit_grad_ckpt=False,
+        vit_ckpt_layer=0,
+        loss_type="cross_entropy",
+        tt_depth=1,
+        lambda_vsum=1.0,
+        lambda_tsum=1.0,
+        kernel_size=5,
+        image_size=224,
+        max_video_length=512,
+        max_text_length=128,
+        min_text_length=10,
+        num_beams=3,
+        prompt="a video of ",
+        init_lr=1e-5,
+        min_lr=0.0,
+        max_epoch=28,
+        batch_size=16,
+        weight_decay=0.05,
+    )
+    assert {name: getattr(config, name) for name in published} == published
+    tt, _ = load_config(["--config", str(ROOT / "configs/vtsum_blip_tt.yaml")])
+    assert dataclasses.replace(tt, model="vtsum_blip_tt_ca") == config
+
+
+def test_defaults_then_yaml_then_flags(write):
+    path = write("init_lr: 1e-4\nbatch_size: 4\nvit_grad_ckpt: true\nsplits: [val]\n")
+    config, overridden = load_config(["--config", path, "--batch_size", "8", "--seed", "1", "--splits", "test", "val"])
+    assert (config.init_lr, config.vit_grad_ckpt) == (1e-4, True)  # YAML over defaults; 1e-4 is a number
+    assert (config.batch_size, config.seed) == (8, 1)  # flags over both
+    assert config.splits == ("test", "val")
+    assert config.max_epoch == Config().max_epoch  # a flag that was not typed changes nothing
+    assert overridden == dict(batch_size=(4, 8), splits=(["val"], ["test", "val"]))
+
+
+def test_a_typed_flag_counts_even_where_it_says_the_default(write):
+    path = write("batch_size: 4\n")
+    assert load_config(["--config", path, "--batch_size", str(Config().batch_size)])[0].batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [([], False), (["--evaluate"], True), (["--evaluate", "False"], False), (["--evaluate=1"], True)],
+)
+def test_switches(write, words, value):
+    assert load_config(["--config", write("seed: 1"), *words])[0].evaluate is value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kernal_size: 5", "c.yaml: kernal_size: unknown key; did you mean kernel_size?"),
+        ("zzz: 5", "c.yaml: zzz: unknown key"),
+        ("batch_size: '16'", "c.yaml: batch_size: found '16', expected a whole number"),
+        ("batch_size: 0", "c.yaml: batch_size: found 0, expected at least 1"),
+        ("batch_size: true", "c.yaml: batch_size: found True"),
+        ("init_lr: fast", "c.yaml: init_lr: found 'fast', expected a finite number"),
+        ("init_lr: .nan", "c.yaml: init_lr: found nan"),
+        ("init_lr: 0", "c.yaml: init_lr: found 0.0, expected more than 0"),
+        ("vit_grad_ckpt: 1", "c.yaml: vit_grad_ckpt: found 1, expected true or false"),
+        ("model: vtsum", "c.yaml: model: found 'vtsum', expected one of vtsum_blip_tt, vtsum_blip_tt_ca"),
+        ("splits: [val, tset]", "c.yaml: splits: found 'tset', expected one of"),
+        ("splits: [val, val]", "c.yaml: splits: found val, val, expected each name once"),
+        ("splits: []", "c.yaml: splits: found [], expected a list of names"),
+        ("min_lr: 1.0", "c.yaml: min_lr: found 1.0, expected at most init_lr"),
+        ("min_text_length: 200", "c.yaml: min_text_length: found 200, expected at most max_text_length (128)"),
+        ("prompt: [a]", "c.yaml: prompt: found ['a'], expected text"),
+        ("a: [", "c.yaml: config: line "),
+        ("- a", "c.yaml: config: found list, expected keys and values"),
+        ("", "c.yaml: config: found NoneType"),
+        ("seed: 1\nseed: 2", "c.yaml: config: line "),
+        ("seed: !!python/object/apply:os.getpid []", "c.yaml: config: line 1: not valid YAML"),
+    ],
+)
+def test_mistakes_in_a_yaml(write, text, message):
+    with pytest.raises(ValueError) as caught:
+        load_config(["--config", write(text)])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--kernal_size", "5"], "--kernal_size: unknown flag; did you mean --kernel_size?"),
+        (["--batch_size", "many"], "argument --batch_size: invalid int value: 'many'"),
+        (["--batch_size", "-1"], "batch_size: found -1, expected at least 1"),
+        (["--evaluate", "perhaps"], "argument --evaluate: found 'perhaps', expected true or false"),
+        (["--batch", "5"], "--batch: unknown flag; did you mean --batch_size?"),
+        (["extra"], "unknown argument 'extra'"),
+    ],
+)
+def test_mistakes_in_flags(write, words, message):
+    with pytest.raises(ValueError) as caught:
+        load_config(["--config", write("seed: 1"), *words])
+    assert message in str(caught.value)
+
+
+def test_missing_config(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.yaml: config: no such file"):
+        load_config(["--config", str(tmp_path / "none.yaml")])
+    with pytest.raises(ValueError, match="--config"):
+        load_config([])
+
+
+def test_a_flag_mends_a_wrong_value_of_the_yaml(write):
+    assert load_config(["--config", write("batch_size: 0"), "--batch_size", "2"])[0].batch_size == 2
+
+
+def test_every_field_has_help_and_a_row_in_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    for name, field in FIELDS.items():
+        assert field.metadata["help"]
+        assert f"| `{name}` | `{field.default!r}` | {field.metadata['help']} |" in readme, name

@@ -1,0 +1,77 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from utils import distributed
+
+STEP = dict(SLURM_PROCID="5", SLURM_LOCALID="1", SLURM_JOB_ID="31007", SLURM_STEP_NUM_TASKS="8")
+
+
+def test_srun_variables():
+    found = distributed._slurm_environment(STEP | dict(SLURM_STEP_NODELIST="gpu[003-004],login", SLURM_NTASKS="8"))
+    assert found == dict(RANK="5", WORLD_SIZE="8", LOCAL_RANK="1", MASTER_ADDR="gpu003", MASTER_PORT="31007")
+    given = distributed._slurm_environment(STEP | dict(MASTER_ADDR="10.0.0.7", MASTER_PORT="29500"))
+    assert (given["MASTER_ADDR"], given["MASTER_PORT"]) == ("10.0.0.7", "29500")
+    older = {k: v for k, v in STEP.items() if k != "SLURM_STEP_NUM_TASKS"} | dict(SLURM_NTASKS="4")
+    assert distributed._slurm_environment(older)["WORLD_SIZE"] == "4"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        dict(SLURM_JOB_ID="1", SLURM_NTASKS="4"),  # inside salloc, without srun
+        dict(SLURM_JOB_ID="1", SLURM_NTASKS="4", SLURM_PROCID="0", ENVIRONMENT="BATCH"),  # the batch script itself
+        dict(SLURM_JOB_ID="1", SLURM_NTASKS="1", SLURM_PROCID="0", SLURM_STEP_NUM_TASKS="1"),
+    ],
+)
+def test_one_process_in_a_slurm_job_is_one_process(variables):
+    assert distributed._slurm_environment(variables) == {}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("node1", "node1"), ("gpu[003-005,9],x1", "gpu003"), ("a-b7,c", "a-b7"), ("n[12]", "n12")],
+)
+def test_first_host(nodes, first):
+    assert distributed._first_host(nodes) == first
+
+
+def test_two_srun_tasks_meet():
+    """Two real processes that know of each other only through SLURM's variables."""
+    program = (
+        "import torch; from utils import distributed as d; w = d.start('cpu'); "
+        "print(w.rank, w.size, w.local_rank, d.mean(torch.tensor([w.rank + 1.0]), w).item(), "
+        "d.gather_objects(w.rank * 10, w)); d.stop()"
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "MASTER", "RANK", "WORLD", "LOCAL"))}
+    port = 20000 + os.getpid() % 20000
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env
+            | dict(SLURM_PROCID=str(r), SLURM_LOCALID=str(r), SLURM_STEP_NUM_TASKS="2", SLURM_JOB_ID=str(port - 20000)),
+        )
+        for r in range(2)
+    ]
+    shown = [task.communicate(timeout=120)[0].strip() for task in tasks]
+    assert shown == ["0 2 0 1.5 [0, 10]", "1 2 1 1.5 None"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_a_clear_error():
+    with pytest.raises(ValueError, match="device: found no GPU"):
+        distributed.start("cuda")
+
+
+def test_plain_process():
+    world = distributed.start("cpu")
+    assert (world.rank, world.size, world.is_main, world.device.type) == (0, 1, True, "cpu")
+    assert distributed.gather_objects("x", world) == ["x"]
