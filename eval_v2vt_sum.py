@@ -27,7 +27,7 @@ from utils.metrics.scoring import format_table, score_predictions, write_scores
 from utils.seed import seed_everything
 
 logger = logging.getLogger(__name__)
-PACKAGES = ("torch", "timm", "transformers", "numpy", "scipy", "pycocoevalcap", "open_clip_torch")
+PACKAGES = ("timm", "transformers", "numpy", "scipy", "pycocoevalcap", "open_clip_torch")
 
 
 def annotation_file(config, split):
@@ -172,7 +172,8 @@ class Evaluator:
             results, scores = score_predictions(predictions, records)
             results |= dict(
                 config=self.config.as_dict(),
-                versions={"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+                versions=dict(python=platform.python_version(), torch=torch.__version__)
+                | {name: _version(name) for name in PACKAGES},
                 checkpoint_sha256=None if checkpoint is None else sha256_of(checkpoint),
             )
             write_scores(self.config.output_dir, split, results, scores)

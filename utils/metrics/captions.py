@@ -4,6 +4,7 @@ The tokeniser and METEOR are Java programs; where the system has no Java, the on
 """
 
 import contextlib
+import functools
 import importlib.util
 import io
 import os
@@ -50,7 +51,6 @@ def caption_scores(captions, references):
     require_java()
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
-    from pycocoevalcap.meteor.meteor import Meteor
     from pycocoevalcap.rouge.rouge import Rouge
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
@@ -69,10 +69,18 @@ def caption_scores(captions, references):
         totals, singles = Bleu(4).compute_score(truth, found)
     for n in range(4):
         record(f"BLEU_{n + 1}", totals[n], singles[n])
-    record("METEOR", *Meteor().compute_score(truth, found))
+    record("METEOR", *_meteor().compute_score(truth, found))
     record("ROUGE_L", *Rouge().compute_score(truth, found))
     record("CIDEr", *Cider().compute_score(truth, found))
     return corpus, per_video
+
+
+@functools.cache
+def _meteor():
+    """METEOR's Java process. It takes seconds and 1.3 GB to start, so all splits share it; it ends with this one."""
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    return Meteor()
 
 
 def tokenize(tokenizer, lines):
