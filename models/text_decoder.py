@@ -4,70 +4,12 @@ Parameter names are those of BLIP's checkpoints (and of transformers' `BlipTextL
 Axes: B videos, K beams, L text tokens, T frames, H heads, Dh head width, D_txt text width.
 """
 
-import dataclasses
-import json
-import pathlib
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from models.temporal import recomputed_layers
-
-
-@dataclasses.dataclass(frozen=True)
-class TextDecoderConfig:
-    """Sizes of the decoder, from the keys of a `med_config.json` that matter to it; defaults are BERT's."""
-
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    vocab_size: int
-    pad_token_id: int = 0
-    max_position_embeddings: int = 512
-    layer_norm_eps: float = 1e-12
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    initializer_range: float = 0.02
-
-    @classmethod
-    def from_json(cls, path):
-        """Read a `med_config.json`.
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: not JSON, a key is missing, or a value asks for what the decoder does not do.
-        """
-        path = pathlib.Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: med_config: no such file")
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: med_config: not valid JSON ({error})") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}: med_config: found {type(values).__name__}, expected an object")
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        missing = [name for name, f in fields.items() if f.default is dataclasses.MISSING and name not in values]
-        if missing:
-            raise ValueError(f"{path}: med_config: missing {', '.join(missing)}")
-        values = {name: value for name, value in values.items() if name in fields or name == "hidden_act"}
-        if values.get("hidden_act", "gelu") != "gelu":
-            raise ValueError(f"{path}: hidden_act: found {values['hidden_act']!r}, expected 'gelu'")
-        values.pop("hidden_act", None)
-        for name, value in values.items():
-            least = 0 if name == "pad_token_id" or fields[name].type is float else 1
-            kinds, words = ((int, float), "a number") if fields[name].type is float else (int, "a whole number")
-            if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
-                raise ValueError(f"{path}: {name}: found {value!r}, expected {words}, at least {least}")
-        if values["num_attention_heads"] < 1 or values["hidden_size"] % values["num_attention_heads"]:
-            raise ValueError(
-                f"{path}: hidden_size: found {values['hidden_size']}, "
-                f"expected a multiple of num_attention_heads ({values['num_attention_heads']})"
-            )
-        return cls(**values)
 
 
 class Cache:

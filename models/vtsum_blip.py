@@ -11,9 +11,11 @@ from torch import nn
 
 from models.beam_search import beam_search, nucleus_sample
 from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES, caption_loss, next_token_targets
+from models.med_config import TextDecoderConfig
 from models.temporal import ContextAggregation, TemporalTransformer
-from models.text_decoder import TextDecoder, TextDecoderConfig
+from models.text_decoder import TextDecoder
 from models.tokenizer import CaptionTokenizer
+from models.weights import load_weights
 
 WIDTHS = {"base": 768, "large": 1024}
 POSITIONS = 512
@@ -204,6 +206,26 @@ def _drop_position_ids(module, state_dict, prefix, *_):
     state_dict.pop(f"{prefix}text_decoder.bert.embeddings.position_ids", None)
 
 
+def _caption_parts(med_config, tokenizer, prompt, max_text_length):
+    """Read the decoder's sizes and the tokeniser, and make sure that they fit each other."""
+    path = pathlib.Path(med_config)
+    if not path.is_absolute() and not path.is_file():
+        path = pathlib.Path(__file__).resolve().parent.parent / path
+    config, caption_tokenizer = TextDecoderConfig.from_json(path), CaptionTokenizer(tokenizer, prompt)
+    if len(caption_tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"{med_config}: vocab_size: found {config.vocab_size}, "
+            f"expected at least the {len(caption_tokenizer)} tokens of {tokenizer}"
+        )
+    shortest, longest = len(caption_tokenizer.prompt_ids) + 1, config.max_position_embeddings
+    if not shortest <= max_text_length <= longest:
+        raise ValueError(
+            f"max_text_length: found {max_text_length}, expected {shortest} (prompt and one token) to {longest} "
+            f"(the positions of {med_config})"
+        )
+    return dict(decoder_config=config, tokenizer=caption_tokenizer)
+
+
 def v2vt_sum(
     version,
     pretrained="",
@@ -249,25 +271,7 @@ def v2vt_sum(
     for name, allowed in choices.items():
         if given[name] not in allowed:
             raise ValueError(f"{name}: found {given[name]!r}, expected one of {', '.join(allowed)}")
-    caption_parts = {}
-    if task != "v2v":
-        path = pathlib.Path(med_config)
-        if not path.is_absolute() and not path.is_file():
-            path = pathlib.Path(__file__).resolve().parent.parent / path
-        config = TextDecoderConfig.from_json(path)
-        caption_tokenizer = CaptionTokenizer(tokenizer, prompt)
-        if len(caption_tokenizer) > config.vocab_size:
-            raise ValueError(
-                f"{med_config}: vocab_size: found {config.vocab_size}, "
-                f"expected at least the {len(caption_tokenizer)} tokens of {tokenizer}"
-            )
-        shortest, longest = len(caption_tokenizer.prompt_ids) + 1, config.max_position_embeddings
-        if not shortest <= max_text_length <= longest:
-            raise ValueError(
-                f"max_text_length: found {max_text_length}, expected {shortest} (prompt and one token) to {longest} "
-                f"(the positions of {med_config})"
-            )
-        caption_parts = dict(decoder_config=config, tokenizer=caption_tokenizer)
+    caption_parts = {} if task == "v2v" else _caption_parts(med_config, tokenizer, prompt, max_text_length)
     model = VTSumBLIP(
         width=WIDTHS[vit],
         tt_depth=tt_depth,
@@ -281,7 +285,5 @@ def v2vt_sum(
         **caption_parts,
     )
     if pretrained:
-        from models.weights import load_weights
-
         load_weights(model, pretrained)
     return model

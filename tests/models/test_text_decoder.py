@@ -5,7 +5,8 @@ import torch
 from transformers import BlipTextConfig
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
-from models.text_decoder import TextDecoder, TextDecoderConfig
+from models.med_config import TextDecoderConfig
+from models.text_decoder import TextDecoder
 from tests.conftest import GOLDEN
 
 SIZES = (
