@@ -5,6 +5,7 @@
 """
 
 import importlib.metadata
+import itertools
 import json
 import logging
 import pathlib
@@ -73,6 +74,7 @@ class Evaluator:
             clip_root = None
         self.vt_clip = self._load_vt_clip(clip_root)
         self.datasets = {split: self._dataset(split, clip_root) for split in config.splits}
+        self.baselines = {}  # split -> scores of chance and of the annotators: the same at each evaluation
 
     def _load_vt_clip(self, clip_root):
         """Load the scorer, or say once why VT-CLIPScore is left out."""
@@ -151,34 +153,40 @@ class Evaluator:
             predictions.append((batch.indices[i], entry))
         return predictions
 
-    def evaluate(self, model, split, *, checkpoint=None):
-        """Predict and score a split; the first process writes all files.
+    def evaluate(self, model, *, checkpoint=None):
+        """Predict and score the configuration's splits; the first process writes all files.
 
         Args:
             model: `VTSumBLIP` (not wrapped), the same weights on every process.
-            split: one of the configuration's splits.
             checkpoint: path of the weights' file; its hash goes into the results.
         Returns:
-            the results on the first process, None on the others.
+            dictionary from split to results on the first process, empty on the others.
         """
-        gathered = distributed.gather_objects(self.predict(model, split), self.world)
-        results = None
-        if self.world.is_main:
-            records = self.datasets[split].records
-            indexed = sorted((pair for part in gathered for pair in part), key=lambda pair: pair[0])
-            assert [index for index, _ in indexed] == list(range(len(records))), "a video was lost or repeated"
-            predictions = [entry for _, entry in indexed]
-            write_predictions(self.config.output_dir, split, predictions, records)
-            results, scores = score_predictions(predictions, records)
-            results |= dict(
-                config=self.config.as_dict(),
-                versions=dict(python=platform.python_version(), torch=torch.__version__)
-                | {name: _version(name) for name in PACKAGES},
-                checkpoint_sha256=None if checkpoint is None else sha256_of(checkpoint),
-            )
-            write_scores(self.config.output_dir, split, results, scores)
-            logger.info("%s", format_table(results, split))
-        distributed.barrier()
+        origin = dict(
+            config=self.config.as_dict(),
+            versions=dict(python=platform.python_version(), torch=torch.__version__)
+            | {name: _version(name) for name in PACKAGES},
+            checkpoint_sha256=sha256_of(checkpoint) if checkpoint and self.world.is_main else None,
+        )
+        everything = {}
+        for split in self.config.splits:
+            gathered = distributed.gather_objects(self.predict(model, split), self.world)
+            if self.world.is_main:
+                everything[split] = self._score(split, list(itertools.chain.from_iterable(gathered)), origin)
+            distributed.barrier()
+        return everything
+
+    def _score(self, split, indexed, origin):
+        records = self.datasets[split].records
+        indexed = sorted(indexed, key=lambda pair: pair[0])
+        assert [index for index, _ in indexed] == list(range(len(records))), "a video was lost or repeated"
+        predictions = [entry for _, entry in indexed]
+        write_predictions(self.config.output_dir, split, predictions, records)
+        results, scores = score_predictions(predictions, records, self.baselines.get(split))
+        self.baselines[split] = results["baselines"]
+        results |= origin
+        write_scores(self.config.output_dir, split, results, scores)
+        logger.info("%s", format_table(results, split))
         return results
 
 
@@ -197,6 +205,8 @@ def write_predictions(output_dir, split, predictions, records):
         for entry in predictions:
             file.write(json.dumps(entry, allow_nan=False) + "\n")
     if predictions[0]["caption"] is None:
+        for name in (f"{split}.json", f"gt_{split}.json"):
+            (folder / name).unlink(missing_ok=True)  # an earlier run's, which these predictions would belie
         return
     with replacing(folder / f"{split}.json") as file:
         json.dump([dict(image_id=r.index, caption=p["caption"]) for p, r in zip(predictions, records)], file)
@@ -208,33 +218,63 @@ def write_predictions(output_dir, split, predictions, records):
         json.dump(truth, file)
 
 
+def begin(config, overridden, *, splits, log_file, config_file):
+    """Start a run: processes, output folder, log, resolved configuration, seed; returns the `distributed.World`."""
+    check_paths(config, splits)
+    world = distributed.start(config.device)
+    output_dir = pathlib.Path(config.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    setup_logging(output_dir, world.is_main, log_file)
+    for name, (in_yaml, in_flag) in overridden.items():
+        logger.info("%s: the config says %r, the flag says %r: the flag counts", name, in_yaml, in_flag)
+    if world.is_main:
+        write_config(config, output_dir / config_file)
+    seed_everything(config.seed + world.rank)
+    return world
+
+
+def check_paths(config, splits):
+    """Look for the data that a run needs before anything slow is done.
+
+    Raises:
+        FileNotFoundError: an annotation file or the feature folder is missing.
+    """
+    for path in [annotation_file(config, split) for split in splits]:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: annotations: no such file; the README says where to get the data (ann_root)"
+            )
+    if not pathlib.Path(config.video_embeddings_root).is_dir():
+        raise FileNotFoundError(
+            f"{config.video_embeddings_root}: BLIP features: no such folder; the README says where to get the data "
+            "(video_embeddings_root)"
+        )
+
+
+def warn_of_differences(config, trained):
+    """Say where a checkpoint was trained with another model than the configuration describes.
+
+    Args:
+        config: `Config`.
+        trained: the checkpoint's own configuration, a dictionary, perhaps empty.
+    """
+    for name in ("model", "vit", "tt_depth", "kernel_size", "prompt"):
+        if name in trained and trained[name] != getattr(config, name):
+            here = getattr(config, name)
+            logger.warning("%s: the checkpoint was trained with %r, this run says %r", name, trained[name], here)
+
+
 def main(argv=None):
     config, overridden = load_config(argv, __doc__.splitlines()[0])
     if not config.pretrained_model:
         raise ValueError("pretrained_model: missing, expected the checkpoint to score (--pretrained_model PATH)")
-    world = distributed.start(config.device)
-    output_dir = pathlib.Path(config.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    setup_logging(output_dir, world.is_main, "eval.log")
-    log_overrides(overridden)
-    if world.is_main:
-        write_config(config, output_dir / "config_eval.yaml")
-    seed_everything(config.seed + world.rank)
+    world = begin(config, overridden, splits=config.splits, log_file="eval.log", config_file="config_eval.yaml")
     with distributed.local_main_first(world):
         checkpoint = fetch(config.pretrained_model)
     model = build_model(config)
-    load_weights(model, checkpoint)
-    model.to(world.device)
-    evaluator = Evaluator(config, world)
-    for split in config.splits:
-        evaluator.evaluate(model, split, checkpoint=checkpoint)
+    warn_of_differences(config, load_weights(model, checkpoint))
+    Evaluator(config, world).evaluate(model.to(world.device), checkpoint=checkpoint)
     distributed.stop()
-
-
-def log_overrides(overridden):
-    """Say where the YAML and a flag disagree."""
-    for name, (in_yaml, in_flag) in overridden.items():
-        logger.info("%s: the config says %r, the flag says %r: the flag counts", name, in_yaml, in_flag)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data.loaders import TrainBatches, make_loader
 from data.videoxum import VideoXum
-from eval_v2vt_sum import Evaluator, annotation_file, build_model, log_overrides
+from eval_v2vt_sum import Evaluator, annotation_file, begin, build_model, warn_of_differences
 from models.vtsum_blip import WIDTHS
 from models.weights import fetch, load_weights
 from utils import distributed
 from utils.checkpoint import load_training_state, save_checkpoint
-from utils.config import load_config, write_config
-from utils.log import JsonLines, progress, run_main, setup_logging
+from utils.config import load_config
+from utils.log import JsonLines, progress, run_main
 from utils.schedule import cosine_lr, set_lr
 from utils.seed import epoch_seed, seed_everything
 
@@ -95,8 +95,24 @@ def starting_weights(config, world, model):
         logger.info("weights: from scratch")
         return
     with distributed.local_main_first(world):
-        load_weights(model, fetch(source))
+        path = fetch(source)
+    load_weights(model, path)
     logger.info("weights: from %s", source)
+
+
+def check_starting_weights(config):
+    """Look for a local file of starting weights before anything slow is done.
+
+    Raises:
+        FileNotFoundError: it is missing.
+    """
+    option = next((name for name in ("resume", "pretrained_model", "pretrained") if getattr(config, name)), None)
+    source = getattr(config, option) if option else ""
+    if source and "://" not in source and not pathlib.Path(source).is_file():
+        hint = (
+            "; the README says where to get it, --pretrained '' starts from scratch" if option == "pretrained" else ""
+        )
+        raise FileNotFoundError(f"{source}: {option}: no such file{hint}")
 
 
 def score_only(config, world, model, output_dir):
@@ -107,28 +123,29 @@ def score_only(config, world, model, output_dir):
         raise ValueError(f"evaluate: found neither pretrained_model, resume nor {own}, expected weights to score")
     with distributed.local_main_first(world):
         checkpoint = fetch(source)
-    load_weights(model, checkpoint)
-    evaluator = Evaluator(config, world)
-    for split in config.splits:
-        evaluator.evaluate(model.to(world.device), split, checkpoint=checkpoint)
+    warn_of_differences(config, load_weights(model, checkpoint))
+    Evaluator(config, world).evaluate(model.to(world.device), checkpoint=checkpoint)
 
 
 def main(argv=None):
     config, overridden = load_config(argv, __doc__.splitlines()[0])
-    world = distributed.start(config.device)
+    what = "_eval" if config.evaluate else ""
+    splits = config.splits if config.evaluate else ("train", *config.splits)
+    log_file = "eval.log" if config.evaluate else "train.log"
+    if not config.evaluate:
+        check_starting_weights(config)
+    world = begin(config, overridden, splits=splits, log_file=log_file, config_file=f"config{what}.yaml")
     output_dir = pathlib.Path(config.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    setup_logging(output_dir, world.is_main, "eval.log" if config.evaluate else "train.log")
-    log_overrides(overridden)
-    if world.is_main:
-        write_config(config, output_dir / ("config_eval.yaml" if config.evaluate else "config.yaml"))
-
-    seed_everything(config.seed + world.rank)
     model = build_model(config)
     if config.evaluate:
         score_only(config, world, model, output_dir)
-        distributed.stop()
-        return
+    else:
+        train(config, world, model, output_dir)
+    distributed.stop()
+
+
+def train(config, world, model, output_dir):
+    """Train to the last epoch, with checkpoints and evaluations on the way."""
     loader = build_loader(config, world, model)
     evaluator = Evaluator(config, world)
     if not config.resume:
@@ -166,14 +183,19 @@ def main(argv=None):
             if config.ckpt_freq and (epoch + 1) % config.ckpt_freq == 0:
                 (output_dir / "checkpoints").mkdir(exist_ok=True)
                 save(output_dir / "checkpoints" / f"checkpoint_{epoch:03d}.pth")
-        last = epoch + 1 == config.max_epoch
-        if last or (config.eval_freq and (epoch + 1) % config.eval_freq == 0):
-            for split in config.splits:
-                results = evaluator.evaluate(model, split, checkpoint=newest)
-                if results:
-                    log.write(type="evaluation", epoch=epoch, split=split, **results["metrics"])
+        if config.eval_freq and (epoch + 1) % config.eval_freq == 0 and epoch + 1 < config.max_epoch:
+            score(evaluator, model, newest, epoch, log)
+    if first_epoch >= config.max_epoch:
+        logger.info("%s: all %d epochs are done, scoring only", config.resume, config.max_epoch)
+        newest = fetch(config.resume)
+    score(evaluator, model, newest, max(first_epoch, config.max_epoch) - 1, log)
     log.close()
-    distributed.stop()
+
+
+def score(evaluator, model, checkpoint, epoch, log):
+    """Evaluate and note the scores in the log."""
+    for split, results in evaluator.evaluate(model, checkpoint=checkpoint).items():
+        log.write(type="evaluation", epoch=epoch, split=split, **results["metrics"])
 
 
 if __name__ == "__main__":

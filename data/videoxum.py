@@ -90,7 +90,7 @@ class VideoXum(Dataset):
         clip_vision, stop = None, self.max_frames
         if self.clip_root is not None:
             clip_vision = load_features(self.clip_root, record.video_id, "vision", self.clip_width)  # (T', C)
-            stop = min(len(clip_vision), record.num_frames)
+            stop = min(len(clip_vision), record.num_frames, self.max_frames or record.num_frames)
             clip_vision = torch.from_numpy(clip_vision[:stop])
         caption = self.prompt + reference_caption(record.tsum, self.max_words)
         return Sample(

@@ -100,6 +100,8 @@ def _hub_folder(name):
                 return pathlib.Path(huggingface_hub.hf_hub_download(name, file)).parent
             except Exception as error:  # the hub client raises many kinds for "cannot be had"
                 reason = f"neither a local folder nor to be had from the hub or its cache ({type(error).__name__})"
+                if not isinstance(error, huggingface_hub.errors.EntryNotFoundError):
+                    break  # no answer, after long tries: asking for another file would take as long again
     raise FileNotFoundError(
         f"tokenizer: {name}: {reason}; set the option tokenizer to a folder that holds its vocab.txt"
     )

@@ -119,10 +119,13 @@ def load_weights(model, source):
     Args:
         model: `VTSumBLIP`; parameters are copied in place.
         source: path or http(s) URL.
+    Returns:
+        the configuration that the checkpoint says it was trained with: a dictionary, {} where it says none.
     Raises:
         FileNotFoundError, ValueError: see `read_checkpoint`; parameters missing, extra or of another shape.
     """
-    state = state_dict_of(read_checkpoint(source), source)
+    checkpoint = read_checkpoint(source)
+    state = state_dict_of(checkpoint, source)
     expected = {name: value.shape for name, value in model.state_dict().items()}
     if is_blip(state):
         state = from_blip(state)
@@ -154,6 +157,8 @@ def load_weights(model, source):
     if problems:
         raise ValueError(f"{source}: checkpoint does not fit the model; " + "; ".join(problems))
     model.load_state_dict(state, strict=False)
+    config = checkpoint.get("config")
+    return config if isinstance(config, dict) else {}
 
 
 def _kinds(missing, extra, shapes):

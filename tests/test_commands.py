@@ -19,6 +19,7 @@ import train_v2vt_sum
 from models.vtsum_blip import v2vt_sum
 from models.weights import load_weights
 from tests.conftest import ROOT
+from utils.config import load_config
 
 README = (ROOT / "README.md").read_text()
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
@@ -295,6 +296,44 @@ def test_the_own_class_scores_what_it_is_given(mini_flags, tmp_path, monkeypatch
     assert again["checkpoint_sha256"] == results[1]["checkpoint_sha256"] != results[0]["checkpoint_sha256"]
     assert again["config"]["pretrained_model"] == "1.pth" and again["versions"]["torch"] == torch.__version__
     load_weights(model, "0.pth")
+
+
+def test_a_finished_run_that_is_resumed_is_scored(train):
+    first = train("first", "--max_epoch", "1", "--splits", "val", "--task", "v2v")
+    again = train("again", "--max_epoch", "1", "--splits", "val", "--task", "v2v", "--resume", "first/checkpoint.pth")
+    assert metrics(first, "val") == metrics(again, "val")
+    assert not (again / "checkpoint.pth").exists()
+
+
+def test_scoring_with_other_settings_than_trained_warns(train):
+    folder = train("run", "--max_epoch", "1", "--splits", "val", "--task", "v2v")
+    train("run", "--evaluate", "--splits", "val", "--task", "v2v", "--kernel_size", "9")
+    assert "kernel_size: the checkpoint was trained with 5, this run says 9" in (folder / "eval.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "message"),
+    [
+        (train_v2vt_sum, [], "outputs/blip/model_base_capfilt_large.pth: pretrained: no such file; the README says"),
+        (train_v2vt_sum, ["--pretrained", ""], "train_videoxum.json: annotations: no such file; the README says"),
+        (eval_v2vt_sum, ["--pretrained_model", "x.pth"], "val_videoxum.json: annotations: no such file; the README"),
+    ],
+)
+def test_without_the_data_the_first_line_says_what_to_do(script, flags, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=message):
+        script.main(["--config", str(ROOT / "configs/vtsum_blip_tt_ca.yaml"), *flags])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_readmes_ablations_are_valid_commands():
+    block = next(b for b in re.findall(r"^```bash\n(.*?)^```", README, re.M | re.S) if "recipe=" in b)
+    recipe = re.search(r'recipe="(.*)"', block).group(1)
+    commands = re.findall(r"^\$run (.*)$", block, re.M)
+    assert len(commands) == 4
+    for flags in commands:
+        config, overridden = load_config(shlex.split(recipe.replace("configs/", f"{ROOT}/configs/") + " " + flags))
+        assert config.max_epoch == 56 and "lambda_vsum" in overridden and config.output_dir != "outputs/run"
 
 
 def test_the_readmes_make_targets_exist():

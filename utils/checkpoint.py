@@ -50,11 +50,14 @@ def load_training_state(path, *, model, optimizer):
     missing = [key for key in ("model", "optimizer", "epoch") if not isinstance(state, dict) or key not in state]
     if missing:
         raise ValueError(f"{path}: resume: missing {', '.join(missing)}, expected the checkpoint.pth of a training run")
+    decays = [group["weight_decay"] for group in optimizer.param_groups]
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: resume: does not fit the model ({' '.join(str(error).split())[:500]})") from None
+    for group, decay in zip(optimizer.param_groups, decays):
+        group["weight_decay"] = decay  # what this run was told, not what the other was
     return int(state["epoch"]) + 1
 
 

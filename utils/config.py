@@ -56,7 +56,7 @@ class Config:
     # Model
     model: str = option("vtsum_blip_tt", "architecture", choices=("vtsum_blip_tt", "vtsum_blip_tt_ca"))
     task: str = option(
-        "v2vt", "both summaries, only the visual or only the textual one", choices=("v2vt", "v2v", "v2t")
+        "v2vt", "both summaries, only the visual (v2v) or only the textual one (v2t)", choices=("v2vt", "v2v", "v2t")
     )
     vit: str = option(
         "base", "BLIP's image encoder that made the features: 768 or 1024 wide", choices=("base", "large")
@@ -69,8 +69,10 @@ class Config:
     image_size: int = option(
         224, "side of the frames that the features were made from (for feature extraction)", least=1
     )
-    vit_grad_ckpt: bool = option(False, "recompute activations in the backward pass: less memory, same result")
-    vit_ckpt_layer: int = option(0, "limit that to the last so many layers of each stack; 0 is all", least=0)
+    vit_grad_ckpt: bool = option(
+        False, "recompute activations (temporal transformer, decoder) in the backward pass: less memory, same result"
+    )
+    vit_ckpt_layer: int = option(0, "limit that to the last so many layers of each of the two; 0 is all", least=0)
     # Losses
     loss_type: str = option("cross_entropy", "key-frame loss", choices=("cross_entropy", "l2"))
     smoothing_scope: str = option(
@@ -116,6 +118,12 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
 def _is_list(field):
     return typing.get_origin(field.type) is tuple
+
+
+def _help(field):
+    """The help text with the values to choose from."""
+    choices = field.metadata["choices"]
+    return field.metadata["help"] + (f": {', '.join(choices)}" if choices else "")
 
 
 def _type_name(field):
@@ -203,7 +211,7 @@ def _parser(description):
     parser = _Parser(description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="YAML file of settings; flags override it")
     for field in FIELDS.values():
-        how = dict(help=f"{field.metadata['help']} (default: {field.default!r})".replace("%", "%%"))
+        how = dict(help=f"{_help(field)} (default: {field.default!r})".replace("%", "%%"))
         if field.type is bool:
             how |= dict(type=_bool, nargs="?", const=True, metavar="BOOL")
         elif _is_list(field):
@@ -240,7 +248,7 @@ def load_config(argv=None, description=None):
     try:
         Config(**values)  # so that a wrong value is blamed on the file it stands in
     except ValueError as error:
-        if not set(values) & set(typed):
+        if str(error).split(":")[0] not in typed:
             raise ValueError(f"{path}: {error}") from None
     overridden = {name: (values[name], typed[name]) for name in typed if name in values and values[name] != typed[name]}
     return Config(**(values | typed)), overridden
@@ -257,7 +265,7 @@ def write_config(config, path):
 
 def reference_table():
     """The README's table of settings, one row per field."""
-    rows = [f"| `{name}` | `{field.default!r}` | {field.metadata['help']} |" for name, field in FIELDS.items()]
+    rows = [f"| `{name}` | `{field.default!r}` | {_help(field)} |" for name, field in FIELDS.items()]
     return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
 
 

@@ -37,8 +37,9 @@ def _slurm_environment(env):
     nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST")
     if "MASTER_ADDR" not in env and nodes:
         address = _first_host(nodes)
-    # Steps of one node must not meet at one port: derive it from the job.
-    port = env.get("MASTER_PORT") or str(20000 + int(env.get("SLURM_JOB_ID", "0")) % 20000)
+    # Jobs and steps that share a node must not meet at one port.
+    number = int(env.get("SLURM_JOB_ID", "0")) + 7919 * int(env.get("SLURM_STEP_ID", "0"))
+    port = env.get("MASTER_PORT") or str(20000 + number % 20000)
     return dict(
         RANK=env["SLURM_PROCID"],
         WORLD_SIZE=size,
@@ -69,8 +70,8 @@ def start(device="auto"):
         ValueError: `cuda` is asked for and there is none, or a node has more processes than GPUs.
     """
     env = os.environ
-    if "RANK" not in env:
-        env.update(_slurm_environment(env))
+    by_srun = {} if "RANK" in env else _slurm_environment(env)
+    env.update(by_srun)
     rank, size = int(env.get("RANK", "0")), int(env.get("WORLD_SIZE", "1"))
     local_rank = int(env.get("LOCAL_RANK", "0"))
     if device == "auto":
@@ -78,15 +79,15 @@ def start(device="auto"):
     if device == "cuda":
         if not torch.cuda.is_available():
             raise ValueError("device: found no GPU that PyTorch can use, expected one for device cuda")
-        if torch.cuda.device_count() == 1 and "SLURM_PROCID" in env:
-            local_rank = 0  # srun --gpus-per-task shows each process its own GPU only
-        if local_rank >= torch.cuda.device_count():
+        # srun --gpus-per-task shows each process just its own GPU.
+        gpu = 0 if by_srun and torch.cuda.device_count() == 1 else local_rank
+        if gpu >= torch.cuda.device_count():
             raise ValueError(
                 f"device: found {torch.cuda.device_count()} GPUs, expected one for each process of this machine "
                 f"(this is number {local_rank}); use --nproc_per_node={torch.cuda.device_count()} or --device cpu"
             )
-        torch.cuda.set_device(local_rank)
-    place = torch.device(device, local_rank) if device == "cuda" else torch.device(device)
+        torch.cuda.set_device(gpu)
+    place = torch.device(device, gpu) if device == "cuda" else torch.device(device)
     if size > 1:
         dist.init_process_group(
             "nccl" if device == "cuda" else "gloo",
@@ -115,9 +116,11 @@ def local_main_first(world):
     """Let the first process of each machine do something (fill a cache) before the others do it too."""
     if world.local_rank != 0:
         barrier()
-    yield
-    if world.local_rank == 0:
-        barrier()
+    try:
+        yield
+    finally:
+        if world.local_rank == 0:
+            barrier()  # after a failure too: the others then meet the same error, not a broken connection
 
 
 def gather_objects(value, world):

@@ -10,11 +10,11 @@ import sys
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
+FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
 
 def setup_logging(output_dir, is_main, filename):
-    """Send the first process's messages to the screen and to `output_dir/filename`; others only warn on screen."""
+    """Send the first process's messages to the screen and to `output_dir/filename`; others only show errors."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
@@ -26,8 +26,8 @@ def setup_logging(output_dir, is_main, filename):
     for handler in handlers:
         handler.setFormatter(FORMAT)
         root.addHandler(handler)
-    for library in ("httpx", "urllib3", "filelock"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    for library in ("httpx", "urllib3", "filelock", "huggingface_hub"):
+        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 class JsonLines:
@@ -65,5 +65,9 @@ def run_main(main):
             raise
         # A loader's worker wraps the message in its own traceback; the message is the last line.
         line = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        print(f"error: {line.removeprefix(f'{type(error).__name__}: ')}", file=sys.stderr, flush=True)
+        line = f"error: {line.removeprefix(f'{type(error).__name__}: ')}"
+        print(line, file=sys.stderr, flush=True)
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handle(logging.makeLogRecord(dict(msg=line)))
         sys.exit(2)

@@ -10,6 +10,7 @@ import io
 import os
 import pathlib
 import shutil
+import tempfile
 
 NAMES = ("BLEU_1", "BLEU_2", "BLEU_3", "BLEU_4", "METEOR", "ROUGE_L", "CIDEr")
 
@@ -90,7 +91,23 @@ def tokenize(tokenizer, lines):
         RuntimeError: it did not give one line for each.
     """
     lines = [" ".join(line.split()) for line in lines]  # a line break of any kind would shift all that follow
-    result = tokenizer.tokenize({i: [{"caption": line}] for i, line in enumerate(lines)})
+    with _stderr_in_file() as said:
+        result = tokenizer.tokenize({i: [{"caption": line}] for i, line in enumerate(lines)})
+        said.seek(0)
+        remarks = " ".join(said.read().decode(errors="replace").split())[-500:]
     if len(result) != len(lines):
-        raise RuntimeError(f"PTB tokeniser: found {len(result)} lines, expected {len(lines)}; does java run?")
+        raise RuntimeError(f"PTB tokeniser: found {len(result)} lines, expected {len(lines)}; java said: {remarks}")
     return [result[i][0] for i in range(len(lines))]
+
+
+@contextlib.contextmanager
+def _stderr_in_file():
+    """Send what child processes write to stderr into a temporary file: the tokeniser reports its speed each time."""
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        try:
+            os.dup2(file.fileno(), 2)
+            yield file
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -93,13 +93,14 @@ def _match(predictions, records):
     return [(predicted[record.video_id], record) for record in records if record.video_id in predicted]
 
 
-def score_predictions(predictions, records):
+def score_predictions(predictions, records, baselines=None):
     """Score the predictions of one split.
 
     Args:
         predictions: list of dictionaries as `read_predictions` gives them. A part that is None for any video
             (saliency, caption, VT-CLIPScore) is left out of the scores.
         records: list of `VideoRecord`, the whole split.
+        baselines: those of an earlier call for the same split, so that they need not be computed again.
     Returns:
         results: dictionary with `metrics`, `baselines` (`random` and `human`) and `num_videos`.
         scores: list of dictionaries, one per video: `video_id` and all its scores.
@@ -108,7 +109,7 @@ def score_predictions(predictions, records):
     """
     pairs = _match(predictions, records)
     scores = [dict(video_id=record.video_id) for _, record in pairs]
-    metrics, baselines = {}, {}
+    metrics = {}
     lengths = [record.num_frames if entry["saliency"] is None else len(entry["saliency"]) for entry, record in pairs]
     keyframes = [record.vsum_onehot[:, :length] for (_, record), length in zip(pairs, lengths)]
     if all(entry["saliency"] is not None for entry, _ in pairs):
@@ -119,7 +120,7 @@ def score_predictions(predictions, records):
         metrics |= keyframe_metrics.average(singles)
         for score, single in zip(scores, singles):
             score |= single
-        baselines = dict(
+        baselines = baselines or dict(
             random=keyframe_metrics.random_baseline(keyframes), human=keyframe_metrics.human_baseline(keyframes)
         )
     if all(entry["caption"] is not None for entry, _ in pairs):
@@ -134,7 +135,9 @@ def score_predictions(predictions, records):
         for score, (entry, _) in zip(scores, pairs):
             score[CLIP_NAME] = entry["vt_clip_score"]
         metrics |= keyframe_metrics.average([{CLIP_NAME: entry["vt_clip_score"]} for entry, _ in pairs])
-    results = dict(metrics=metrics, baselines=baselines, num_videos=dict(expected=len(records), scored=len(pairs)))
+    results = dict(
+        metrics=metrics, baselines=baselines or {}, num_videos=dict(expected=len(records), scored=len(pairs))
+    )
     return results, scores
 
 
@@ -164,6 +167,8 @@ def format_table(results, title):
             continue
         lines.append("  ".join([f"{'':8}", *names]))
         for row, values in rows.items():
+            if not any(name in values for name in names):
+                continue
             cells = []
             for name in names:
                 if name not in values:
