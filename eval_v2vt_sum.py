@@ -8,6 +8,7 @@ import importlib.metadata
 import itertools
 import json
 import logging
+import math
 import pathlib
 import platform
 
@@ -115,13 +116,10 @@ class Evaluator:
         loader = make_loader(
             dataset, batches, num_workers=config.num_workers, pad_id=0, pin_memory=world.device.type == "cuda"
         )
-        was_training = model.training
-        model.eval()
         predictions = []
         with progress(loader, world.is_main, desc=f"predict {split}", unit="batch") as bar:
             for batch in bar:
                 predictions += self._predict_batch(model, batch.to(world.device))
-        model.train(was_training)
         return predictions
 
     def _predict_batch(self, model, batch):
@@ -137,6 +135,9 @@ class Evaluator:
         if saliency is not None:
             scores = saliency.view(B, -1)  # (B, T)
             rows = [row[:length] for row, length in zip(scores.tolist(), batch.lengths)]
+            for video_id, row in zip(batch.video_ids, rows):
+                if not all(map(math.isfinite, row)):
+                    raise FloatingPointError(f"video {video_id}: saliency: found NaN or infinity in the model's output")
         if self.vt_clip is not None:
             text = self.vt_clip.encode_text(captions)  # (B, C)
             clip = vt_clip_score(scores, batch.lengths, batch.clip_vision, text).tolist()

@@ -49,6 +49,8 @@ def load_annotations(path):
         raise FileNotFoundError(f"{path}: annotations: no such file") from None
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: annotations: not valid JSON ({error})") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path}: annotations: found a folder, expected a JSON file") from None
     if not isinstance(entries, list) or not entries:
         found = "an empty list" if entries == [] else type(entries).__name__
         raise ValueError(f"{path}: annotations: found {found}, expected a list of records")
@@ -84,9 +86,9 @@ def _record(entry, place, path):
         if field not in entry:
             raise ValueError(f"{place}: {field}: missing")
     duration, tsum = entry["duration"], entry["tsum"]
-    if isinstance(duration, bool) or not isinstance(duration, (int, float)) or not 0 < duration < math.inf:
-        raise ValueError(f"{place}: duration: found {duration!r}, expected seconds, more than 0")
-    if not isinstance(tsum, list) or not tsum or not all(isinstance(sentence, str) for sentence in tsum):
+    if not is_number(duration) or duration <= 0:
+        raise ValueError(f"{place}: duration: found {_brief(duration)}, expected seconds, more than 0")
+    if not isinstance(tsum, list) or not tsum or not all(map(is_text, tsum)):
         raise ValueError(f"{place}: tsum: found {_brief(tsum)}, expected a list of sentences")
     onehot = _onehot(entry["vsum_onehot"], place)
     return VideoRecord(video_id, -1, float(duration), tuple(tsum), onehot), _remarks(entry, onehot.shape[1])
@@ -123,7 +125,7 @@ def _remarks(entry, frames):
     if spans is not None and not (
         isinstance(spans, list)
         and len(spans) == len(entry["tsum"])
-        and all(isinstance(span, list) and len(span) == 2 and all(map(_is_number, span)) for span in spans)
+        and all(isinstance(span, list) and len(span) == 2 and all(map(is_number, span)) for span in spans)
     ):
         remarks.append(
             f"timestamps: found {_brief(spans)}, expected [start, end] for each of {len(entry['tsum'])} sentences"
@@ -134,8 +136,19 @@ def _remarks(entry, frames):
     return remarks
 
 
-def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value):
+    """Tell whether a JSON value is a finite number that float64 can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def is_text(value):
+    """Tell whether a JSON value is text that UTF-8 can hold (JSON can also write half a surrogate pair)."""
+    return isinstance(value, str) and not any("\ud800" <= sign <= "\udfff" for sign in value)
 
 
 def _brief(value):

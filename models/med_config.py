@@ -34,7 +34,7 @@ class TextDecoderConfig:
             raise FileNotFoundError(f"{path}: med_config: no such file")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: med_config: not valid JSON ({error})") from None
         if not isinstance(values, dict):
             raise ValueError(f"{path}: med_config: found {type(values).__name__}, expected an object")
@@ -48,12 +48,16 @@ class TextDecoderConfig:
         values.pop("hidden_act", None)
         for name, value in values.items():
             least = 0 if name == "pad_token_id" or fields[name].type is float else 1
+            most = 1 if fields[name].type is float else 2**24
             kinds, words = ((int, float), "a number") if fields[name].type is float else (int, "a whole number")
-            if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
-                raise ValueError(f"{path}: {name}: found {value!r}, expected {words}, at least {least}")
+            if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+                raise ValueError(f"{path}: {name}: found {repr(value)[:60]}, expected {words} from {least} to {most}")
         if values["num_attention_heads"] < 1 or values["hidden_size"] % values["num_attention_heads"]:
             raise ValueError(
                 f"{path}: hidden_size: found {values['hidden_size']}, "
                 f"expected a multiple of num_attention_heads ({values['num_attention_heads']})"
             )
-        return cls(**values)
+        config = cls(**values)
+        if config.pad_token_id >= config.vocab_size:
+            raise ValueError(f"{path}: pad_token_id: found {config.pad_token_id}, expected less than vocab_size")
+        return config

@@ -33,6 +33,11 @@ class CaptionTokenizer:
         missing = [token for token in BERT_TOKENS if token not in vocabulary]
         if missing:  # transformers would quietly append them
             raise ValueError(f"tokenizer: {name}: found no {', '.join(missing)}, expected a BERT vocabulary")
+        if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+            raise ValueError(f"tokenizer: {name}: found gaps in the ids, expected each token once in the vocabulary")
+        around = self._wordpiece("a").input_ids
+        if (around[0], around[-1]) != (vocabulary["[CLS]"], vocabulary["[SEP]"]):
+            raise ValueError(f"tokenizer: {name}: found no [CLS] and [SEP] around a text, expected BERT's template")
         self._wordpiece.add_tokens([DECODER_TOKEN, ENCODER_TOKEN], special_tokens=True)
         vocabulary = self._wordpiece.get_vocab()
         self.decoder_id = vocabulary[DECODER_TOKEN]
@@ -81,11 +86,14 @@ def _load_wordpiece(name):
     if not folder.is_dir():
         folder = _hub_folder(str(name))
     # Given a folder without these files, transformers would quietly make an empty vocabulary.
-    if (folder / "vocab.txt").is_file():
-        return BertTokenizerFast.from_pretrained(folder)
-    if (folder / "tokenizer.json").is_file():
-        special = {f"{kind}_token": f"[{kind.upper()}]" for kind in ("unk", "sep", "pad", "cls", "mask")}
-        return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
+    try:
+        if (folder / "vocab.txt").is_file():
+            return BertTokenizerFast.from_pretrained(folder)
+        if (folder / "tokenizer.json").is_file():
+            special = {f"{kind}_token": f"[{kind.upper()}]" for kind in ("unk", "sep", "pad", "cls", "mask")}
+            return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
+    except Exception as error:  # the Rust library raises plain Exception, the Python around it anything
+        raise ValueError(f"{folder}: tokenizer: a damaged file ({' '.join(str(error).split())[:200]})") from None
     raise FileNotFoundError(f"{name}: tokenizer: found neither vocab.txt nor tokenizer.json in the folder")
 
 

@@ -107,4 +107,7 @@ def load_vt_clip(path):
     except (RuntimeError, KeyError, IndexError, ZeroDivisionError) as error:
         reason = " ".join(str(error).split())[:500]
         raise ValueError(f"{path}: VT-CLIP: does not fit CLIP's layout ({reason})") from None
-    return VTClip(clip, open_clip.SimpleTokenizer()).eval()
+    tokenizer, rows = open_clip.SimpleTokenizer(), len(state["token_embedding.weight"])
+    if rows < tokenizer.vocab_size:
+        raise ValueError(f"{path}: VT-CLIP: token_embedding: found {rows} rows, expected {tokenizer.vocab_size}")
+    return VTClip(clip, tokenizer).eval()

@@ -3,6 +3,7 @@
 Axes: B videos, T frames (1 fps, padded), R annotators, D width (768 base, 1024 large), L text tokens.
 """
 
+import contextlib
 import pathlib
 
 import torch
@@ -94,7 +95,12 @@ class VTSumBLIP(nn.Module):
             video_mask: (B, T), 1 = real frame.
         Returns:
             (B, T, D) states and the mask as bool; rows of padded frames mean nothing.
+        Raises:
+            ValueError: the shapes do not fit each other.
         """
+        if video_embeddings.ndim != 3 or video_mask.shape != video_embeddings.shape[:2]:
+            found = f"{tuple(video_embeddings.shape)} and {tuple(video_mask.shape)}"
+            raise ValueError(f"video_embeddings, video_mask: found shapes {found}, expected (B, T, D) and (B, T)")
         frame_mask = video_mask.bool()
         positions = self.position_table(video_embeddings.shape[1])
         x = self.tt(video_embeddings + positions, frame_mask)
@@ -115,6 +121,8 @@ class VTSumBLIP(nn.Module):
         Returns:
             loss_tsum, loss_vsum: () float each; None for a head that the task does not have.
         """
+        if len(tsum_labels) != len(video_embeddings):
+            raise ValueError(f"tsum_labels: found {len(tsum_labels)} captions, expected {len(video_embeddings)}")
         frames, frame_mask = self.encode(video_embeddings, video_mask)
         loss_tsum = loss_vsum = None
         if self.vsum_head is not None:
@@ -148,7 +156,7 @@ class VTSumBLIP(nn.Module):
         top_p=0.9,
         repetition_penalty=None,
     ):
-        """Summarise videos.
+        """Summarise videos, without dropout whatever mode the model is in.
 
         Args:
             video_embeddings: (B, T, D) float.
@@ -162,22 +170,23 @@ class VTSumBLIP(nn.Module):
             captions: B strings without the prompt, or None without a decoder.
             saliency: B·T logits, video after video, padded frames included, or None without a saliency head.
         """
-        frames, frame_mask = self.encode(video_embeddings, video_mask)
-        saliency = None if self.vsum_head is None else self.vsum_head(frames).float().reshape(-1)  # (B·T,)
-        if self.text_decoder is None:
-            return None, saliency
         if repetition_penalty is None:
             repetition_penalty = 1.1 if sample else 1.0
-        ids = self.generate_ids(
-            frames,
-            frame_mask,
-            sample=sample,
-            num_beams=num_beams,
-            max_length=max_length,
-            min_length=min_length,
-            top_p=top_p,
-            repetition_penalty=repetition_penalty,
-        )
+        with _without_dropout(self):
+            frames, frame_mask = self.encode(video_embeddings, video_mask)
+            saliency = None if self.vsum_head is None else self.vsum_head(frames).float().reshape(-1)  # (B·T,)
+            if self.text_decoder is None:
+                return None, saliency
+            ids = self.generate_ids(
+                frames,
+                frame_mask,
+                sample=sample,
+                num_beams=num_beams,
+                max_length=max_length,
+                min_length=min_length,
+                top_p=top_p,
+                repetition_penalty=repetition_penalty,
+            )
         return self.decode(ids), saliency
 
     @torch.no_grad()
@@ -190,6 +199,8 @@ class VTSumBLIP(nn.Module):
         prompt_ids, positions = self.tokenizer.prompt_ids, self.text_decoder.config.max_position_embeddings
         if not len(prompt_ids) < max_length <= positions:
             raise ValueError(f"max_length: found {max_length}, expected {len(prompt_ids) + 1} to {positions} tokens")
+        if num_beams < 1:
+            raise ValueError(f"num_beams: found {num_beams}, expected at least 1")
         limits = dict(max_length=max_length, min_length=min_length, repetition_penalty=repetition_penalty)
         ids = dict(end_id=self.tokenizer.end_id, pad_id=self.tokenizer.pad_id)
         if sample:
@@ -199,6 +210,16 @@ class VTSumBLIP(nn.Module):
     def decode(self, ids):
         """Turn id sequences (B, n), or a list of id lists, into B captions without special tokens and prompt."""
         return [self.tokenizer.decode(row) for row in (ids.tolist() if isinstance(ids, torch.Tensor) else ids)]
+
+
+@contextlib.contextmanager
+def _without_dropout(model):
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _drop_position_ids(module, state_dict, prefix, *_):
@@ -265,12 +286,18 @@ def v2vt_sum(
     Raises:
         ValueError, FileNotFoundError: an argument is not one of the above, or a file does not fit.
     """
-    choices = dict(version=VERSIONS, loss_type=tuple(KEYFRAME_LOSSES), vit=tuple(WIDTHS), task=TASKS)
-    choices |= dict(smoothing_scope=SMOOTHING_SCOPES)
-    given = dict(version=version, loss_type=loss_type, vit=vit, task=task, smoothing_scope=smoothing_scope)
-    for name, allowed in choices.items():
-        if given[name] not in allowed:
-            raise ValueError(f"{name}: found {given[name]!r}, expected one of {', '.join(allowed)}")
+    for name, value, allowed in (
+        ("version", version, VERSIONS),
+        ("loss_type", loss_type, KEYFRAME_LOSSES),
+        ("vit", vit, WIDTHS),
+        ("task", task, TASKS),
+        ("smoothing_scope", smoothing_scope, SMOOTHING_SCOPES),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name}: found {value!r}, expected one of {', '.join(allowed)}")
+    for name, value in dict(tt_depth=tt_depth, kernel_size=kernel_size).items():
+        if not isinstance(value, int) or not 1 <= value <= 2**31:
+            raise ValueError(f"{name}: found {value!r}, expected a whole number, at least 1")
     caption_parts = {} if task == "v2v" else _caption_parts(med_config, tokenizer, prompt, max_text_length)
     model = VTSumBLIP(
         width=WIDTHS[vit],

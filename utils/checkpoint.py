@@ -51,14 +51,16 @@ def load_training_state(path, *, model, optimizer):
     if missing:
         raise ValueError(f"{path}: resume: missing {', '.join(missing)}, expected the checkpoint.pth of a training run")
     decays = [group["weight_decay"] for group in optimizer.param_groups]
+    if isinstance(state["epoch"], bool) or not isinstance(state["epoch"], int) or state["epoch"] < 0:
+        raise ValueError(f"{path}: resume: epoch: found {state['epoch']!r}, expected the number of the last epoch")
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # torch checks little of an optimiser's state before it uses it
         raise ValueError(f"{path}: resume: does not fit the model ({' '.join(str(error).split())[:500]})") from None
     for group, decay in zip(optimizer.param_groups, decays):
         group["weight_decay"] = decay  # what this run was told, not what the other was
-    return int(state["epoch"]) + 1
+    return state["epoch"] + 1
 
 
 def sha256_of(path):

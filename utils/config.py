@@ -7,13 +7,13 @@ and its row in the README.
 import argparse
 import dataclasses
 import difflib
-import math
 import pathlib
+import sys
 import types
 import typing
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 
 
 def option(default, help, choices=None, least=None, above=None, most=None):
@@ -102,6 +102,8 @@ class Config:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+        if not self.output_dir:
+            raise ValueError("output_dir: found nothing, expected a folder")
         if self.min_lr > self.init_lr:
             raise ValueError(f"min_lr: found {self.min_lr}, expected at most init_lr ({self.init_lr})")
         if self.min_text_length > self.max_text_length:
@@ -141,13 +143,13 @@ def _checked(field, value):
             raise ValueError(f"{field.name}: found {value!r}, expected {expected}")
         value = tuple(value)
     elif kind is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"{field.name}: found {value!r}, expected a finite number")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
+            raise ValueError(f"{field.name}: found {repr(value)[:60]}, expected a finite number")
         value = float(value)
     elif value is None and kind is str:
         value = ""  # `key:` without a value
-    elif not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{field.name}: found {value!r}, expected {expected}")
+    elif not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or abs(value) > 2**31)):
+        raise ValueError(f"{field.name}: found {repr(value)[:60]}, expected {expected}")
     limits = types.SimpleNamespace(**field.metadata)
     for single in value if _is_list(field) else (value,):
         if limits.choices and single not in limits.choices:
@@ -177,7 +179,7 @@ def read_yaml(path):
         raise FileNotFoundError(f"{path}: config: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: config: cannot be read ({error})") from None
-    except (YAMLError, ValueError) as error:
+    except Exception as error:  # ruamel raises KeyError, OverflowError and RecursionError too
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark else ""
         reason = error.problem if isinstance(error, MarkedYAMLError) else " ".join(str(error).split())
@@ -200,7 +202,7 @@ def _bool(text):
     return words[text.lower()]
 
 
-class _Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def error(self, message):
@@ -208,7 +210,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(description):
-    parser = _Parser(description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    parser = OneLineParser(description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="YAML file of settings; flags override it")
     for field in FIELDS.values():
         how = dict(help=f"{_help(field)} (default: {field.default!r})".replace("%", "%%"))

@@ -60,12 +60,16 @@ def run_main(main):
     """
     try:
         main()
-    except (ValueError, OSError, FloatingPointError) as error:
-        if os.environ.get("VTSUM_DEBUG"):
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+        lost = isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL", "Connection"))
+        if os.environ.get("VTSUM_DEBUG") or (isinstance(error, RuntimeError) and not lost):
             raise
-        # A loader's worker wraps the message in its own traceback; the message is the last line.
-        line = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        line = f"error: {line.removeprefix(f'{type(error).__name__}: ')}"
+        if lost:
+            error = OSError(f"another process of this run failed ({str(error).splitlines()[0][:200]})")
+        line = str(error).strip() or type(error).__name__
+        if line.startswith("Caught "):  # a loader's worker wraps the message in its own traceback, as the last line
+            line = line.splitlines()[-1].removeprefix(f"{type(error).__name__}: ")
+        line = "error: " + " ".join(line.split())
         print(line, file=sys.stderr, flush=True)
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.FileHandler):

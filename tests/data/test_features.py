@@ -1,3 +1,4 @@
+import random
 import zipfile
 
 import numpy as np
@@ -67,6 +68,35 @@ def test_torn_flipped_and_misnamed_files(tmp_path):
         file.writestr("features.txt", "x")
     with pytest.raises(ValueError, match="missing, found features.txt"):
         load_features(tmp_path, "v", "features", 4)
+
+
+def test_flipped_bytes_are_never_a_traceback(tmp_path):
+    path = tmp_path / "v.npz"
+    np.savez(path, features=np.random.default_rng(0).random((3, 4)))
+    whole, rng, refused = path.read_bytes(), random.Random(0), 0
+    for _ in range(500):
+        damaged = bytearray(whole)
+        for _ in range(rng.randint(1, 3)):
+            damaged[rng.randrange(len(damaged))] ^= rng.randint(1, 255)
+        path.write_bytes(damaged)
+        try:
+            load_features(tmp_path, "v", "features", 4)
+        except ValueError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: video v: features: ") and "\n" not in str(error)
+    assert refused > 200
+
+
+def test_an_entry_that_is_no_array(tmp_path):
+    for name, content in (
+        ("features.npy", b"text"),
+        ("features", b"text"),
+        ("features.npy", b"\x93NUMPY\x01\x00v\x00{"),
+    ):
+        with zipfile.ZipFile(tmp_path / "v.npz", "w") as file:
+            file.writestr(name, content)
+        with pytest.raises(ValueError, match="features: damaged"):
+            load_features(tmp_path, "v", "features", 4)
 
 
 def test_missing_files(tmp_path):

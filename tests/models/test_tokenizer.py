@@ -1,4 +1,5 @@
 import pytest
+import tokenizers
 
 from models.tokenizer import CaptionTokenizer
 from tests.conftest import BERT_WORDS
@@ -39,6 +40,26 @@ def test_unknown_ids_and_word_pieces(tokenizer, mini_root):
     mini = CaptionTokenizer(str(mini_root / "tokenizer"), "")
     assert mini.decode(mini.encode("a red zebra")[1:]) == "a red zebra"  # letter by letter, joined again
     assert mini.decode([mini.decoder_id, 10**6, mini.end_id]) == ""
+
+
+def test_damaged_tokenizers(tmp_path, mini_root):
+    words = (mini_root / "tokenizer/vocab.txt").read_text().split()
+    (tmp_path / "vocab.txt").write_text("\n".join([*words, "circle"]) + "\n")
+    with pytest.raises(ValueError, match="found gaps in the ids, expected each token once"):  # [DEC] would be a word
+        CaptionTokenizer(str(tmp_path), "")
+    (tmp_path / "vocab.txt").write_bytes(b"[PAD]\n\xff\xfe\n")
+    with pytest.raises(ValueError, match="tokenizer: a damaged file"):
+        CaptionTokenizer(str(tmp_path), "")
+    (tmp_path / "vocab.txt").unlink()
+    for content in ("", "{", "[]", "{}"):
+        (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(ValueError, match="tokenizer: a damaged file"):
+            CaptionTokenizer(str(tmp_path), "")
+    plain = tokenizers.Tokenizer(tokenizers.models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    plain.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match=r"found no \[CLS\] and \[SEP\] around a text"):
+        CaptionTokenizer(str(tmp_path), "")
 
 
 def test_missing_tokenizers(tmp_path):

@@ -168,6 +168,8 @@ def test_training_captions_are_cut_with_their_end_kept(mini_model):
         ("vtsum_blip_tt", {"vit": "huge"}, "vit: found 'huge'"),
         ("vtsum_blip_tt", {"task": "t2v"}, "task: found 't2v'"),
         ("vtsum_blip_tt", {"loss_type": "bce"}, "loss_type: found 'bce'"),
+        ("vtsum_blip_tt", {"tt_depth": -1}, "tt_depth: found -1, expected a whole number, at least 1"),
+        ("vtsum_blip_tt_ca", {"kernel_size": 2.5}, "kernel_size: found 2.5"),
         ("vtsum_blip_tt", {"smoothing_scope": "all"}, "smoothing_scope: found 'all'"),
         (
             "vtsum_blip_tt",
@@ -179,6 +181,25 @@ def test_training_captions_are_cut_with_their_end_kept(mini_model):
 def test_wrong_arguments(mini_model, version, options, message):
     with pytest.raises(ValueError, match=message):
         mini_model(version, **options)
+
+
+def test_generating_uses_no_dropout_and_keeps_the_mode(mini_model, random_videos):
+    model = mini_model().train()
+    videos = random_videos([9, 5])[:2]
+    found = model.generate(*videos, max_length=12)
+    assert model.training
+    expected = model.eval().generate(*videos, max_length=12)
+    assert found[0] == expected[0] and torch.equal(found[1], expected[1])
+
+
+def test_wrong_inputs(mini_model, random_videos):
+    model, (embeddings, mask, labels) = mini_model(), random_videos([9, 5])
+    with pytest.raises(ValueError, match=r"found shapes \(2, 9, 768\) and \(1, 9\), expected \(B, T, D\) and \(B, T\)"):
+        model.generate(embeddings, mask[:1])
+    with pytest.raises(ValueError, match="tsum_labels: found 3 captions, expected 2"):
+        model(embeddings, mask, labels, CAPTIONS)
+    with pytest.raises(ValueError, match="num_beams: found 0, expected at least 1"):
+        model.generate(embeddings, mask, num_beams=0)
 
 
 def test_vocabulary_must_fit(bert_vocabulary):

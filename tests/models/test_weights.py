@@ -3,6 +3,7 @@ import http.server
 import logging
 import os
 import pathlib
+import random
 import threading
 
 import pytest
@@ -72,7 +73,10 @@ def test_names_of_wrapped_models(released, mini_model, tmp_path):
         (lambda s: s.update({"tt.extra": torch.ones(1)}), "extra: tt.extra"),
         (lambda s: s.update({"tt.norm.bias": torch.ones(3)}), r"tt.norm.bias \(found \(3,\), expected \(768,\)\)"),
         (lambda s: [s.pop(n) for n in list(s) if n.startswith("local_atten")], "missing: local_atten_head.attn.proj"),
-        (lambda s: s.update({"epoch": 3}), "expected only tensors, found something else under epoch"),
+        (lambda s: s.update({"tt.norm.bias": torch.full((768,), torch.nan)}), "found NaN or infinity in tt.norm.bias"),
+        (lambda s: s.update({3: torch.ones(1)}), "found something else at 3"),
+        (lambda s: s.update({"tt.norm.bias": torch.ones(768).to_sparse()}), "found something else at tt.norm.bias"),
+        (lambda s: s.update({"epoch": 3}), "expected only dense tensors by name, found something else at epoch"),
     ],
 )
 def test_what_does_not_fit_is_listed(released, mini_model, tmp_path, change, message):
@@ -161,6 +165,24 @@ def test_damaged_files(tmp_path, mini_model, content):
     with pytest.raises(ValueError, match="bad.pth") as caught:
         load_weights(mini_model(), path)
     assert "\n" not in str(caught.value)
+
+
+def test_flipped_bytes_are_never_a_traceback(tmp_path):
+    """A checkpoint with flipped bytes either loads or is one clear error."""
+    path = tmp_path / "flipped.pth"
+    whole = pathlib.Path(save(path, model={"a.weight": torch.randn(3, 4), "b": torch.arange(5)}, epoch=1)).read_bytes()
+    rng, refused = random.Random(0), 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            damaged[rng.randrange(len(damaged))] ^= rng.randint(1, 255)
+        path.write_bytes(damaged)
+        try:
+            read_checkpoint(path)
+        except ValueError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: checkpoint: ") and "\n" not in str(error)
+    assert refused > 50
 
 
 def test_a_torn_checkpoint(released, tmp_path, mini_model):

@@ -42,6 +42,12 @@ def test_training_state_round_trip(tmp_path):
     torch.save({"model": {}}, tmp_path / "released.pth")
     with pytest.raises(ValueError, match="resume: missing optimizer, epoch"):
         load_training_state(tmp_path / "released.pth", model=other, optimizer=other_optimizer)
+    torch.save(dict(model=model.state_dict(), optimizer=None, epoch=-3), tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match="resume: epoch: found -3"):
+        load_training_state(tmp_path / "odd.pth", model=other, optimizer=other_optimizer)
+    torch.save(dict(model=model.state_dict(), optimizer=None, epoch=3), tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match="resume: does not fit the model"):
+        load_training_state(tmp_path / "odd.pth", model=other, optimizer=other_optimizer)
     with pytest.raises(ValueError, match="resume: does not fit the model"):
         load_training_state(tmp_path / "c.pth", model=torch.nn.Linear(2, 2), optimizer=other_optimizer)
 

@@ -104,6 +104,11 @@ def test_switches(write, words, value):
         ("a: [", "c.yaml: config: line "),
         ("- a", "c.yaml: config: found list, expected keys and values"),
         ("", "c.yaml: config: found NoneType"),
+        ("output_dir:", "c.yaml: output_dir: found nothing, expected a folder"),
+        ("lambda_vsum: 1" + "0" * 400, "c.yaml: lambda_vsum: found 1000"),
+        ("max_epoch: 1" + "0" * 400, "c.yaml: max_epoch: found 1000"),
+        ("splits: " + "[" * 5000 + "]" * 5000, "c.yaml: config: not valid YAML"),
+        ("evaluate: !!bool abc", "c.yaml: config: not valid YAML"),
         ("seed: 1\nseed: 2", "c.yaml: config: line "),
         ("seed: !!python/object/apply:os.getpid []", "c.yaml: config: line 1: not valid YAML"),
     ],
@@ -136,6 +141,11 @@ def test_missing_config(tmp_path):
         load_config(["--config", str(tmp_path / "none.yaml")])
     with pytest.raises(ValueError, match="--config"):
         load_config([])
+
+
+def test_a_wrong_value_is_blamed_on_its_file_whatever_flags_are_typed(write):
+    with pytest.raises(ValueError, match=r"c.yaml: batch_size: found 0"):
+        load_config(["--config", write("batch_size: 0\nseed: 1"), "--seed", "2"])
 
 
 def test_a_flag_mends_a_wrong_value_of_the_yaml(write):

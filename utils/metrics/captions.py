@@ -44,8 +44,9 @@ def caption_scores(captions, references):
     Returns:
         corpus scores (dictionary from `NAMES` to float), and the same per video (dictionary from video to dictionary).
     Raises:
-        ValueError: the videos differ.
+        ValueError: the videos differ, or no reference has a word.
         FileNotFoundError: see `require_java`.
+        OSError: a Java program failed.
     """
     if captions.keys() != references.keys():
         raise ValueError(f"captions: found {len(captions)} videos, expected the {len(references)} of the references")
@@ -59,6 +60,8 @@ def caption_scores(captions, references):
     tokens = tokenize(PTBTokenizer(), [captions[v] for v in videos] + [references[v] for v in videos])
     found = {v: [line] for v, line in zip(videos, tokens)}
     truth = {v: [line] for v, line in zip(videos, tokens[len(videos) :])}
+    if not any(tokens[len(videos) :]):
+        raise ValueError("captions: found no word in any reference, expected captions to compare with")
     corpus, per_video = {}, {v: {} for v in videos}
 
     def record(name, total, singles):
@@ -70,7 +73,7 @@ def caption_scores(captions, references):
         totals, singles = Bleu(4).compute_score(truth, found)
     for n in range(4):
         record(f"BLEU_{n + 1}", totals[n], singles[n])
-    record("METEOR", *_meteor().compute_score(truth, found))
+    record("METEOR", *_meteor_scores(truth, found))
     record("ROUGE_L", *Rouge().compute_score(truth, found))
     record("CIDEr", *Cider().compute_score(truth, found))
     return corpus, per_video
@@ -84,11 +87,28 @@ def _meteor():
     return Meteor()
 
 
+def _meteor_scores(truth, found):
+    """Ask METEOR; a failure ends its process, which would otherwise keep a lock that hangs the interpreter's exit."""
+    if _meteor().meteor_p.poll() is not None:
+        _meteor.cache_clear()
+    meteor = _meteor()
+    try:
+        return meteor.compute_score(truth, found)
+    except Exception as error:
+        _meteor.cache_clear()
+        meteor.meteor_p.kill()
+        with contextlib.suppress(OSError):
+            meteor.meteor_p.stdin.close()
+        if meteor.lock.locked():
+            meteor.lock.release()
+        raise OSError(f"METEOR: its Java process failed ({error}); it needs about 2 GB of memory") from None
+
+
 def tokenize(tokenizer, lines):
     """Run the PTB tokeniser once over all lines.
 
     Raises:
-        RuntimeError: it did not give one line for each.
+        OSError: it did not give one line for each.
     """
     lines = [" ".join(line.split()) for line in lines]  # a line break of any kind would shift all that follow
     with _stderr_in_file() as said:
@@ -96,7 +116,7 @@ def tokenize(tokenizer, lines):
         said.seek(0)
         remarks = " ".join(said.read().decode(errors="replace").split())[-500:]
     if len(result) != len(lines):
-        raise RuntimeError(f"PTB tokeniser: found {len(result)} lines, expected {len(lines)}; java said: {remarks}")
+        raise OSError(f"PTB tokeniser: found {len(result)} lines, expected {len(lines)}; java said: {remarks}")
     return [result[i][0] for i in range(len(lines))]
 
 

@@ -19,8 +19,13 @@ def _checked(saliency, other, name):
         raise ValueError(f"saliency: found shape {saliency.shape}, expected (T,) with T at least 1")
     if other.shape[-1:] != saliency.shape:
         raise ValueError(f"{name}: found shape {other.shape}, expected {saliency.size} frames as in saliency")
-    if not np.isfinite(saliency).all():
-        raise ValueError("saliency: found NaN or infinity, expected finite numbers")
+    if not np.isfinite(saliency).all() or not np.isfinite(other).all():
+        name = name if np.isfinite(saliency).all() else "saliency"
+        raise ValueError(f"{name}: found NaN or infinity, expected finite numbers")
+    if name == "keyframes" and not np.isin(other, (0.0, 1.0)).all():
+        raise ValueError("keyframes: found other values than 0 and 1")
+    if name == "importance" and other.ndim != 1:
+        raise ValueError(f"importance: found shape {other.shape}, expected (T,), the annotators' mean")
     return saliency, other
 
 

@@ -1,15 +1,18 @@
 """Predictions + annotations -> results: scores of every video, of the split, and of chance and the annotators."""
 
 import json
-import math
+import logging
 import pathlib
 
 import numpy as np
 
+from data.annotations import is_number, is_text
 from data.captions import reference_caption
 from utils.checkpoint import replacing
 from utils.metrics import captions as caption_metrics
 from utils.metrics import keyframes as keyframe_metrics
+
+logger = logging.getLogger(__name__)
 
 # Names of the released script for what `evaluate_{split}.txt` holds.
 PUBLISHED_NAMES = {
@@ -43,6 +46,8 @@ def read_predictions(path):
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: predictions: no such file") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path}: predictions: found a folder, expected a file of JSON lines") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: predictions: not UTF-8 ({error})") from None
     return [_prediction(line, f"{path}: line {n}") for n, line in enumerate(lines, 1) if line.strip()]
@@ -53,21 +58,17 @@ def _prediction(line, place):
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}: not valid JSON ({error})") from None
-    if not isinstance(entry, dict) or not isinstance(entry.get("video_id"), str):
+    if not isinstance(entry, dict) or not isinstance(entry.get("video_id"), str) or not entry["video_id"].isprintable():
         raise ValueError(f"{place}: video_id: missing, expected an object with the video's name")
     place = f"{place}: video {entry['video_id']}"
     caption, saliency, clip = (entry.get(name) for name in ("caption", "saliency", "vt_clip_score"))
-    if caption is not None and not isinstance(caption, str):
-        raise ValueError(f"{place}: caption: found {caption!r}, expected text or null")
-    if saliency is not None and not (isinstance(saliency, list) and saliency and all(map(_is_finite, saliency))):
+    if caption is not None and not is_text(caption):
+        raise ValueError(f"{place}: caption: found {ascii(caption)[:60]}, expected text or null")
+    if saliency is not None and not (isinstance(saliency, list) and saliency and all(map(is_number, saliency))):
         raise ValueError(f"{place}: saliency: expected a list of finite numbers, one per frame, or null")
-    if clip is not None and not _is_finite(clip):
-        raise ValueError(f"{place}: vt_clip_score: found {clip!r}, expected a finite number or null")
+    if clip is not None and not is_number(clip):
+        raise ValueError(f"{place}: vt_clip_score: found {repr(clip)[:60]}, expected a finite number or null")
     return dict(entry, caption=caption, saliency=saliency, vt_clip_score=clip)
-
-
-def _is_finite(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _match(predictions, records):
@@ -90,6 +91,18 @@ def _match(predictions, records):
         predicted[video_id] = entry
     if not predicted:
         raise ValueError("predictions: found none, expected at least one video")
+    for field in ("saliency", "caption", "vt_clip_score"):
+        without = [video_id for video_id, entry in predicted.items() if entry[field] is None]
+        if 0 < len(without) < len(predicted):
+            raise ValueError(
+                f"predictions: video {without[0]}: {field}: found null, expected it for every video or none"
+            )
+    if len(predicted) < len(records):
+        logger.warning(
+            "predictions: %d of %d videos are missing; CIDEr depends on all",
+            len(records) - len(predicted),
+            len(records),
+        )
     return [(predicted[record.video_id], record) for record in records if record.video_id in predicted]
 
 
@@ -97,7 +110,7 @@ def score_predictions(predictions, records, baselines=None):
     """Score the predictions of one split.
 
     Args:
-        predictions: list of dictionaries as `read_predictions` gives them. A part that is None for any video
+        predictions: list of dictionaries as `read_predictions` gives them. A part that is None for all videos
             (saliency, caption, VT-CLIPScore) is left out of the scores.
         records: list of `VideoRecord`, the whole split.
         baselines: those of an earlier call for the same split, so that they need not be computed again.

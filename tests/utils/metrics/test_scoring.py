@@ -81,6 +81,9 @@ def test_videos_that_vt_clip_cut(predictions, records):
         ('{"video_id": "v", "saliency": [1, NaN]}', "line 1: video v: saliency: expected a list of finite numbers"),
         ('{"video_id": "v", "saliency": []}', "line 1: video v: saliency"),
         ('{"video_id": "v", "saliency": ["1"]}', "line 1: video v: saliency"),
+        ('{"video_id": "v\\nw"}', "line 1: video_id: missing"),
+        ('{"video_id": "v", "saliency": [1' + "0" * 400 + "]}", "line 1: video v: saliency"),
+        ('{"video_id": "v", "caption": "\\ud800"}', "line 1: video v: caption: found '\\ud800'"),
         ('{"video_id": "v", "caption": 3}', "line 1: video v: caption: found 3"),
         ('{"video_id": "v", "vt_clip_score": Infinity}', "line 1: video v: vt_clip_score: found inf"),
     ],
@@ -98,6 +101,9 @@ def test_predictions_of_other_videos(predictions, records):
         score_predictions([dict(predictions[0], video_id="x")], records)
     with pytest.raises(ValueError, match="found twice"):
         score_predictions(predictions[:1] * 2, records)
+    some = [dict(entry, caption=None) if i == 2 else entry for i, entry in enumerate(predictions)]
+    with pytest.raises(ValueError, match="caption: found null, expected it for every video or none"):
+        score_predictions(some, records)
     with pytest.raises(ValueError, match="predictions: found none"):
         score_predictions([], records)
 
