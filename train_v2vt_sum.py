@@ -129,12 +129,12 @@ def score_only(config, world, model, output_dir):
 
 def main(argv=None):
     config, overridden = load_config(argv, __doc__.splitlines()[0])
-    what = "_eval" if config.evaluate else ""
-    splits = config.splits if config.evaluate else ("train", *config.splits)
-    log_file = "eval.log" if config.evaluate else "train.log"
-    if not config.evaluate:
+    if config.evaluate:
+        files = dict(splits=config.splits, log_file="eval.log", config_file="config_eval.yaml")
+    else:
         check_starting_weights(config)
-    world = begin(config, overridden, splits=splits, log_file=log_file, config_file=f"config{what}.yaml")
+        files = dict(splits=("train", *config.splits), log_file="train.log", config_file="config.yaml")
+    world = begin(config, overridden, **files)
     output_dir = pathlib.Path(config.output_dir)
     model = build_model(config)
     if config.evaluate:

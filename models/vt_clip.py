@@ -4,9 +4,9 @@ Axes: N texts or images, L tokens, D feature width, S image side.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from models.positions import position_rows
 from models.weights import read_checkpoint, state_dict_of
 
 MAX_TOKENS = 256
@@ -49,12 +49,8 @@ class VTClip(nn.Module):
         return [start, *self.tokenizer.encode(text)[: MAX_TOKENS - 2], end]
 
     def position_table(self, L):
-        """(L, width) rows: the first L of the table, or all of it stretched bicubically where L is more."""
-        table = self.clip.positional_embedding  # (77, width)
-        if len(table) >= L:
-            return table[:L]
-        image = table.t()[None, :, :, None]  # (1, width, 77, 1)
-        return F.interpolate(image, (L, 1), mode="bicubic", align_corners=False)[0, :, :, 0].t()
+        """(L, width) rows of the 77-row table for a text of L tokens."""
+        return position_rows(self.clip.positional_embedding, L)
 
     def encode_text(self, texts):
         """Encode texts: list of N strings -> (N, D), not normalised.

@@ -7,12 +7,12 @@ import contextlib
 import pathlib
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from models.beam_search import beam_search, nucleus_sample
 from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES, caption_loss, next_token_targets
 from models.med_config import TextDecoderConfig
+from models.positions import position_rows
 from models.temporal import ContextAggregation, TemporalTransformer
 from models.text_decoder import TextDecoder
 from models.tokenizer import CaptionTokenizer
@@ -81,11 +81,7 @@ class VTSumBLIP(nn.Module):
         Above 512 frames the whole table is stretched, bicubically, to T rows. T is the batch's padded length,
         so a shorter video beside a very long one gets stretched rows too (QUIRK-5).
         """
-        table = self.position_embeddings.weight  # (512, D)
-        if T <= POSITIONS:
-            return table[:T]
-        image = table.t()[None, :, :, None]  # (1, D, 512, 1)
-        return F.interpolate(image, (T, 1), mode="bicubic", align_corners=False)[0, :, :, 0].t()
+        return position_rows(self.position_embeddings.weight, T)
 
     def encode(self, video_embeddings, video_mask):
         """Turn frame features into frame states.
@@ -120,15 +116,17 @@ class VTSumBLIP(nn.Module):
                 padded with [PAD].
         Returns:
             loss_tsum, loss_vsum: () float each; None for a head that the task does not have.
+        Raises:
+            ValueError: the shapes, or the number of captions, do not fit each other.
         """
-        if len(tsum_labels) != len(video_embeddings):
-            raise ValueError(f"tsum_labels: found {len(tsum_labels)} captions, expected {len(video_embeddings)}")
         frames, frame_mask = self.encode(video_embeddings, video_mask)
         loss_tsum = loss_vsum = None
         if self.vsum_head is not None:
             saliency = self.vsum_head(frames)[..., 0].float()  # (B, T)
             loss_vsum = self.keyframe_loss(saliency, vsum_labels, frame_mask.to(saliency.dtype))
         if self.text_decoder is not None:
+            if len(tsum_labels) != len(frames):
+                raise ValueError(f"tsum_labels: found {len(tsum_labels)} captions, expected {len(frames)}")
             input_ids, attention_mask = self._caption_ids(tsum_labels, frames.device)
             targets, scored = next_token_targets(input_ids, attention_mask, len(self.tokenizer.prompt_ids))
             states = self.text_decoder(input_ids, attention_mask, frames, frame_mask)

@@ -140,7 +140,7 @@ def test_a_task_builds_only_its_heads(mini_model, random_videos, task):
     assert ("vsum_head" in names) == (task != "v2t")
     assert ("text_decoder" in names) == (task != "v2v")
     videos = random_videos([6, 4, 2])
-    loss_tsum, loss_vsum = model(*videos, CAPTIONS)
+    loss_tsum, loss_vsum = model(*videos, None if task == "v2v" else CAPTIONS)
     assert (loss_tsum is None) == (task == "v2v") and (loss_vsum is None) == (task == "v2t")
     captions, saliency = model.generate(*videos[:2], max_length=6)
     assert (captions is None) == (task == "v2v") and (saliency is None) == (task == "v2t")
