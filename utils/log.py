@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import sys
 
 from tqdm import tqdm
@@ -49,7 +50,9 @@ class JsonLines:
 @contextlib.contextmanager
 def progress(iterable, is_main, **how):
     """A tqdm bar on a terminal, on the first process only; log messages go above it."""
-    with logging_redirect_tqdm(), tqdm(iterable, disable=None if is_main else True, dynamic_ncols=True, **how) as bar:
+    size = shutil.get_terminal_size()  # 80 x 24 where a terminal says 0 x 0, in which tqdm would draw nothing
+    how |= dict(disable=None if is_main else True, ncols=size.columns, nrows=size.lines)
+    with logging_redirect_tqdm(), tqdm(iterable, **how) as bar:
         yield bar
 
 
