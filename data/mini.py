@@ -1,15 +1,19 @@
 """Write mini VideoXum, a small data set in the published layout: `python -m data.mini OUT [--seed 0]`.
 
-160 "videos" of coloured shapes. Each has two or three events: a shape of some colour does something, with a high
-point. Frame features carry what happens and how close the high point is; ten annotators choose frames around the
-high points and agree as people do, not perfectly; captions come from a small grammar. Beside the data lie a
-tokeniser for that grammar and a tiny VT-CLIP whose text tower the VT-CLIP features were made with.
+160 videos of coloured shapes. Each has two or three events: a shape of some colour does something, with a high
+point. Ten annotators choose frames around the high points and agree as people do, not perfectly; captions come from a
+small grammar. Beside the data lie a tokeniser for that grammar, a small frame encoder in BLIP's layout with random
+weights, and a tiny VT-CLIP.
 
+    OUT/videos/{video_id}.mp4
     OUT/anno/{train,val,test}_videoxum.json
+    OUT/tokenizer/vocab.txt
+    OUT/frame_encoder.pth, OUT/vt_clip.pth
+
+`extract_features.py` makes the features. With --ready_made they are drawn without any video:
+
     OUT/feat/blip/{video_id}.npz            features (T, 768)
     OUT/feat/vt_clipscore/{video_id}.npz    vision (T, 512), text (1, 512)
-    OUT/tokenizer/vocab.txt
-    OUT/vt_clip.pth
 """
 
 import argparse
@@ -24,8 +28,18 @@ import torch
 
 from data.annotations import ANNOTATORS
 from data.captions import reference_caption
+from data.mini_encoders import (
+    CLIP_WIDTH,
+    FEATURE_WIDTH,
+    fitted_to_pictures,
+    text_features,
+    tiny_frame_encoder,
+    tiny_vt_clip,
+)
+from data.mini_video import render
 from models.vt_clip import load_vt_clip
 from utils.checkpoint import replacing
+from utils.log import progress
 from utils.metrics.keyframes import BUDGET
 
 SPLITS = dict(train=96, val=24, test=40)
@@ -33,7 +47,6 @@ COLOURS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "square", "triangle")
 ACTIONS = ("bounces", "spins", "grows", "slides", "blinks")
 OPENINGS = ("", "then ", "finally ")
-FEATURE_WIDTH, CLIP_WIDTH = 768, 512
 VOCABULARY_SIZE = 254  # with [DEC] and [ENC] the 256 of configs/med_config_mini.json
 
 
@@ -52,12 +65,11 @@ class Event:
         """What an annotator would write about the event, the `place`-th of its video."""
         return f"{OPENINGS[place]}a {self.colour} {self.shape} {self.action}.".capitalize()
 
-    def strength(self, T):
-        """(T,) closeness to the high point in the middle of each second, 1 at it; 0 outside the event."""
-        seconds = np.arange(T) + 0.5
+    def strength(self, seconds):
+        """Closeness to the high point at times, 1 at it; 0 outside the event."""
         spread = 0.12 * (self.stop - self.start) + 0.8
         bump = np.exp(-0.5 * ((seconds - self.peak) / spread) ** 2)
-        return bump * ((seconds > self.start) & (seconds < self.stop))
+        return bump * ((seconds >= self.start) & (seconds < self.stop))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +80,11 @@ class Video:
     duration: float
     frames: int
     events: tuple[Event, ...]
+
+    @property
+    def middles(self):
+        """(T,) the middle of each second."""
+        return np.arange(self.frames) + 0.5
 
     @property
     def tsum(self):
@@ -131,7 +148,7 @@ def frame_features(video, rng, directions):
     for event in video.events:
         what = directions[event.colour] + directions[event.shape] + directions[event.action]
         features[event.start : event.stop] += what
-        features += 1.5 * event.strength(video.frames)[:, None] * directions["high point"]
+        features += 1.5 * event.strength(video.middles)[:, None] * directions["high point"]
     return features.astype(np.float32)
 
 
@@ -162,78 +179,57 @@ def vocabulary():
     return tokens + [f"[unused{i}]" for i in range(VOCABULARY_SIZE - len(tokens))]
 
 
-def tiny_vt_clip(seed):
-    """State dict of a tiny CLIP in OpenAI's layout, 512 wide at its output, weights drawn from the seed."""
-    width, layers, patch, grid = 64, 2, 16, 2
-    shapes = {
-        "positional_embedding": (77, width),
-        "text_projection": (width, CLIP_WIDTH),
-        "logit_scale": (),
-        "visual.class_embedding": (width,),
-        "visual.positional_embedding": (grid * grid + 1, width),
-        "visual.proj": (width, CLIP_WIDTH),
-        "visual.conv1.weight": (width, 3, patch, patch),
-        "token_embedding.weight": (49408, width),
-    }
-    norms = ["visual.ln_pre", "visual.ln_post", "ln_final"]
-    for tower, i in itertools.product(("visual.transformer", "transformer"), range(layers)):
-        block = f"{tower}.resblocks.{i}"
-        norms += [f"{block}.ln_1", f"{block}.ln_2"]
-        shapes |= {f"{block}.attn.in_proj_weight": (3 * width, width), f"{block}.attn.in_proj_bias": (3 * width,)}
-        for name, rows, columns in (
-            ("attn.out_proj", width, width),
-            ("mlp.c_fc", 4 * width, width),
-            ("mlp.c_proj", width, 4 * width),
-        ):
-            shapes |= {f"{block}.{name}.weight": (rows, columns), f"{block}.{name}.bias": (rows,)}
-    generator = torch.Generator().manual_seed(seed)
-    state = {name: torch.randn(shape, generator=generator) / width**0.5 for name, shape in shapes.items()}
-    state |= {name: torch.zeros(shape) for name, shape in shapes.items() if name.endswith("bias")}
-    state["logit_scale"] = torch.tensor(100.0).log()
-    for norm in norms:
-        state |= {f"{norm}.weight": torch.ones(width), f"{norm}.bias": torch.zeros(width)}
-    return state
-
-
-def write_mini(out, seed=0, counts=SPLITS):
-    """Write the data set, its tokeniser and its VT-CLIP; the same seed gives the same data.
+def write_mini(out, seed=0, counts=SPLITS, ready_made=False):
+    """Write the data set, its tokeniser and its encoders; the same seed gives the same data.
 
     Args:
         out: root folder, created where it is missing.
         seed: of everything.
         counts: videos of each split.
+        ready_made: write features drawn from the plans instead of videos and a frame encoder: fast, for tests.
     """
     out = pathlib.Path(out)
-    for folder in ("anno", "feat/blip", "feat/vt_clipscore", "tokenizer"):
+    for folder in ("anno", "tokenizer", *(("feat/blip", "feat/vt_clipscore") if ready_made else ("videos",))):
         (out / folder).mkdir(parents=True, exist_ok=True)
     with replacing(out / "tokenizer/vocab.txt") as file:
         file.write("\n".join(vocabulary()) + "\n")
-    with replacing(out / "vt_clip.pth", "wb") as file:
-        torch.save(dict(model=tiny_vt_clip(seed)), file)
-    clip = load_vt_clip(out / "vt_clip.pth")
     videos = plan_videos(seed, counts)
-    captions = {video.video_id: reference_caption(video.tsum) for split in videos.values() for video in split}
-    texts = _text_features(clip, sorted({*all_sentences(), *captions.values()}))
-
     rng = np.random.default_rng(seed + 1)
-    names = ("background", "high point", *COLOURS, *SHAPES, *ACTIONS)
-    directions = dict(zip(names, rng.standard_normal((len(names), FEATURE_WIDTH))))
+    clip = tiny_vt_clip(seed)
+    if ready_made:
+        _save(out / "vt_clip.pth", clip)
+        write_features(out / "feat", videos, load_vt_clip(out / "vt_clip.pth"), rng)
+    else:
+        _save(out / "vt_clip.pth", fitted_to_pictures(clip, videos["train"][:40]))
+        _save(out / "frame_encoder.pth", tiny_frame_encoder(seed))
+        with progress(
+            [video for split in videos.values() for video in split], True, desc="render", unit="video"
+        ) as bar:
+            for video in bar:
+                with replacing(out / "videos" / f"{video.video_id}.mp4", "wb") as file:
+                    render(video, file)
     for split, plans in videos.items():
-        entries = []
-        for video in plans:
-            entries.append(annotate(video, rng))
-            _write_npz(out / "feat/blip", video, features=frame_features(video, rng, directions))
-            text = texts[captions[video.video_id]][None].astype(np.float32)
-            _write_npz(out / "feat/vt_clipscore", video, vision=clip_features(video, rng, texts), text=text)
+        entries = [annotate(video, rng) for video in plans]
         with replacing(out / "anno" / f"{split}_videoxum.json") as file:
             json.dump(entries, file)
 
 
-@torch.no_grad()
-def _text_features(clip, texts):
-    features = clip.encode_text(texts)
-    features = features / features.norm(dim=-1, keepdim=True)
-    return dict(zip(texts, features.double().numpy()))
+def write_features(folder, videos, clip, rng):
+    """Write ready-made features of all videos: dictionary from split to list of `Video`."""
+    plans = [video for split in videos.values() for video in split]
+    captions = {video.video_id: reference_caption(video.tsum) for video in plans}
+    texts = text_features(clip, sorted({*all_sentences(), *captions.values()}))
+    names = ("background", "high point", *COLOURS, *SHAPES, *ACTIONS)
+    directions = dict(zip(names, rng.standard_normal((len(names), FEATURE_WIDTH))))
+    for video in plans:
+        _write_npz(folder / "blip", video, features=frame_features(video, rng, directions))
+        text = texts[captions[video.video_id]][None].astype(np.float32)
+        _write_npz(folder / "vt_clipscore", video, vision=clip_features(video, rng, texts), text=text)
+
+
+def _save(path, state):
+    with replacing(path, "wb") as file:
+        torch.save(dict(model=state), file)
 
 
 def _write_npz(folder, video, **arrays):
@@ -245,8 +241,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m data.mini", description="Write mini VideoXum.")
     parser.add_argument("out", type=pathlib.Path, help="root folder")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ready_made", action="store_true", help="write features instead of videos")
     args = parser.parse_args(argv)
-    write_mini(args.out, args.seed)
+    write_mini(args.out, args.seed, ready_made=args.ready_made)
     print(f"{args.out}: {', '.join(f'{count} {split}' for split, count in SPLITS.items())} videos")
 
 

@@ -43,6 +43,11 @@ class VTClip(nn.Module):
         """Columns of the features."""
         return self.clip.text_projection.shape[1]
 
+    @property
+    def image_size(self):
+        """Side of the images in pixels."""
+        return self.clip.visual.image_size[0]
+
     def token_ids(self, text):
         """CLIP's ids of one text, at most 256; a longer one is cut and its last becomes end-of-text."""
         start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
@@ -83,12 +88,22 @@ class VTClip(nn.Module):
 def load_vt_clip(path):
     """Load VT-CLIP from `{"model": state dict in OpenAI's layout}`, or the state dict itself.
 
+    Returns, Raises: as `vt_clip_of`; also FileNotFoundError and ValueError for what is no checkpoint.
+    """
+    return vt_clip_of(state_dict_of(read_checkpoint(path), path), path)
+
+
+def vt_clip_of(state, path="state dict"):
+    """Build VT-CLIP from a state dict in OpenAI's layout.
+
     Sizes are read from the shapes. The model is in evaluation mode, float32, on the CPU.
 
+    Args:
+        state: parameters by name.
+        path: where they are from, for messages.
     Raises:
-        FileNotFoundError, ValueError: no such file, or it is not such a checkpoint.
+        ValueError: they do not fit.
     """
-    state = state_dict_of(read_checkpoint(path), path)
     missing = [name for name in NEEDED if name not in state]
     if missing:
         raise ValueError(f"{path}: VT-CLIP: missing {', '.join(missing)}")

@@ -79,7 +79,7 @@ def small_model(bert_vocabulary):
 def mini_root(tmp_path_factory):
     """Mini VideoXum with few videos: just enough training videos for two processes of 16, odd numbers to score."""
     root = tmp_path_factory.mktemp("mini")
-    write_mini(root, counts=dict(train=33, val=3, test=7))
+    write_mini(root, counts=dict(train=33, val=3, test=7), ready_made=True)
     return root
 
 

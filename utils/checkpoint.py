@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import re
+import socket
 
 import torch
 
@@ -12,17 +14,44 @@ from models.weights import read_checkpoint
 
 @contextlib.contextmanager
 def replacing(path, mode="w"):
-    """Open a temporary file beside `path` and rename it to `path` when the block ends without an error."""
+    """Open a temporary file beside `path` and rename it to `path` when the block ends without an error.
+
+    Raises:
+        OSError: it cannot be written; the message names `path`.
+    """
     path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The end of the name alone: the whole and more may be longer than a file system takes.
+    temporary = path.with_name(f".{path.name[-40:]}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         with open(temporary, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder):
+    """Remove the temporary files of processes that were killed while `replacing` a file of this folder."""
+    name = re.compile(rf"\..+\.{re.escape(socket.gethostname())}\.(\d+)\.tmp")
+    for entry in os.scandir(folder):
+        match = name.fullmatch(entry.name)
+        if match and not _is_running(int(match[1])):
+            pathlib.Path(entry.path).unlink(missing_ok=True)
+
+
+def _is_running(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def save_checkpoint(path, *, model, optimizer, epoch, config):

@@ -59,11 +59,13 @@ def _first_host(nodes):
         return name.group(1) + (name.group(2) or "")
 
 
-def start(device="auto"):
+def start(device="auto", *, backend=None, timeout=datetime.timedelta(hours=2)):
     """Join the run's processes, if there are several.
 
     Args:
         device: `auto`, `cpu` or `cuda`.
+        backend: `gloo` or `nccl`; None takes the one of the device.
+        timeout: how long processes wait for each other; by default for the first one to score captions.
     Returns:
         World
     Raises:
@@ -90,11 +92,11 @@ def start(device="auto"):
     place = torch.device(device, gpu) if device == "cuda" else torch.device(device)
     if size > 1:
         dist.init_process_group(
-            "nccl" if device == "cuda" else "gloo",
+            backend or ("nccl" if device == "cuda" else "gloo"),
             rank=rank,
             world_size=size,
-            timeout=datetime.timedelta(hours=2),  # the others wait while the first process scores captions
-            device_id=place if device == "cuda" else None,
+            timeout=timeout,
+            device_id=place if device == "cuda" and backend is None else None,
         )
     return World(rank, local_rank, size, place)
 
@@ -132,10 +134,14 @@ def gather_objects(value, world):
     return gathered
 
 
-def mean(values, world):
-    """Average a tensor over the processes."""
+def total(values, world):
+    """Add a tensor over the processes."""
     if world.size > 1:
         values = values.clone()
         dist.all_reduce(values)
-        values = values / world.size
     return values
+
+
+def mean(values, world):
+    """Average a tensor over the processes."""
+    return total(values, world) / world.size

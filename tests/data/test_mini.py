@@ -22,7 +22,7 @@ def test_layout(mini_root):
 
 
 def test_the_same_seed_gives_the_same_data(mini_root, tmp_path):
-    write_mini(tmp_path, counts=dict(train=33, val=3, test=7))
+    write_mini(tmp_path, counts=dict(train=33, val=3, test=7), ready_made=True)
     for path in sorted(mini_root.rglob("*.json")):
         assert path.read_bytes() == (tmp_path / path.relative_to(mini_root)).read_bytes()
     for path in sorted(mini_root.rglob("*.npz")):

@@ -1,0 +1,83 @@
+"""Speed of feature extraction, beside that of the encoder alone: `python -m benchmarks.extraction VIDEO`.
+
+ViT-B/16 at 224 pixels with random weights (the speed does not depend on them), in float32 on the CPU unless told
+otherwise. Rates are frames at 1 fps per second of wall time. "Together" is what `extract_features.py` does, after its
+processes have started; its ratio to "encode" is what decoding costs. Encoder alone and together take turns, so that a
+machine whose speed drifts does not favour one.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from data.decoding import Job, Look, decode
+from data.video import Video, as_shown
+from extract_features import encode_videos, share_of_cores
+from models.frame_encoder import PRECISIONS, FrameEncoder
+from utils.log import run_main
+
+
+def rate(frames, work):
+    """Run `work`, which handles `frames` frames; returns frames per second."""
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return frames / (time.perf_counter() - start)
+
+
+def together(path, encoder, args):
+    """Extract the video `repeat` times in one go; returns frames per second without the start of the processes."""
+    jobs = [Job(str(i), path, None if i else 1) for i in range(1 + args.repeat)]  # the first, one frame, warms up
+    frames, start = 0, None
+    for end, features in encode_videos(jobs, {"blip": encoder}, chunk=args.batch_size, workers=args.num_workers):
+        if end.reason:
+            raise ValueError(end.reason)
+        if start is None:
+            start = time.perf_counter()
+        else:
+            frames += len(features["blip"])
+    return frames / (time.perf_counter() - start)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.extraction", description=__doc__.splitlines()[0])
+    parser.add_argument("video")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--num_workers", type=int, default=share_of_cores())
+    parser.add_argument("--repeat", type=int, default=4, help="times that the video is extracted in one go")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args(argv)
+
+    look = Look(224)
+    encoder = FrameEncoder(VisionTransformer(num_classes=0), look, args.precision).eval().to(args.device)
+    video = Video(args.video)
+    pictures = [frame for _, frame in video.each_second()]
+    T = len(pictures)
+    images = [as_shown(frame) for frame in pictures]
+    (*chunks, _) = decode(Job("", args.video), {"blip": look}, args.batch_size)
+    ready = [torch.as_tensor(frames.pixels["blip"]) for frames in chunks]
+    encoder(ready[0])
+    print(f"{args.video}: {T} frames of {images[0].width} x {images[0].height}, {len(video.timeline.starts)} pictures")
+    print(f"{args.device}, {args.precision}, {torch.get_num_threads()} threads, {args.num_workers} decoding processes")
+    print(f"decode      {rate(T, lambda: list(Video(args.video).each_second())):8.1f} frames/s, one thread")
+    print(f"preprocess  {rate(T, lambda: [look(as_shown(frame)) for frame in pictures]):8.1f} frames/s, one thread")
+
+    alone, whole = [], []
+    for _ in range(args.rounds):
+        alone.append(rate(T * args.repeat, lambda: [encoder(chunk).cpu() for chunk in ready * args.repeat]))
+        whole.append(together(args.video, encoder, args))
+    ratios = [w / a for w, a in zip(whole, alone)]
+    print(f"encode      {statistics.median(alone):8.1f} frames/s on ready pixels")
+    print(f"together    {statistics.median(whole):8.1f} frames/s")
+    spread = " ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(f"together / encode: {statistics.median(ratios):.2f} (rounds: {spread})")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,165 @@
+"""Decode many videos in worker processes while the caller computes.
+
+A worker that FFmpeg takes down with it costs one video, not the run.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+
+import numpy as np
+
+from data.video import Video, as_shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How an encoder wants to see a frame: S x S, the whole squeezed into it or the middle cut out, bicubic."""
+
+    size: int
+    crop: bool = False
+
+    @functools.cached_property
+    def _transform(self):
+        from torchvision import transforms
+
+        bicubic = transforms.InterpolationMode.BICUBIC
+        if not self.crop:
+            return transforms.Resize((self.size, self.size), bicubic)
+        return transforms.Compose([transforms.Resize(self.size, bicubic), transforms.CenterCrop(self.size)])
+
+    def __call__(self, image):
+        """`PIL.Image` -> (S, S, 3) uint8."""
+        return np.asarray(self._transform(image))
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A video to decode at 1 fps: `frames` of them, None for as many as its duration says."""
+
+    video_id: str
+    path: str
+    frames: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """Consecutive frames of a video, as each encoder wants to see them: name -> (n, S, S, 3) uint8."""
+
+    job: Job
+    pixels: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """A video is through: its duration in seconds, or why it cannot be decoded."""
+
+    job: Job
+    duration: float | None = None
+    reason: str | None = None
+
+
+def decode(job, looks, chunk):
+    """Decode one video: yields `Frames` of `chunk` seconds each (the last of fewer), then `End`; never raises."""
+    try:
+        video, rows = Video(job.path), []
+        for _, frame in video.each_second(job.frames):
+            image = as_shown(frame)
+            rows.append({name: look(image) for name, look in looks.items()})
+            if len(rows) == chunk:
+                yield _together(job, rows)
+                rows = []
+        if rows:
+            yield _together(job, rows)
+        yield End(job, duration=video.timeline.duration)
+    except (OSError, ValueError) as error:  # already a line that names the file
+        yield End(job, reason=" ".join(str(error).split()))
+    except Exception as error:  # no file may stop the run, whatever it makes FFmpeg or Pillow raise
+        yield End(job, reason=" ".join(f"{job.path}: video: {type(error).__name__}: {error}".split()))
+
+
+def _together(job, rows):
+    return Frames(job, {name: np.stack([row[name] for row in rows]) for name in rows[0]})
+
+
+def decode_videos(jobs, looks, *, chunk, workers):
+    """Decode videos side by side.
+
+    Args:
+        jobs: list of `Job`, begun in this order.
+        looks: name -> `Look`.
+        chunk: frames that come together; each worker is at most one chunk ahead.
+        workers: processes; 0 decodes in this one.
+    Yields:
+        `Frames` and one `End` for each job. Those of one job come in order, those of several jobs mixed.
+    """
+    if workers == 0:
+        for job in jobs:
+            yield from decode(job, looks, chunk)
+        return
+    waiting = collections.deque(jobs)
+    with contextlib.ExitStack() as stack:
+        busy = {}  # connection -> (process, job)
+
+        def start():
+            connection, process = _start_worker(looks, chunk)
+            stack.callback(_stop_worker, connection, process)
+            give(connection, process)
+
+        def give(connection, process):
+            if waiting:
+                connection.send(waiting[0])
+                busy[connection] = process, waiting.popleft()
+
+        for _ in range(min(workers, len(jobs))):
+            start()
+        while busy:
+            for connection in multiprocessing.connection.wait(list(busy)):
+                process, job = busy[connection]
+                try:
+                    event = connection.recv()
+                except (EOFError, OSError):
+                    del busy[connection]
+                    process.join()
+                    yield End(job, reason=f"{job.path}: video: its decoder ended with {_how(process.exitcode)}")
+                    if waiting:
+                        start()
+                    continue
+                if isinstance(event, End):
+                    del busy[connection]
+                    give(connection, process)
+                yield event
+
+
+def _start_worker(looks, chunk):
+    # A fresh process to fork from: this one may have threads, a GPU and the other workers' pipes.
+    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, looks, chunk), daemon=True)
+    process.start()
+    theirs.close()
+    return ours, process
+
+
+def _stop_worker(connection, process):
+    connection.close()
+    process.terminate()
+    process.join()
+
+
+def _work(connection, looks, chunk):
+    """A worker: takes jobs until the other side is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller ends it
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            for event in decode(connection.recv(), looks, chunk):
+                connection.send(event)
+
+
+def _how(exitcode):
+    return signal.Signals(-exitcode).name if exitcode and exitcode < 0 else f"status {exitcode}"

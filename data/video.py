@@ -1,0 +1,331 @@
+"""Video files: when their pictures are shown, and the pictures shown at given times.
+
+Presentation times decide, never frame counts. Second 0 is when the first picture appears; k numbers the pictures in
+the order in which they are shown. PyAV (FFmpeg) decodes; it is imported where it is used, so that training needs no
+codec.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+import stat
+
+import numpy as np
+from PIL import Image
+
+# Containers round times to a millisecond, at both ends of a video: a remainder below this is no second of its own.
+ROUNDING = 0.002
+
+
+@dataclasses.dataclass(frozen=True)
+class Timeline:
+    """When the pictures of a video are shown.
+
+    Attributes:
+        starts: (N,) float64 seconds, ascending, the first 0.
+        duration: seconds from the first picture's start to the last one's end.
+    """
+
+    starts: np.ndarray
+    duration: float
+
+    @property
+    def seconds(self):
+        """T, the number of frames at 1 fps: the duration in seconds, rounded up."""
+        return max(1, math.ceil(self.duration - ROUNDING))
+
+    def at(self, seconds):
+        """Picture shown at each of these times: (n,) int k."""
+        return np.maximum(np.searchsorted(self.starts, seconds, side="right") - 1, 0)
+
+    def middles(self, T):
+        """Picture shown at the middle of each of T seconds: (T,) int k, ascending.
+
+        The last second that the video reaches into counts for as long as it lasts; after its end its last picture
+        stays.
+        """
+        first = np.arange(T)
+        return self.at((first + np.clip(self.duration, first, first + 1)) / 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Packets:
+    """What the packets of a video stream promise: N pictures, k in the order in which they are shown.
+
+    A place is a packet's number in the file, that is in the order of decoding.
+    """
+
+    count: int
+    pts: np.ndarray  # (N,) time stamp of picture k
+    places: np.ndarray  # (N,) place of picture k
+    last_duration: int
+    key_pts: np.ndarray  # of the key pictures, from which decoding can begin
+    key_places: np.ndarray
+
+    @classmethod
+    def read(cls, container, stream):
+        """Scan a file without decoding it; None where the packets do not tell when each picture is shown."""
+        rows = [(p.pts, p.duration or 0, p.is_keyframe, _is_hidden(p)) for p in _demux(container, stream)]
+        shown = sorted((pts, place) for place, (pts, _, _, hidden) in enumerate(rows) if not hidden and pts is not None)
+        pts, places = np.array(shown, np.int64).reshape(-1, 2).T
+        if not shown or any(row[0] is None for row in rows) or (np.diff(pts) == 0).any():
+            return None
+        keys = np.flatnonzero([key for _, _, key, _ in rows])
+        return cls(len(rows), pts, places, rows[places[-1]][1], np.array([rows[key][0] for key in keys]), keys)
+
+    def needed(self, wanted):
+        """Tell which packets must be decoded for these pictures: (count,) bool.
+
+        A picture needs everything between the last key picture that is both decoded and shown before it, and itself.
+        """
+        edges = np.zeros(self.count + 1, np.int64)
+        for k in wanted:
+            key = np.searchsorted(self.key_places, self.places[k], side="right") - 1
+            while key >= 0 and self.key_pts[key] > self.pts[k]:
+                key -= 1
+            edges[self.key_places[key] if key >= 0 else 0] += 1
+            edges[self.places[k] + 1] -= 1
+        return edges.cumsum()[:-1] > 0
+
+
+class OtherPictures(Exception):
+    """Decoding gave other pictures than the packets promised; the video's timeline is now corrected."""
+
+
+class Video:
+    """A video file.
+
+    Normally the packets' time stamps tell which pictures there are, and only those packets are decoded that a wanted
+    picture needs. Where decoding gives other pictures than that (a truncated or damaged file, no time stamps),
+    everything is decoded, and what comes out decides.
+
+    Args:
+        path: file of any format that FFmpeg reads.
+    Attributes:
+        timeline: `Timeline`; reading may correct it.
+        rate: mean number of pictures per second, a Fraction.
+    Raises:
+        FileNotFoundError, ValueError: no such file, not a video, no video stream, no picture; the message names it.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        with self.open() as (container, stream):
+            self.rate = stream.average_rate or stream.guessed_rate or 25
+            self._packets = _Packets.read(container, stream)
+            if self._packets is not None:
+                self.timeline = self._timeline(self._packets.pts, self._packets.last_duration, stream.time_base)
+        if self._packets is None:
+            self._scan_pictures()
+
+    @contextlib.contextmanager
+    def open(self):
+        """Open the file: PyAV's container and its stream of moving pictures, decoded on one thread.
+
+        Raises:
+            FileNotFoundError, ValueError: see the class.
+        """
+        import av
+
+        place = f"{self.path}: video"
+        try:
+            status = os.stat(self.path)
+        except OSError as error:
+            kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+            raise kind(f"{place}: {(error.strerror or 'cannot be read').lower()}") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{place}: found a folder or a device, expected a file")
+        if status.st_size == 0:
+            raise ValueError(f"{place}: the file is empty")
+        try:
+            container = av.open(str(self.path), metadata_errors="replace")
+        except av.error.FFmpegError as error:
+            what = "cannot be read" if isinstance(error, OSError) else "not a video, or damaged"
+            raise ValueError(f"{place}: {what} ({error.strerror})") from None
+        with container:
+            yield container, self._stream(container)
+
+    def _stream(self, container):
+        """The first stream of moving pictures; the cover of a music file is none."""
+        from av.stream import Disposition
+
+        for stream in container.streams.video:
+            if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:
+                stream.codec_context.thread_count = 1  # videos are decoded side by side, not one on all cores
+                return stream
+        raise ValueError(f"{self.path}: video: found no video stream")
+
+    def _timeline(self, pts, last_duration, time_base):
+        """Time stamps (N,) in units of `time_base` -> Timeline."""
+        ticks = pts - pts[0]
+        if not last_duration:
+            last_duration = np.median(np.diff(ticks)) if len(ticks) > 1 else 1 / (self.rate * time_base)
+        up, down = time_base.numerator, time_base.denominator  # one division, so that whole seconds stay whole
+        return Timeline(ticks * up / down, (int(ticks[-1]) + float(last_duration)) * up / down)
+
+    def _scan_pictures(self):
+        """Take the timeline from what decoding the whole file gives."""
+        self._packets = None
+        with self.open() as (_, stream):
+            time_base = stream.time_base
+        usual = max(1, round(1 / (self.rate * time_base)))
+        pts, duration = [], 0
+        for frame in self._decode_all():
+            # A picture without a time, or with one not after its predecessor's, follows when that one ends.
+            known = frame.pts is not None and (not pts or frame.pts > pts[-1])
+            pts.append(frame.pts if known else pts[-1] + duration if pts else 0)
+            duration = frame.duration or usual
+        if not pts:
+            raise ValueError(f"{self.path}: video: damaged, not one picture can be decoded")
+        self.timeline = self._timeline(np.array(pts), duration, time_base)
+
+    def _decode_all(self):
+        """Yield every picture that can be decoded."""
+        with self.open() as (container, stream):
+            for packet in _demux(container, stream):
+                yield from _decode(stream, packet)
+            yield from _decode(stream, None)
+
+    def _decode_needed(self, wanted):
+        """Decode just the packets that these pictures need; yields (k, frame) of those of them that come out."""
+        needed, wanted_places = self._packets.needed(wanted), set(self._packets.places[wanted].tolist())
+        k_of = dict(zip(self._packets.pts[wanted].tolist(), wanted))
+        with self.open() as (container, stream):
+            context, fed = stream.codec_context, False
+
+            def drained():
+                yield from _decode(stream, None)
+                context.flush_buffers()
+
+            def frames():
+                nonlocal fed
+                for place, packet in zip(range(len(needed)), _demux(container, stream)):
+                    if needed[place]:
+                        if context.name == "h264":  # pictures that no other refers to need not be decoded
+                            context.skip_frame = "DEFAULT" if place in wanted_places else "NONREF"
+                        yield from _decode(stream, packet)
+                    elif fed:
+                        yield from drained()
+                    fed = bool(needed[place])
+                yield from drained()
+
+            for frame in frames():
+                if frame.pts in k_of:
+                    yield k_of[frame.pts], frame
+
+    def pictures(self, wanted):
+        """Decode pictures.
+
+        Args:
+            wanted: ascending k, without repetition.
+        Yields:
+            (k, `av.VideoFrame`), see `as_shown`.
+        Raises:
+            OtherPictures: what the packets promised did not come out. The timeline is corrected: choose again.
+        """
+        wanted = [int(k) for k in wanted]
+        if self._packets is None:
+            chosen = set(wanted)
+            yield from ((k, frame) for k, frame in enumerate(self._decode_all()) if k in chosen)
+            return
+        # The first and the last picture carry the timeline, so they are checked too.
+        promised = sorted({0, *wanted, len(self._packets.pts) - 1})
+        chosen, found = set(wanted), 0
+        for k, frame in self._decode_needed(promised):
+            if k != promised[found]:
+                break
+            found += 1
+            if k in chosen:
+                yield k, frame
+        if found < len(promised):
+            self._scan_pictures()
+            raise OtherPictures
+
+    def each_second(self, T=None):
+        """Decode the picture shown at the middle of each second, see `Timeline.middles`.
+
+        Args:
+            T: seconds; None means all that the video reaches into.
+        Yields:
+            (i, `av.VideoFrame`) for i = 0 … T-1.
+        """
+        given = 0
+        while True:
+            middles = self.timeline.middles(T or self.timeline.seconds)
+            try:
+                for i, frame in _one_behind(_repeated(self.pictures(np.unique(middles)), middles)):
+                    if i == given:
+                        yield i, frame
+                        given += 1
+                return
+            except OtherPictures:
+                continue
+
+
+def _repeated(pictures, middles):
+    """(k, frame) -> (i, frame) for each second i whose picture is k."""
+    i = 0
+    for k, frame in pictures:
+        while i < len(middles) and middles[i] == k:
+            yield i, frame
+            i += 1
+
+
+def _one_behind(items):
+    """Give each item when the next has come: the last second of a file cut short is only known at its end."""
+    held = None
+    for item in items:
+        if held is not None:
+            yield held
+        held = item
+    if held is not None:
+        yield held
+
+
+def _is_hidden(packet):
+    """Tell a packet that no picture is shown for: before an edit list's start, or one that VP8 only refers to."""
+    vp8 = packet.stream.codec_context.name == "vp8"
+    return packet.is_discard or (vp8 and not memoryview(packet)[0] & 0x10)
+
+
+def _demux(container, stream):
+    """Yield the packets of a stream until the file ends or cannot be read further."""
+    import av
+
+    with contextlib.suppress(av.error.FFmpegError):
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+
+
+def _decode(stream, packet):
+    """Decode a packet, None to get what is left; a damaged one gives nothing."""
+    import av
+
+    try:
+        return stream.codec_context.decode(packet)
+    except av.error.FFmpegError:
+        return []
+
+
+def orientation(frame):
+    """Tell how a decoded picture is to be turned: (transpose, flip left-right, flip upside-down), in this order."""
+    from av.sidedata.sidedata import Type
+
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    if data is None:
+        return False, False, False
+    a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32)  # x' = a x + c y, y' = b x + d y
+    across = abs(int(b)) > abs(int(a))
+    return across, (c if across else a) < 0, (b if across else d) < 0
+
+
+def as_shown(frame):
+    """Turn a decoded picture into what a player shows: `PIL.Image`, RGB, upright."""
+    array = frame.to_ndarray(format="rgb24")  # (H, W, 3)
+    transpose, mirror, overturn = orientation(frame)
+    if transpose:
+        array = array.transpose(1, 0, 2)
+    array = array[:: -1 if overturn else 1, :: -1 if mirror else 1]
+    return Image.fromarray(np.ascontiguousarray(array))

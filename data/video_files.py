@@ -1,0 +1,66 @@
+"""Which video files a command line means."""
+
+import os
+import pathlib
+
+SUFFIXES = {
+    *(".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
+    *(".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
+}
+
+
+def find_videos(sources):
+    """List videos.
+
+    Args:
+        sources: paths, each a video file, a folder (searched with its sub-folders for names that end as videos do,
+            hidden ones left out) or a `.txt` file with one path a line (relative to the current folder, or to the
+            list's own).
+    Returns:
+        dictionary from video id, the file's name without its suffix, to path, ordered by id. What a list names need
+        not exist.
+    Raises:
+        FileNotFoundError, ValueError: a source is missing, names no video, or two videos have one id.
+    """
+    found = {}
+    for source in map(pathlib.Path, sources):
+        if source.is_dir():
+            paths = _in_folder(source)
+        elif source.suffix.lower() == ".txt":
+            paths = _in_list(source)
+        elif source.exists():
+            paths = [source]
+        else:
+            raise FileNotFoundError(f"{source}: videos: no such file or folder")
+        if not paths:
+            expected = "a path a line" if source.is_file() else f"files that end in {', '.join(sorted(SUFFIXES))}"
+            raise ValueError(f"{source}: videos: found none, expected {expected}")
+        for path in paths:
+            other = found.setdefault(path.stem, path)
+            if os.path.abspath(other) != os.path.abspath(path):
+                raise ValueError(f"{path}: videos: found the id {path.stem} twice, also in {other}, expected once")
+    return dict(sorted(found.items()))
+
+
+def _in_folder(folder):
+    paths = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths += [pathlib.Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
+
+
+def _in_list(source):
+    try:
+        lines = source.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{source}: videos: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{source}: videos: not a list of paths ({error})") from None
+    paths = [pathlib.Path(line.strip()) for line in lines if line.strip()]
+    return [path if path.exists() or path.is_absolute() else _beside(source, path) for path in paths]
+
+
+def _beside(source, path):
+    beside = source.parent / path
+    return beside if beside.exists() else path

@@ -1,0 +1,312 @@
+"""Extract frame features from videos, in the published layout.
+
+    python -m torch.distributed.run --nproc_per_node=4 extract_features.py --videos videos \\
+        --out dataset/ActivityNet/feat --annotations dataset/ActivityNet/anno/*_videoxum.json
+
+    OUT/blip/{video_id}.npz           features (T, 768 or 1024)
+    OUT/vt_clipscore/{video_id}.npz   vision (T, 512), with annotations also text (1, 512)
+"""
+
+import datetime
+import functools
+import json
+import logging
+import os
+import pathlib
+import sys
+import time
+import zipfile
+
+import numpy as np
+import torch
+
+from data.annotations import load_annotations
+from data.captions import reference_caption
+from data.decoding import Frames, Job, decode_videos
+from data.features import feature_path
+from data.video_files import find_videos
+from models.frame_encoder import PRECISIONS, blip_frame_encoder, clip_frame_encoder
+from models.vt_clip import load_vt_clip
+from models.weights import fetch
+from utils import distributed
+from utils.checkpoint import remove_leftovers, replacing, sha256_of
+from utils.config import OneLineParser
+from utils.log import progress, run_main, setup_logging
+
+logger = logging.getLogger(__name__)
+
+BLIP = "outputs/blip/model_base_capfilt_large.pth"
+VT_CLIP = "outputs/vt_clipscore/vt_clip.pth"
+FIELDS = {"blip": "features", "vt_clipscore": "vision"}  # folder, and encoder's name -> array in its files
+LOG_SECONDS = 60
+
+
+def parse(argv):
+    parser = OneLineParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    add = parser.add_argument
+    add("--videos", nargs="+", required=True, metavar="PATH", help="folder, .txt list of paths, or video files")
+    add("--out", required=True, help="folder of features; blip/ and vt_clipscore/ are made in it")
+    add("--blip", help=f"checkpoint (path or URL) with BLIP's image encoder; '' makes no BLIP features ({BLIP})")
+    add("--vt_clip", help=f"VT-CLIP checkpoint; '' makes no VT-CLIP features ({VT_CLIP})")
+    add("--annotations", nargs="+", default=[], metavar="FILE", help="annotation files: number of frames, texts")
+    add("--image_size", type=int, default=224, help="side of BLIP's frames in pixels (%(default)s)")
+    add("--precision", choices=PRECISIONS, default="float32", help="of the encoders (%(default)s)")
+    add("--batch_size", type=int, default=32, help="frames that are encoded together (%(default)s)")
+    add("--num_workers", type=int, help="decoding processes per process (its share of the cores)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
+    add("--overwrite", action="store_true", help="make features anew that are there already")
+    args = parser.parse_args(argv)
+    for name, least in dict(image_size=1, batch_size=1, num_workers=0).items():
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name}: found {value}, expected at least {least}")
+    return args
+
+
+def checkpoint_of(flag, given, default):
+    """Path of an encoder's checkpoint, or "" where there is none to use.
+
+    Raises:
+        FileNotFoundError: the checkpoint that was asked for is missing.
+    """
+    source = default if given is None else given
+    if not source or "://" in source or pathlib.Path(source).is_file():
+        return source
+    if given is None:
+        logger.warning("%s: no file %s: its features are left out", flag, source)
+        return ""
+    raise FileNotFoundError(f"{source}: {flag}: no such file")
+
+
+def encode_videos(jobs, encoders, *, chunk, workers):
+    """Decode and encode videos; a video's features do not depend on the others.
+
+    Args:
+        jobs: list of `Job`.
+        encoders: name -> `FrameEncoder`.
+        chunk: frames of one video that are encoded together.
+        workers: decoding processes, see `decode_videos`.
+    Yields:
+        `End` and, by the encoder's name, (T, D) float32 features; {} for a video that cannot be decoded.
+    """
+    looks = {name: encoder.look for name, encoder in encoders.items()}
+    parts = {}
+    for event in decode_videos(jobs, looks, chunk=chunk, workers=workers):
+        if isinstance(event, Frames):
+            states = {name: encoder(event.pixels[name]) for name, encoder in encoders.items()}
+            parts.setdefault(event.job, []).append(states)
+        else:
+            rows = [] if event.reason else parts[event.job]
+            parts.pop(event.job, None)
+            yield event, {name: torch.cat([r[name] for r in rows]).cpu().numpy() for name in encoders if rows}
+
+
+@torch.inference_mode()
+def encode_caption(clip, caption):
+    """VT-CLIP's feature of a caption, by itself: (1, C) float32."""
+    return clip.encode_text([caption]).float().cpu().numpy()
+
+
+def is_complete(path, expected):
+    """Tell whether a feature file is there, whole and with these arrays, without reading them.
+
+    Args:
+        path: where an `.npz` file would be.
+        expected: name of an array -> its rows, None for any number.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name, rows in expected.items():
+                with archive.open(f"{name}.npy") as member:
+                    np.lib.format.read_magic(member)
+                    shape, _, _ = np.lib.format.read_array_header_1_0(member)
+                if rows is not None and shape[:1] != (rows,):
+                    return False
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return False
+    return True
+
+
+class FeatureFolder:
+    """One encoder's features: `{video_id}.npz` files and a record of what they are made with.
+
+    Args:
+        root: the folder.
+        field: name of the array of frame features.
+        texts: video id -> caption whose feature belongs into the file as `text`.
+    """
+
+    def __init__(self, root, field, texts):
+        self.root, self.field, self.texts = pathlib.Path(root), field, texts
+
+    def prepare(self, made_with, overwrite):
+        """Make the folder and note what its features are made with.
+
+        Raises:
+            ValueError: it holds features that were made otherwise.
+        """
+        record = self.root / "extraction.json"
+        self.root.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.root)
+        if record.is_file() and not overwrite:
+            there = json.loads(record.read_text(encoding="utf-8"))
+            for name, value in made_with.items():
+                if there.get(name) != value:
+                    raise ValueError(
+                        f"{record}: {name}: found {there.get(name)}, expected {value}: the features there were made "
+                        "with other settings; --overwrite makes them anew, another --out keeps both"
+                    )
+        with replacing(record) as file:
+            json.dump(made_with, file, indent=2)
+
+    def is_complete(self, job):
+        """Tell whether a video's features are there."""
+        text = {"text": 1} if job.video_id in self.texts else {}
+        return is_complete(feature_path(self.root, job.video_id), {self.field: job.frames} | text)
+
+    def write(self, video_id, features, encode_text):
+        """Write a video's features (T, D) and those of its caption, in one step."""
+        arrays = {self.field: features}
+        if video_id in self.texts:
+            arrays["text"] = encode_text(self.texts[video_id])
+        with replacing(feature_path(self.root, video_id), "wb") as file:
+            np.savez(file, **arrays)
+
+
+class Failures:
+    """`failures.jsonl`: which videos could not be extracted, and why; without failures there is no such file."""
+
+    def __init__(self, path):
+        self.path, self.count = path, 0
+
+    def add(self, job, reason):
+        self.count += 1
+        with open(self.path, "a", encoding="utf-8") as file:  # in one write: other processes write here too
+            file.write(json.dumps(dict(video_id=job.video_id, path=job.path, reason=reason)) + "\n")
+        logger.warning("failed: %s", reason)
+
+
+def make_jobs(videos, records):
+    """Paths and annotations by video id -> list of `Job`, the longest first.
+
+    A file's size stands for its length: to open a million videos and ask takes longer than the order saves.
+    """
+    jobs = [
+        Job(video_id, str(path), records[video_id].num_frames if video_id in records else None)
+        for video_id, path in videos.items()
+    ]
+    return sorted(jobs, key=lambda job: os.path.getsize(job.path) if os.path.exists(job.path) else 0, reverse=True)
+
+
+def share_of_cores():
+    """Decoding processes that this process can have: its share of the machine's cores but one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
+
+
+def extract(jobs, encoders, folders, failures, *, encode_text, chunk, workers, world):
+    """Extract this process's videos; returns how many videos and frames were written."""
+    videos = frames = 0
+    start = said = time.monotonic()
+    with progress(None, world.is_main, total=len(jobs), unit="video", desc="extract") as bar:
+        for end, features in encode_videos(jobs, encoders, chunk=chunk, workers=workers):
+            if end.reason:
+                failures.add(end.job, end.reason)
+            else:
+                T = max(map(len, features.values()))
+                if end.duration <= T - 2:
+                    logger.warning(
+                        "%s: found %.1f s of pictures, expected %d as annotated: the last picture stands for the rest",
+                        end.job.path,
+                        end.duration,
+                        T,
+                    )
+                for name, rows in features.items():
+                    folders[name].write(end.job.video_id, rows, encode_text)
+                videos, frames = videos + 1, frames + T
+            now = time.monotonic()
+            speed = f"{frames / (now - start):.1f} frames/s"
+            bar.set_postfix_str(speed, refresh=False)
+            bar.update()
+            if bar.disable and now - said > LOG_SECONDS:  # no terminal: a line now and then
+                logger.info("%d of %d videos, %s", videos + failures.count, len(jobs), speed)
+                said = now
+    return videos, frames
+
+
+def load_encoders(args, world):
+    """Load what is there or was asked for: encoders by name, VT-CLIP or None, and what each is made of.
+
+    Raises:
+        FileNotFoundError, ValueError: a checkpoint is missing or bad.
+    """
+    encoders, clip, made_with = {}, None, {}
+    sources = {"blip": checkpoint_of("--blip", args.blip, BLIP)}
+    sources["vt_clipscore"] = checkpoint_of("--vt_clip", args.vt_clip, VT_CLIP)
+    if not any(sources.values()):
+        raise ValueError("--blip, --vt_clip: found no checkpoint, expected at least one of the two")
+    for name, source in sources.items():
+        if not source:
+            continue
+        with distributed.local_main_first(world):
+            path = fetch(source)
+        if name == "blip":
+            encoders[name] = blip_frame_encoder(path, args.image_size, args.precision)
+        else:
+            clip = load_vt_clip(path).to(world.device)
+            encoders[name] = clip_frame_encoder(clip, args.precision)
+        size = encoders[name].to(world.device).look.size
+        made_with[name] = dict(checkpoint_sha256=sha256_of(path), image_size=size, precision=args.precision)
+    return encoders, clip, made_with
+
+
+def main(argv=None):
+    args = parse(argv)
+    videos = find_videos(args.videos)
+    records = {record.video_id: record for path in args.annotations for record in load_annotations(path)}
+    texts = {video_id: reference_caption(record.tsum) for video_id, record in records.items()}
+    root = pathlib.Path(args.out)
+    root.mkdir(parents=True, exist_ok=True)
+    # Processes work on their own, perhaps for days, and only meet at the end.
+    world = distributed.start(args.device, backend="gloo", timeout=datetime.timedelta(days=30))
+    setup_logging(root, world.is_main, "extract.log")
+    if records:
+        both = len(videos.keys() & records.keys())
+        logger.info("%d videos, %d annotated, %d in both", len(videos), len(records), both)
+
+    encoders, clip, made_with = load_encoders(args, world)
+    folders = {
+        name: FeatureFolder(root / name, FIELDS[name], texts if name == "vt_clipscore" else {}) for name in encoders
+    }
+    failures = Failures(root / "failures.jsonl")
+    if world.is_main:
+        failures.path.unlink(missing_ok=True)
+        for name, folder in folders.items():
+            folder.prepare(made_with[name], args.overwrite)
+    distributed.barrier()
+
+    jobs = make_jobs(videos, records)[world.rank :: world.size]
+    there = [] if args.overwrite else [job for job in jobs if all(f.is_complete(job) for f in folders.values())]
+    start = time.monotonic()
+    written = extract(
+        [job for job in jobs if job not in set(there)],
+        encoders,
+        folders,
+        failures,
+        encode_text=functools.partial(encode_caption, clip),
+        chunk=args.batch_size,
+        workers=share_of_cores() if args.num_workers is None else args.num_workers,
+        world=world,
+    )
+    seconds = time.monotonic() - start
+    counts = distributed.total(torch.tensor([*written, len(there), failures.count]), world).tolist()
+    speed = f"{counts[0]} videos, {counts[1]} frames in {seconds:.1f} s ({counts[1] / max(seconds, 1e-9):.1f} frames/s)"
+    failed = f"{counts[3]} failed" + (f", see {failures.path}" if counts[3] else "")
+    logger.info("extracted %s; %d videos were there already; %s", speed, counts[2], failed)
+    distributed.stop()
+    if counts[3]:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,94 @@
+"""BLIP's image encoder beside timm's, and its checkpoints."""
+
+import functools
+
+import pytest
+import torch
+from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+
+from models.blip_vit import load_blip_vit
+from tests.golden.weights import fill_state_dict
+
+
+def timm_vit(**sizes):
+    torch.manual_seed(0)
+    norm = functools.partial(torch.nn.LayerNorm, eps=1e-6)
+    return VisionTransformer(num_classes=0, norm_layer=norm, **sizes).eval()
+
+
+def save(path, state, prefix="visual_encoder.", **others):
+    torch.save(dict(model={prefix + name: value for name, value in state.items()} | others), path)
+    return path
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A small encoder and its checkpoint, with what else BLIP's has."""
+    vit = timm_vit(img_size=64, embed_dim=128, depth=2, num_heads=2)
+    decoder = {"text_decoder.bert.embeddings.word_embeddings.weight": torch.zeros(3, 3)}
+    return vit, save(tmp_path / "blip.pth", vit.state_dict(), **decoder)
+
+
+@pytest.mark.parametrize("prefix", ["visual_encoder.", ""])
+def test_equals_timm(small, tmp_path, prefix):
+    vit, _ = small
+    images = torch.randn(3, 3, 64, 64)
+    found = load_blip_vit(save(tmp_path / "alone.pth", vit.state_dict(), prefix), 64)
+    assert not found.training
+    with torch.no_grad():
+        assert torch.allclose(found(images), vit.forward_features(images)[:, 0], atol=1e-5)
+
+
+def test_full_size_parameters_are_the_published_ones(golden, tmp_path):
+    """ViT-B/16: all names and shapes, and the features of timm's model with the same weights."""
+    shapes = {name: tuple(shape) for name, shape in golden("vit_keys.json").items()}
+    state = {name: torch.from_numpy(value) for name, value in fill_state_dict(shapes, 0.05).items()}
+    found = load_blip_vit(save(tmp_path / "blip.pth", state))
+    assert {name: tuple(value.shape) for name, value in found.state_dict().items()} == shapes
+    expected = timm_vit()
+    expected.load_state_dict(state)
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        theirs, ours = expected.forward_features(images)[:, 0], found(images)
+    assert ours.shape == (2, 768)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_large(tmp_path):
+    vit = timm_vit(img_size=32, embed_dim=1024, depth=1, num_heads=16)
+    found = load_blip_vit(save(tmp_path / "large.pth", vit.state_dict()), 32)
+    assert found.embed_dim == 1024 and found.blocks[0].attn.num_heads == 16
+
+
+@pytest.mark.parametrize("size", [32, 96, 128])
+def test_the_position_table_is_resized_as_timm_does(small, size):
+    vit, path = small
+    found, grid = load_blip_vit(path, size), size // 16
+    assert torch.equal(found.pos_embed, resample_abs_pos_embed(vit.pos_embed, [grid, grid]))
+    images = torch.randn(1, 3, size, size)
+    vit.set_input_size(img_size=(size, size))
+    with torch.no_grad():
+        assert torch.allclose(found(images), vit(images), atol=1e-5)
+
+
+def test_mistakes(small, tmp_path):
+    vit, path = small
+    state = vit.state_dict()
+    with pytest.raises(ValueError, match=r"^image_size: found 100, expected a multiple of 16"):
+        load_blip_vit(path, 100)
+    with pytest.raises(FileNotFoundError, match="none.pth: checkpoint: no such file"):
+        load_blip_vit(tmp_path / "none.pth")
+    for change, message in (
+        (dict(pos_embed=None), r"missing visual_encoder.pos_embed$"),
+        ({"blocks.1.mlp.fc1.weight": torch.zeros(3, 3)}, r"does not fit a Vision Transformer .*fc1.weight"),
+        ({"blocks.1.norm1.weight": None}, r"does not fit .*Missing key.*blocks.1.norm1.weight"),
+        (dict(extra=torch.zeros(1)), r"does not fit .*Unexpected key.*extra"),
+        (dict(pos_embed=torch.zeros(1, 12, 128)), "does not fit"),
+    ):
+        changed = {name: value for name, value in (state | change).items() if value is not None}
+        with pytest.raises(ValueError, match=f"bad.pth: BLIP's image encoder: {message}"):
+            load_blip_vit(save(tmp_path / "bad.pth", changed), 64)
+    torch.save(dict(model={"text_decoder.x": torch.zeros(1)}), tmp_path / "text.pth")
+    with pytest.raises(ValueError, match=r"text.pth: BLIP's image encoder: missing visual_encoder.patch_embed"):
+        load_blip_vit(tmp_path / "text.pth")
