@@ -225,7 +225,7 @@ def begin(config, overridden, *, splits, log_file, config_file):
     world = distributed.start(config.device)
     output_dir = pathlib.Path(config.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    setup_logging(output_dir, world.is_main, log_file)
+    setup_logging(world.is_main, output_dir / log_file)
     for name, (in_yaml, in_flag) in overridden.items():
         logger.info("%s: the config says %r, the flag says %r: the flag counts", name, in_yaml, in_flag)
     if world.is_main:

@@ -78,7 +78,7 @@ def checkpoint_of(flag, given, default):
     raise FileNotFoundError(f"{source}: {flag}: no such file")
 
 
-def encode_videos(jobs, encoders, *, chunk, workers):
+def encode_videos(jobs, encoders, *, chunk, workers, on_frames=lambda n: None):
     """Decode and encode videos; a video's features do not depend on the others.
 
     Args:
@@ -86,6 +86,7 @@ def encode_videos(jobs, encoders, *, chunk, workers):
         encoders: name -> `FrameEncoder`.
         chunk: frames of one video that are encoded together.
         workers: decoding processes, see `decode_videos`.
+        on_frames: is told the number of frames each time that some are encoded.
     Yields:
         `End` and, by the encoder's name, (T, D) float32 features; {} for a video that cannot be decoded.
     """
@@ -95,6 +96,7 @@ def encode_videos(jobs, encoders, *, chunk, workers):
         if isinstance(event, Frames):
             states = {name: encoder(event.pixels[name]) for name, encoder in encoders.items()}
             parts.setdefault(event.job, []).append(states)
+            on_frames(len(next(iter(states.values()))))
         else:
             rows = [] if event.reason else parts[event.job]
             parts.pop(event.job, None)
@@ -214,11 +216,12 @@ def extract(jobs, encoders, folders, failures, *, encode_text, chunk, workers, w
                 failures.add(end.job, end.reason)
             else:
                 T = max(map(len, features.values()))
-                if end.duration <= T - 2:
+                duration = end.video.timeline.duration
+                if duration <= T - 2:
                     logger.warning(
                         "%s: found %.1f s of pictures, expected %d as annotated: the last picture stands for the rest",
                         end.job.path,
-                        end.duration,
+                        duration,
                         T,
                     )
                 for name, rows in features.items():
@@ -269,7 +272,7 @@ def main(argv=None):
     root.mkdir(parents=True, exist_ok=True)
     # Processes work on their own, perhaps for days, and only meet at the end.
     world = distributed.start(args.device, backend="gloo", timeout=datetime.timedelta(days=30))
-    setup_logging(root, world.is_main, "extract.log")
+    setup_logging(world.is_main, root / "extract.log")
     if records:
         both = len(videos.keys() & records.keys())
         logger.info("%d videos, %d annotated, %d in both", len(videos), len(records), both)

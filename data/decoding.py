@@ -4,6 +4,7 @@ A worker that FFmpeg takes down with it costs one video, not the run.
 """
 
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -57,10 +58,10 @@ class Frames:
 
 @dataclasses.dataclass(frozen=True)
 class End:
-    """A video is through: its duration in seconds, or why it cannot be decoded."""
+    """A video is through: the `Video`, its timeline verified, or the reason why it cannot be decoded."""
 
     job: Job
-    duration: float | None = None
+    video: Video | None = None
     reason: str | None = None
 
 
@@ -76,7 +77,7 @@ def decode(job, looks, chunk):
                 rows = []
         if rows:
             yield _together(job, rows)
-        yield End(job, duration=video.timeline.duration)
+        yield End(job, video=video)
     except (OSError, ValueError) as error:  # already a line that names the file
         yield End(job, reason=" ".join(str(error).split()))
     except Exception as error:  # no file may stop the run, whatever it makes FFmpeg or Pillow raise
@@ -94,13 +95,12 @@ def decode_videos(jobs, looks, *, chunk, workers):
         jobs: list of `Job`, begun in this order.
         looks: name -> `Look`.
         chunk: frames that come together; each worker is at most one chunk ahead.
-        workers: processes; 0 decodes in this one.
+        workers: processes; 0 decodes in a thread of this one, which no program that a user writes need prepare for.
     Yields:
         `Frames` and one `End` for each job. Those of one job come in order, those of several jobs mixed.
     """
     if workers == 0:
-        for job in jobs:
-            yield from decode(job, looks, chunk)
+        yield from _ahead(event for job in jobs for event in decode(job, looks, chunk))
         return
     waiting = collections.deque(jobs)
     with contextlib.ExitStack() as stack:
@@ -134,6 +134,15 @@ def decode_videos(jobs, looks, *, chunk, workers):
                     del busy[connection]
                     give(connection, process)
                 yield event
+
+
+def _ahead(events):
+    """Let a thread be one event ahead of the consumer."""
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, events, None)
+        while (event := coming.result()) is not None:
+            coming = thread.submit(next, events, None)
+            yield event
 
 
 def _start_worker(looks, chunk):

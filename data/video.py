@@ -105,6 +105,7 @@ class Video:
     Attributes:
         timeline: `Timeline`; reading may correct it.
         rate: mean number of pictures per second, a Fraction.
+        start: when the first picture appears on the file's own clock, in seconds.
     Raises:
         FileNotFoundError, ValueError: no such file, not a video, no video stream, no picture; the message names it.
     """
@@ -115,7 +116,7 @@ class Video:
             self.rate = stream.average_rate or stream.guessed_rate or 25
             self._packets = _Packets.read(container, stream)
             if self._packets is not None:
-                self.timeline = self._timeline(self._packets.pts, self._packets.last_duration, stream.time_base)
+                self._set_timeline(self._packets.pts, self._packets.last_duration, stream.time_base)
         if self._packets is None:
             self._scan_pictures()
 
@@ -156,13 +157,14 @@ class Video:
                 return stream
         raise ValueError(f"{self.path}: video: found no video stream")
 
-    def _timeline(self, pts, last_duration, time_base):
-        """Time stamps (N,) in units of `time_base` -> Timeline."""
+    def _set_timeline(self, pts, last_duration, time_base):
+        """Take the pictures' time stamps (N,), in units of `time_base`."""
         ticks = pts - pts[0]
+        self.start = float(int(pts[0]) * time_base)
         if not last_duration:
             last_duration = np.median(np.diff(ticks)) if len(ticks) > 1 else 1 / (self.rate * time_base)
         up, down = time_base.numerator, time_base.denominator  # one division, so that whole seconds stay whole
-        return Timeline(ticks * up / down, (int(ticks[-1]) + float(last_duration)) * up / down)
+        self.timeline = Timeline(ticks * up / down, (int(ticks[-1]) + float(last_duration)) * up / down)
 
     def _scan_pictures(self):
         """Take the timeline from what decoding the whole file gives."""
@@ -178,7 +180,7 @@ class Video:
             duration = frame.duration or usual
         if not pts:
             raise ValueError(f"{self.path}: video: damaged, not one picture can be decoded")
-        self.timeline = self._timeline(np.array(pts), duration, time_base)
+        self._set_timeline(np.array(pts), duration, time_base)
 
     def _decode_all(self):
         """Yield every picture that can be decoded."""

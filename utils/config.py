@@ -27,12 +27,25 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Everything a run can be told, checked on creation.
+class Settings:
+    """Base of configurations: each field is checked on creation.
 
     Raises:
         ValueError: a value is of the wrong type or outside its limits; the message names the field.
     """
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+
+    def as_dict(self):
+        """Plain values by name, in the order of the fields."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
+    """Everything a run of VTSUM-BLIP can be told."""
 
     # Data
     video_embeddings_root: str = option("dataset/ActivityNet/feat/blip", "folder of BLIP features, {video_id}.npz")
@@ -100,8 +113,7 @@ class Config:
     log_freq: int = option(10, "write a line of losses every so many steps", least=1)
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+        super().__post_init__()
         if not self.output_dir:
             raise ValueError("output_dir: found nothing, expected a folder")
         if self.min_lr > self.init_lr:
@@ -110,12 +122,10 @@ class Config:
             limit = f"max_text_length ({self.max_text_length})"
             raise ValueError(f"min_text_length: found {self.min_text_length}, expected at most {limit}")
 
-    def as_dict(self):
-        """Plain values by name, in the order of the fields."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
-
-FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+def fields_of(cls=Config):
+    """The settings of a configuration class: name -> field."""
+    return {field.name: field for field in dataclasses.fields(cls)}
 
 
 def _is_list(field):
@@ -166,8 +176,8 @@ def _checked(field, value):
     return value
 
 
-def read_yaml(path):
-    """Read a YAML file of settings (YAML 1.2, safe loader) into a dictionary.
+def read_yaml(path, cls=Config):
+    """Read a YAML file of a class's settings (YAML 1.2, safe loader) into a dictionary.
 
     Raises:
         FileNotFoundError, ValueError: no such file; not a mapping; an unknown key (the nearest known one is named).
@@ -187,11 +197,14 @@ def read_yaml(path):
     if not isinstance(values, dict):
         raise ValueError(f"{path}: config: found {type(values).__name__}, expected keys and values")
     for key in values:
-        if key not in FIELDS:
-            near = difflib.get_close_matches(str(key), FIELDS, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{path}: {key}: unknown key{hint}")
+        if key not in fields_of(cls):
+            raise ValueError(f"{path}: {key}: unknown key{_nearest(str(key), cls)}")
     return values
+
+
+def _nearest(name, cls, prefix=""):
+    near = difflib.get_close_matches(name, fields_of(cls), n=1, cutoff=0.5)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
 def _bool(text):
@@ -209,10 +222,10 @@ class OneLineParser(argparse.ArgumentParser):
         raise ValueError(message)
 
 
-def _parser(description):
+def _parser(description, cls):
     parser = OneLineParser(description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="YAML file of settings; flags override it")
-    for field in FIELDS.values():
+    for field in fields_of(cls).values():
         how = dict(help=f"{_help(field)} (default: {field.default!r})".replace("%", "%%"))
         if field.type is bool:
             how |= dict(type=_bool, nargs="?", const=True, metavar="BOOL")
@@ -224,36 +237,39 @@ def _parser(description):
     return parser
 
 
-def load_config(argv=None, description=None):
+def load_config(argv=None, description=None, *, cls=Config, add_arguments=None):
     """Build the configuration of a command line.
 
     Args:
         argv: arguments without the program's name; None takes the process's own.
         description: what `--help` says first.
+        cls: class of the configuration.
+        add_arguments: function that adds a script's own arguments to the `argparse` parser.
     Returns:
-        Config, and a dictionary of the settings that a flag overrode: name -> (value in the YAML, value of the flag).
+        `cls`; a dictionary of the settings that a flag overrode: name -> (value in the YAML, value of the flag); with
+        `add_arguments` also a namespace of the script's own arguments.
     Raises:
-        FileNotFoundError, ValueError: see `read_yaml` and `Config`.
+        FileNotFoundError, ValueError: see `read_yaml` and `Settings`.
     """
-    parser = _parser(description)
+    parser = _parser(description, cls)
+    if add_arguments is not None:
+        add_arguments(parser)
     typed, unknown = parser.parse_known_args(argv)
     for word in unknown:
         if word.startswith("--"):
-            near = difflib.get_close_matches(word[2:].split("=")[0], FIELDS, n=1, cutoff=0.5)
-            hint = f"; did you mean --{near[0]}?" if near else ""
-            raise ValueError(f"{word}: unknown flag{hint}")
+            raise ValueError(f"{word}: unknown flag{_nearest(word[2:].split('=')[0], cls, '--')}")
     if unknown:
         raise ValueError(f"unknown argument {unknown[0]!r}")
-    typed = vars(typed)
-    path = typed.pop("config")
-    values = read_yaml(path)
+    flags = {name: value for name, value in vars(typed).items() if name in fields_of(cls)}
+    values = read_yaml(typed.config, cls)
     try:
-        Config(**values)  # so that a wrong value is blamed on the file it stands in
+        cls(**values)  # so that a wrong value is blamed on the file it stands in
     except ValueError as error:
-        if str(error).split(":")[0] not in typed:
-            raise ValueError(f"{path}: {error}") from None
-    overridden = {name: (values[name], typed[name]) for name in typed if name in values and values[name] != typed[name]}
-    return Config(**(values | typed)), overridden
+        if str(error).split(":")[0] not in flags:
+            raise ValueError(f"{typed.config}: {error}") from None
+    overridden = {name: (values[name], flags[name]) for name in flags if name in values and values[name] != flags[name]}
+    config = cls(**(values | flags))
+    return (config, overridden) if add_arguments is None else (config, overridden, typed)
 
 
 def write_config(config, path):
@@ -265,9 +281,9 @@ def write_config(config, path):
         yaml.dump(config.as_dict(), file)
 
 
-def reference_table():
+def reference_table(cls=Config):
     """The README's table of settings, one row per field."""
-    rows = [f"| `{name}` | `{field.default!r}` | {_help(field)} |" for name, field in FIELDS.items()]
+    rows = [f"| `{name}` | `{field.default!r}` | {_help(field)} |" for name, field in fields_of(cls).items()]
     return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
 
 

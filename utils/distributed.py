@@ -59,6 +59,17 @@ def _first_host(nodes):
         return name.group(1) + (name.group(2) or "")
 
 
+def pick_device(device):
+    """Choose the kind of device for `auto`, `cpu` or `cuda`.
+
+    Raises:
+        ValueError: `cuda` is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: found no GPU that PyTorch can use, expected one for device cuda")
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+
+
 def start(device="auto", *, backend=None, timeout=datetime.timedelta(hours=2)):
     """Join the run's processes, if there are several.
 
@@ -76,11 +87,8 @@ def start(device="auto", *, backend=None, timeout=datetime.timedelta(hours=2)):
     env.update(by_srun)
     rank, size = int(env.get("RANK", "0")), int(env.get("WORLD_SIZE", "1"))
     local_rank = int(env.get("LOCAL_RANK", "0"))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick_device(device).type
     if device == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError("device: found no GPU that PyTorch can use, expected one for device cuda")
         # srun --gpus-per-task shows each process just its own GPU.
         gpu = 0 if by_srun and torch.cuda.device_count() == 1 else local_rank
         if gpu >= torch.cuda.device_count():

@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import os
-import pathlib
 import shutil
 import sys
 
@@ -14,16 +13,16 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
 
-def setup_logging(output_dir, is_main, filename):
-    """Send the first process's messages to the screen and to `output_dir/filename`; others only show errors."""
+def setup_logging(is_main, path=None):
+    """Send the first process's messages to the screen and, if given, to a file; others only show errors."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
         handler.close()
     root.setLevel(logging.INFO if is_main else logging.ERROR)
     handlers = [logging.StreamHandler(sys.stderr)]
-    if is_main:
-        handlers.append(logging.FileHandler(pathlib.Path(output_dir, filename), encoding="utf-8"))
+    if is_main and path is not None:
+        handlers.append(logging.FileHandler(path, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(FORMAT)
         root.addHandler(handler)

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from tests.conftest import ROOT
-from utils.config import FIELDS, Config, load_config, reference_table, write_config
+from utils.config import Config, fields_of, load_config, reference_table, write_config
 
 SHIPPED = sorted(path for path in (ROOT / "configs").rglob("*.yaml"))
 
@@ -154,6 +154,6 @@ def test_a_flag_mends_a_wrong_value_of_the_yaml(write):
 
 def test_every_field_has_help_and_a_row_in_the_readme():
     readme = (ROOT / "README.md").read_text()
-    for field in FIELDS.values():
+    for field in fields_of().values():
         assert field.metadata["help"]
     assert reference_table() in readme, "python -m utils.config prints the table"

@@ -1,0 +1,217 @@
+"""Summarise videos: a skim to watch, a caption to read, a storyboard and a page that shows them.
+
+    python summarize.py VIDEO... --config configs/vtsum_blip_tt_ca.yaml \\
+        --pretrained_model outputs/vtsum_tt_ca/vtsum_tt_ca.pth --out summaries
+
+    OUT/{name}/summary.mp4, summary.json, storyboard.png, index.html
+
+As a Python call:
+
+    from summarize import load, summarize
+    summarizer = load("configs/vtsum_blip_tt_ca.yaml", pretrained_model="outputs/vtsum_tt_ca/vtsum_tt_ca.pth")
+    summary = summarize(summarizer, "holiday.mp4", "summaries")
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+import torch
+
+from data.decoding import Job
+from data.video_files import find_videos
+from eval_v2vt_sum import build_model, warn_of_differences
+from extract_features import encode_videos
+from models.frame_encoder import FrameEncoder, blip_frame_encoder
+from models.vtsum_blip import WIDTHS, VTSumBLIP
+from models.weights import fetch, load_weights
+from utils.checkpoint import sha256_of
+from utils.config import Config, load_config, read_yaml
+from utils.log import progress, run_main, setup_logging
+from utils.summary import METHODS, Storyboard, check_choice, choose, segments_of, write_page, write_skim
+
+FILES = ("summary.mp4", "storyboard.png", "index.html", "summary.json")  # the last one says that all are there
+CHUNK = 32  # frames that are encoded together
+
+
+@dataclasses.dataclass(frozen=True)
+class Summarizer:
+    """What summarising needs: the two models and where they are from."""
+
+    config: Config
+    model: VTSumBLIP
+    encoder: FrameEncoder
+    device: torch.device
+    checkpoints: dict  # role -> path and SHA-256
+
+
+def load(config, pretrained_model=None, blip=None, **settings):
+    """Load the models that summarising needs.
+
+    Args:
+        config: a YAML file, or a `Config`.
+        pretrained_model: VTSUM-BLIP checkpoint (path or URL); None takes the configuration's.
+        blip: checkpoint (path or URL) with BLIP's image encoder; None takes the configuration's `pretrained`.
+        settings: further settings that override the configuration's, as flags do.
+    Returns:
+        `Summarizer` for `summarize`.
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or bad, or the models do not fit each other.
+    """
+    settings |= {} if pretrained_model is None else dict(pretrained_model=str(pretrained_model))
+    if isinstance(config, Config):
+        config = dataclasses.replace(config, **settings)
+    else:
+        config = Config(**(read_yaml(config) | settings))
+    blip = config.pretrained if blip is None else blip
+    if not config.pretrained_model:
+        raise ValueError("pretrained_model: missing, expected a VTSUM-BLIP checkpoint (--pretrained_model PATH)")
+    if not blip:
+        raise ValueError("blip: missing, expected a checkpoint with BLIP's image encoder (--blip PATH)")
+    if config.task == "v2t":
+        raise ValueError("task: found v2t, expected v2vt or v2v: without saliency there is nothing to choose by")
+    device = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    )
+    paths = dict(model=fetch(config.pretrained_model), blip=fetch(blip))
+    model = build_model(config)
+    warn_of_differences(config, load_weights(model, paths["model"]))
+    encoder = blip_frame_encoder(paths["blip"], config.image_size)
+    width = encoder.image_encoder.embed_dim
+    if width != WIDTHS[config.vit]:
+        raise ValueError(
+            f"{blip}: image encoder: found width {width}, expected {WIDTHS[config.vit]} for vit {config.vit}"
+        )
+    checkpoints = {role: dict(path=str(path), sha256=sha256_of(path)) for role, path in paths.items()}
+    return Summarizer(config, model.to(device).eval(), encoder.to(device), device, checkpoints)
+
+
+def summarize(summarizer, video, out, budget=0.15, method="topk"):
+    """Summarise one video.
+
+    Args:
+        summarizer: what `load` gave.
+        video: path of a video file.
+        out: folder; the summary is written to `out/{name of the file without its suffix}/`, over an earlier one.
+        budget: part of the video to keep, above 0 and at most 1.
+        method: `topk`, the most salient seconds, or `shots`, whole shots; see `utils.summary.selection`.
+    Returns:
+        dictionary, what `summary.json` holds.
+    Raises:
+        FileNotFoundError, ValueError, OSError: not a video, or the summary cannot be written; then nothing is.
+    """
+    path, timings = pathlib.Path(video), {}
+    with _timed(timings, "features"):
+        source, features = _encode(summarizer, path)  # Video, (T, D)
+    with _timed(timings, "model"):
+        caption, saliency = _predict(summarizer, features)  # str, (T,)
+    with _timed(timings, "choose"):
+        chosen = choose(saliency, features, budget, method)  # (T,)
+    duration = source.timeline.duration
+    segments = segments_of(chosen, duration)
+    summary = dict(
+        name=path.name,
+        video=str(path),
+        duration=duration,
+        caption=caption,
+        saliency=saliency.tolist(),
+        chosen=chosen.tolist(),
+        segments=segments,
+        method=method,
+        budget=dict(asked=budget, used=sum(end - start for start, end in segments) / duration),
+        model=summarizer.config.model,
+        checkpoints=summarizer.checkpoints,
+        timings=timings,
+    )
+    _write(summary, source, Storyboard(source, saliency, chosen), pathlib.Path(out, path.stem))
+    return summary
+
+
+@contextlib.contextmanager
+def _timed(timings, stage):
+    start = time.perf_counter()
+    yield
+    timings[stage] = round(time.perf_counter() - start, 3)
+
+
+def _encode(summarizer, path):
+    """Decode and encode a video at 1 fps."""
+    job, encoders = Job(path.stem, str(path)), {"blip": summarizer.encoder}
+    with progress(None, True, desc=path.name, unit="frame") as bar:
+        ((end, features),) = encode_videos([job], encoders, chunk=CHUNK, workers=0, on_frames=bar.update)
+    if end.reason:
+        raise ValueError(end.reason)
+    return end.video, features["blip"]
+
+
+def _predict(summarizer, features):
+    """Frame features (T, D) -> caption (None for task v2v) and saliency (T,) in [0, 1]."""
+    config = summarizer.config
+    captions, logits = summarizer.model.generate(
+        torch.from_numpy(features)[None].to(summarizer.device),
+        torch.ones(1, len(features), device=summarizer.device),
+        num_beams=config.num_beams,
+        max_length=config.max_text_length,
+        min_length=config.min_text_length,
+    )
+    return None if captions is None else captions[0], logits.double().sigmoid().cpu().numpy()
+
+
+def _write(summary, video, storyboard, folder):
+    """Write a summary's files in a folder of their own and put them in place when all are there."""
+    timings = summary["timings"]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished.") as unfinished:
+            made = pathlib.Path(unfinished)
+            with _timed(timings, "skim"):
+                write_skim(video, summary["segments"], made / FILES[0], storyboard.seen)
+            with _timed(timings, "page"):
+                storyboard.write(made / FILES[1])
+                write_page(summary, made / FILES[2], len(storyboard.frames))
+            (made / FILES[3]).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+            for name in FILES:
+                os.replace(made / name, folder / name)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # if nothing is in it
+        raise OSError(f"{folder}: cannot be written ({error.strerror or error})") from None
+
+
+def _add_arguments(parser):
+    add = parser.add_argument
+    add("videos", nargs="+", metavar="VIDEO", help="video files, folders of them, or .txt lists")
+    add("--out", required=True, help="folder; each video gets its own in it")
+    add("--blip", default=None, help="checkpoint (path or URL) with BLIP's image encoder (default: `pretrained`)")
+    add("--budget", type=float, default=0.15, help="part of the video to keep (default: 0.15)")
+    add("--method", choices=METHODS, default="topk", help="the most salient seconds, or whole shots (default: topk)")
+
+
+def main(argv=None):
+    config, _, args = load_config(argv, __doc__.splitlines()[0], add_arguments=_add_arguments)
+    check_choice(args.budget, args.method)
+    videos = find_videos(args.videos)
+    setup_logging(True)
+    summarizer = load(config, blip=args.blip)
+    failed = 0
+    for path in videos.values():
+        try:
+            summary = summarize(summarizer, path, args.out, args.budget, args.method)
+        except (OSError, ValueError) as error:
+            failed += 1
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            continue
+        kept = sum(end - start for start, end in summary["segments"])
+        page = pathlib.Path(args.out, path.stem, "index.html")
+        print(f"{page}: {kept:.1f} of {summary['duration']:.1f} s: {summary['caption'] or ''}", flush=True)
+    if failed:
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run_main(main)
