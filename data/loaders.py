@@ -69,13 +69,13 @@ class EvalBatches:
         return iter(self.batches)
 
 
-def make_loader(dataset, batches, *, num_workers, pad_id, pin_memory):
+def make_loader(dataset, batches, *, num_workers, pad_id=0, pin_memory, collate_fn=None):
     """Build a loader over the given batches of a data set; results do not depend on `num_workers`."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=min(num_workers, len(batches)),
-        collate_fn=functools.partial(collate, pad_id=pad_id),
+        collate_fn=collate_fn or functools.partial(collate, pad_id=pad_id),
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0 and len(batches) > 0,
         # The loader draws a seed for its workers: not from the global generator, which dropout draws from.

@@ -5,6 +5,7 @@ the order in which they are shown. PyAV (FFmpeg) decodes; it is imported where i
 codec.
 """
 
+import collections
 import contextlib
 import dataclasses
 import math
@@ -244,34 +245,34 @@ class Video:
             self._scan_pictures()
             raise OtherPictures
 
-    def each_second(self, T=None):
+    def each_second(self, T=None, only=None):
         """Decode the picture shown at the middle of each second, see `Timeline.middles`.
 
         Args:
             T: seconds; None means all that the video reaches into.
+            only: ascending seconds; None gives all of them.
         Yields:
-            (i, `av.VideoFrame`) for i = 0 … T-1.
+            (i, `av.VideoFrame`) for i = 0 … T-1, or for those asked for.
         """
-        given = 0
+        given = -1
         while True:
             middles = self.timeline.middles(T or self.timeline.seconds)
+            seconds = range(len(middles)) if only is None else only
             try:
-                for i, frame in _one_behind(_repeated(self.pictures(np.unique(middles)), middles)):
-                    if i == given:
+                for i, frame in _one_behind(self._at_middles(middles, seconds)):
+                    if i > given:
                         yield i, frame
-                        given += 1
+                        given = i
                 return
             except OtherPictures:
                 continue
 
-
-def _repeated(pictures, middles):
-    """(k, frame) -> (i, frame) for each second i whose picture is k."""
-    i = 0
-    for k, frame in pictures:
-        while i < len(middles) and middles[i] == k:
-            yield i, frame
-            i += 1
+    def _at_middles(self, middles, seconds):
+        """Yield (i, frame) for these seconds; one picture may last for several."""
+        waiting = collections.deque(seconds)
+        for k, frame in self.pictures(np.unique(middles[list(seconds)])):
+            while waiting and middles[waiting[0]] == k:
+                yield waiting.popleft(), frame
 
 
 def _one_behind(items):

@@ -14,6 +14,12 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def normalised(pixels):
+    """Pixels as BLIP's and CLIP's image encoders take them: (n, S, S, 3) uint8 -> (n, 3, S, S) float32."""
+    mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
 class FrameEncoder(nn.Module):
     """An image encoder that takes frames as they are decoded.
 
@@ -26,15 +32,13 @@ class FrameEncoder(nn.Module):
     def __init__(self, image_encoder, look, precision="float32"):
         super().__init__()
         self.image_encoder, self.look, self.dtype = image_encoder, look, PRECISIONS[precision]
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("place", torch.empty(0), persistent=False)  # tells the device
 
     @torch.inference_mode()
     def forward(self, pixels):
         """Encode frames: (n, S, S, 3) uint8 -> (n, D) float32, on the encoder's device."""
-        device = self.mean.device
-        images = torch.as_tensor(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2)  # (n, 3, S, S)
-        images = (images.float() / 255 - self.mean) / self.std
+        device = self.place.device
+        images = normalised(torch.as_tensor(pixels).to(device, non_blocking=True))
         mixed = contextlib.nullcontext() if self.dtype is None else torch.autocast(device.type, self.dtype)
         with mixed:
             return self.image_encoder(images).float()

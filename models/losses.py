@@ -1,4 +1,4 @@
-"""The two training losses: key-frames and caption.
+"""The training losses: key-frames and caption of VTSUM-BLIP, and VT-CLIP's.
 
 Axes: B videos, R annotators, T frames, L text tokens, V vocabulary.
 """
@@ -77,3 +77,35 @@ def next_token_targets(input_ids, attention_mask, prompt_length):
     """
     places = torch.arange(1, input_ids.shape[1], device=input_ids.device)
     return input_ids[:, 1:], attention_mask[:, 1:] & (places >= prompt_length)
+
+
+HARD_NEGATIVES = 6  # r = 0 … 5
+
+
+def vt_clip_loss(keyframes, others, has_others, texts, scale):
+    """Contrast videos with texts, with hard negatives from each video itself.
+
+    Args:
+        keyframes: (N, C) mean feature of each video's key-frames, not normalised.
+        others: (N, C) mean feature of its other frames.
+        has_others: (N,), 0 for a video that has no other frames: it has no hard negatives.
+        texts: (N, C) feature of each video's text, not normalised.
+        scale: () factor of the cosines.
+    Returns:
+        loss: () float, the mean of video against texts and text against videos. The text also competes with its own
+            video's others·(1 − 0.1r) + keyframes·0.1r, r = 0 … 5.
+        right: (2,) float, how often the text prefers its video to the others', and to all its hard negatives.
+    Source: VideoXum (Lin et al., 2023), VT-CLIPScore; CLIP's loss (Radford et al., 2021).
+    """
+    texts = F.normalize(texts, dim=-1)
+    cosines = texts @ F.normalize(keyframes, dim=-1).T  # (N texts, N videos)
+    part = 0.1 * torch.arange(HARD_NEGATIVES, device=texts.device, dtype=texts.dtype)[:, None]
+    mixed = others[:, None] * (1 - part) + keyframes[:, None] * part  # (N, 6, C)
+    hard = (F.normalize(mixed, dim=-1) @ texts[..., None])[..., 0]  # (N, 6)
+    hard = hard.masked_fill(~has_others.bool()[:, None], -torch.inf)
+    targets = torch.arange(len(texts), device=texts.device)
+    text_to_video = F.cross_entropy(scale * torch.cat([cosines, hard], 1), targets)
+    video_to_text = F.cross_entropy(scale * cosines.T, targets)
+    own = cosines.diagonal()
+    right = torch.stack([cosines.argmax(1) == targets, own > hard.amax(1)]).float().mean(1)
+    return (text_to_video + video_to_text) / 2, right

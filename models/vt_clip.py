@@ -4,6 +4,7 @@ Axes: N texts or images, L tokens, D feature width, S image side.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from models.positions import position_rows
@@ -75,10 +76,25 @@ class VTClip(nn.Module):
 
     def _text_tower(self, tokens):
         L = tokens.shape[1]
-        x = self.clip.token_embedding(tokens) + self.position_table(L)  # (n, L, width)
-        causal = torch.full((L, L), float("-inf"), device=x.device).triu(1)
-        x = self.clip.ln_final(self.clip.transformer(x, attn_mask=causal))
-        return x[:, -1] @ self.clip.text_projection  # the last token is end-of-text: (n, D)
+        states = self._states(self.clip.token_embedding(tokens) + self.position_table(L))  # (n, L, width)
+        return states[:, -1] @ self.clip.text_projection  # the last token is end-of-text: (n, D)
+
+    def _states(self, x):
+        causal = torch.full((x.shape[1], x.shape[1]), float("-inf"), device=x.device).triu(1)
+        return self.clip.ln_final(self.clip.transformer(x, attn_mask=causal))
+
+    def encode_text_padded(self, texts):
+        """As `encode_text`, in one pass over padded texts: faster, and equal but for rounding.
+
+        Padding stands behind a text, where its own tokens do not look.
+        """
+        ids = [self.token_ids(text) for text in texts]
+        device = self.clip.token_embedding.weight.device
+        L, last = max(map(len, ids)), torch.tensor([len(row) - 1 for row in ids], device=device)
+        tokens = torch.tensor([row + [0] * (L - len(row)) for row in ids], device=device)  # (N, L)
+        tables = [F.pad(self.position_table(len(row)), (0, 0, 0, L - len(row))) for row in ids]
+        states = self._states(self.clip.token_embedding(tokens) + torch.stack(tables))  # (N, L, width)
+        return states[torch.arange(len(ids), device=device), last] @ self.clip.text_projection  # (N, D)
 
     def encode_image(self, images):
         """Encode normalised images (N, 3, S, S) -> (N, D), not normalised."""

@@ -153,3 +153,29 @@ def total(values, world):
 def mean(values, world):
     """Average a tensor over the processes."""
     return total(values, world) / world.size
+
+
+class _Gathered(torch.autograd.Function):
+    """Rows of all processes; backward, each process gets what all of them ask of its rows."""
+
+    @staticmethod
+    def forward(ctx, rows, world):
+        ctx.world = world
+        parts = [torch.empty_like(rows) for _ in range(world.size)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient.chunk(ctx.world.size)[ctx.world.rank], None
+
+
+def gather_rows(rows, world):
+    """Put the processes' tensors (n, …), of one shape, one after another: (n · size, …), with gradients to each.
+
+    A loss over the gathered rows that every process computes, averaged as DistributedDataParallel does, has the
+    gradient of one process with all rows.
+    """
+    return rows if world.size == 1 else _Gathered.apply(rows, world)

@@ -41,7 +41,9 @@ svg rect { fill: var(--chosen); opacity: .35; }
 svg polyline { fill: none; stroke: var(--curve); stroke-width: 1.5; vector-effect: non-scaling-stroke; }
 svg line { stroke: var(--chosen); stroke-width: 2; vector-effect: non-scaling-stroke; }
 .axis { display: flex; justify-content: space-between; color: var(--faint); font-size: .8rem; }
+.strip { overflow-x: auto; }
 img { display: block; max-width: 100%; border-radius: .5rem; }
+@media (max-width: 40rem) { .wide img { max-width: none; width: 36rem; } }
 </style>
 </head>
 <body>
@@ -63,7 +65,8 @@ $chosen
 </figure>
 <h2>Storyboard</h2>
 <p class="faint">$storyboard</p>
-<img src="storyboard.png" alt="The chosen frames with their times">
+<div class="strip $wide"><a href="storyboard.png">
+<img src="storyboard.png" alt="The chosen frames with their times"></a></div>
 <script>
 const segments = $segments, span = $span;
 const player = document.getElementById("player"), now = document.getElementById("now");
@@ -117,12 +120,11 @@ def write_page(summary, path, shown):
         "budget": f"{100 * summary['budget']['asked']:g}",
         "method": html.escape(summary["method"]),
         "caption": f'<p class="caption">{html.escape(caption)}</p>' if caption is not None else "",
-        "storyboard": f"The {shown} most salient of {chosen} chosen seconds"
-        if shown < chosen
-        else "The chosen seconds",
+        "storyboard": which,
+        "wide": "wide" if shown > 2 else "",
         "low": f"{min(summary['saliency']):.2f}",
         "high": f"{max(summary['saliency']):.2f}",
-        "ticks": "".join(f"<span>{clock(duration * part / 4)}</span>" for part in range(5)),
+        "ticks": "".join(f"<span>{clock(round(duration * part / 4))}</span>" for part in range(5)),
     }
     drawing = {
         "span": f"{duration:g}",

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data.video import as_shown
 
 MOST = 48  # frames; of more, the most salient are shown
-COLUMNS, WIDTH, GAP, LABEL = 4, 320, 12, 30  # pixels
+COLUMNS, WIDTH, GAP, LABEL, FONT = 4, 320, 12, 38, 26  # pixels
 PAPER, INK = (250, 250, 249), (28, 25, 23)
 
 
@@ -45,7 +45,7 @@ class Storyboard:
 
     def write(self, path):
         """Write the collected frames with their times as PNG."""
-        font = ImageFont.load_default(size=18)
+        font = ImageFont.load_default(size=FONT)
         columns = min(COLUMNS, len(self.frames))
         height = max(image.height for image in self.frames.values()) + LABEL
         rows = -(-len(self.frames) // columns)

@@ -1,0 +1,137 @@
+"""What VT-CLIP learns from: a video's key-frames, its other frames, and its text.
+
+Axes: N videos, n frames drawn of each kind, C width of VT-CLIP's features, S side of its images.
+"""
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from data.annotations import load_annotations
+from data.captions import reference_caption
+from data.features import check_files, load_features
+from data.video import Video, as_shown
+
+
+@dataclasses.dataclass(frozen=True)
+class PairBatch:
+    """N videos; `keyframes` and `others` are their frames, `others` 0 where a video has none.
+
+    With features, n = 1: the mean is taken before. With pixels, n frames are drawn of each kind.
+    """
+
+    keyframes: torch.Tensor  # (N, n, C) float32, or (N, n, S, S, 3) uint8
+    others: torch.Tensor  # as keyframes
+    has_others: torch.Tensor  # (N,) bool
+    texts: list[str]
+
+    def to(self, device):
+        """Copy the tensors to a device."""
+        tensors = (t.to(device, non_blocking=True) for t in (self.keyframes, self.others, self.has_others))
+        return PairBatch(*tensors, self.texts)
+
+
+class Pairs(Dataset):
+    """Key-frames of one annotator, drawn anew in each epoch, against the rest of the video.
+
+    An item is asked for by (index, epoch), so that what is drawn hangs on nothing else but the seed.
+
+    Args:
+        ann_file: annotation JSON of the split.
+        seed: of the draws.
+        vision_root: folder of VT-CLIP features; used where `videos` is None.
+        width: C, columns that these must have.
+        videos: video id -> path of the file.
+        look: `Look` of the image tower's frames; with videos.
+        frames: n, with videos.
+    Raises:
+        FileNotFoundError, ValueError: bad annotations or missing files; on reading an item, bad features or videos.
+    """
+
+    def __init__(self, ann_file, *, seed, vision_root=None, width=None, videos=None, look=None, frames=8):
+        self.records, self.seed = load_annotations(ann_file), seed
+        self.vision_root, self.width = vision_root, width
+        self.videos, self.look, self.frames = videos, look, frames
+        if videos is None:
+            check_files(vision_root, [record.video_id for record in self.records], "VT-CLIP features")
+        else:
+            missing = [record.video_id for record in self.records if record.video_id not in videos]
+            if missing:
+                rest = f" (and of {len(missing) - 1} more)" if len(missing) > 1 else ""
+                raise FileNotFoundError(f"{ann_file}: video {missing[0]}: found no video file{rest}")
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, place):
+        """(index, epoch) -> keyframes, others (both (n, …) arrays), whether there are others, text."""
+        index, epoch = place
+        record, rng = self.records[index], np.random.default_rng((self.seed, epoch, index))
+        labels = record.vsum_onehot.astype(bool)  # (R, T)
+        if self.videos is None:
+            features = load_features(self.vision_root, record.video_id, "vision", self.width)  # (T', C)
+            T = min(len(features), labels.shape[1])
+            chosen, rest = _draw(labels[:, :T], rng)
+            means = [
+                features[:T][rows].sum(0, keepdims=True) / np.float32(max(1, rows.sum())) for rows in (chosen, rest)
+            ]
+        else:
+            chosen, rest = _draw(labels, rng)
+            means = self._pixels(record, [_some(rows, self.frames, rng) for rows in (chosen, rest)])
+        return (*map(torch.from_numpy, means), bool(rest.any()), reference_caption(record.tsum))
+
+    def _pixels(self, record, kinds):
+        """Decode the seconds of each kind: two arrays (n, S, S, 3) uint8, zeros for a kind without seconds."""
+        wanted = sorted({int(second) for seconds in kinds for second in seconds})
+        frames = Video(self.videos[record.video_id]).each_second(record.num_frames, wanted)
+        pixels = {second: self.look(as_shown(frame)) for second, frame in frames}
+        empty = np.zeros((self.frames, self.look.size, self.look.size, 3), np.uint8)
+        return [np.stack([pixels[int(second)] for second in seconds]) if len(seconds) else empty for seconds in kinds]
+
+
+def _draw(labels, rng):
+    """One annotator's key-frames and the rest, (T,) bool each, of those that have both if any has.
+
+    A video without key-frames stands for itself as a whole.
+    """
+    part = labels.mean(1)
+    both = np.flatnonzero((part > 0) & (part < 1))
+    some = both if len(both) else np.flatnonzero(part > 0)
+    chosen = labels[rng.choice(some)] if len(some) else np.ones(labels.shape[1], bool)
+    return chosen, ~chosen
+
+
+def _mean(rows):
+    """(m, C) -> (1, C); 0 where there is no row."""
+    return rows.sum(0, keepdims=True) / np.float32(max(1, len(rows)))
+
+
+def _some(rows, count, rng):
+    """Draw `count` seconds of a kind, each once if there are enough; none if there is none."""
+    seconds = np.flatnonzero(rows)
+    return rng.choice(seconds, count, replace=len(seconds) < count) if len(seconds) else seconds
+
+
+def collate_pairs(items):
+    """List of items -> `PairBatch`."""
+    keyframes, others, has_others, texts = zip(*items)
+    return PairBatch(torch.stack(keyframes), torch.stack(others), torch.tensor(has_others), list(texts))
+
+
+class InEpoch:
+    """Batches of indices -> batches of (index, epoch)."""
+
+    def __init__(self, batches, epoch=0):
+        self.batches, self.epoch = batches, epoch
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+        self.batches.set_epoch(epoch)
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return ([(index, self.epoch) for index in batch] for batch in self.batches)

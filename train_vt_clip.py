@@ -1,0 +1,243 @@
+"""Fine-tune CLIP into VT-CLIP, the model behind VT-CLIPScore.
+
+    python -m torch.distributed.run --nproc_per_node=4 train_vt_clip.py --config configs/vt_clip.yaml
+
+From the frozen `vision` features of `extract_features.py --vt_clip CLIP` only the text tower and the projections are
+trained; from video files (`--videos DIR`) the image tower too. OUTPUT_DIR/vt_clip.pth is what `load_vt_clip` reads.
+"""
+
+import dataclasses
+import functools
+import logging
+import pathlib
+import time
+import zipfile
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from data.loaders import EvalBatches, TrainBatches, make_loader
+from data.video_files import find_videos
+from data.vt_clip_pairs import InEpoch, Pairs, collate_pairs
+from models.frame_encoder import clip_frame_encoder, normalised
+from models.losses import vt_clip_loss
+from models.vt_clip import load_vt_clip, vt_clip_of
+from models.weights import fetch
+from utils import distributed
+from utils.checkpoint import load_training_state, replacing, save_checkpoint
+from utils.config import Settings, load_config, option, write_config
+from utils.log import JsonLines, progress, run_main, setup_logging
+from utils.schedule import cosine_lr, set_lr
+from utils.seed import epoch_seed, seed_everything
+
+logger = logging.getLogger(__name__)
+
+MAX_SCALE = 100.0  # CLIP's limit of the cosines' factor
+
+
+@dataclasses.dataclass(frozen=True)
+class VTClipConfig(Settings):
+    """Everything a run of this script can be told."""
+
+    ann_root: str = option("dataset/ActivityNet/anno", "folder of {train,val}_videoxum.json")
+    vision_root: str = option(
+        "dataset/ActivityNet/feat/vt_clipscore", "folder of features made with the CLIP of `clip`; for `videos: ''`"
+    )
+    videos: str = option("", "folder or .txt list of videos: the image tower is trained too; '' takes the features")
+    frames: int = option(8, "key-frames, and as many others, drawn from each video", least=1)
+    clip: str = option("ViT-B-16", "CLIP to start from: file or URL, or the name of one of OpenAI's on open_clip's hub")
+    resume: str = option("", "checkpoint.pth of a run to go on with")
+    init_lr: float = option(1e-5, "learning rate of the first epoch", above=0)
+    min_lr: float = option(0.0, "learning rate that the cosine ends at", least=0)
+    max_epoch: int = option(10, "epochs", least=1)
+    batch_size: int = option(32, "videos per process and step; all processes' contrast with each other", least=2)
+    weight_decay: float = option(0.05, "AdamW's weight decay", least=0)
+    precision: str = option("auto", "auto is bf16 on GPUs", choices=("auto", "float32", "bf16"))
+    seed: int = option(42, "seed of everything; each process adds its rank", least=0, most=2**31)
+    num_workers: int = option(2, "loader processes per training process", least=0)
+    output_dir: str = option("outputs/vt_clip", "where the run leaves its files")
+    device: str = option("auto", "auto takes a GPU where there is one", choices=("auto", "cpu", "cuda"))
+    log_freq: int = option(10, "write a line of losses every so many steps", least=1)
+
+
+def starting_clip(source):
+    """Build the CLIP that training starts from.
+
+    Args:
+        source: file or URL that `load_vt_clip` reads, a TorchScript file as OpenAI's, or a name on open_clip's hub.
+    Raises:
+        FileNotFoundError, ValueError: it cannot be had, or is no such CLIP.
+    """
+    if "://" in source or pathlib.Path(source).is_file():
+        path = fetch(source)
+        if zipfile.is_zipfile(path) and any(n.endswith("constants.pkl") for n in zipfile.ZipFile(path).namelist()):
+            return vt_clip_of(dict(torch.jit.load(path, map_location="cpu").state_dict()), path)
+        return load_vt_clip(path)
+    import open_clip
+
+    names = [name.removesuffix("-quickgelu") for name in open_clip.list_pretrained_models_by_tag("openai")]
+    if source not in names:
+        raise FileNotFoundError(f"{source}: clip: found no such file, expected one or a name: {', '.join(names)}")
+    try:
+        clip = open_clip.create_model(f"{source}-quickgelu", pretrained="openai")
+    except Exception as error:  # whatever its hub raises
+        reason = " ".join(str(error).split())[:300]
+        raise FileNotFoundError(f"{source}: clip: cannot be had from open_clip's hub ({reason})") from None
+    return vt_clip_of(clip.state_dict(), source)
+
+
+class Trainee(nn.Module):
+    """VT-CLIP while it is trained.
+
+    Args:
+        vt_clip: `VTClip`.
+        from_videos: train the image tower; otherwise it is frozen but for its projection, which is learned as a
+            square matrix behind the ready features and multiplied in at the end.
+    """
+
+    def __init__(self, vt_clip, from_videos):
+        super().__init__()
+        self.vt_clip = vt_clip
+        self.projection = None
+        if not from_videos:
+            self.projection = nn.Parameter(torch.eye(vt_clip.width))
+            vt_clip.clip.visual.requires_grad_(False)
+
+    def forward(self, batch):
+        """`PairBatch` of N videos -> what `vt_clip_loss` takes."""
+        keyframes, others = (self._pooled(frames) for frames in (batch.keyframes, batch.others))  # (N, C)
+        texts = self.vt_clip.encode_text_padded(batch.texts).float()  # (N, C)
+        scale = self.vt_clip.clip.logit_scale.exp().clamp(max=MAX_SCALE)
+        return keyframes, others, batch.has_others.float(), texts, scale
+
+    def _pooled(self, frames):
+        if self.projection is not None:
+            return (frames[:, 0] @ self.projection).float()  # (N, C)
+        N, n = frames.shape[:2]
+        images = normalised(frames.flatten(0, 1))  # (N·n, 3, S, S)
+        return self.vt_clip.encode_image(images).float().view(N, n, -1).mean(1)  # (N, C)
+
+    def weights(self):
+        """State dict in OpenAI's layout."""
+        state = {name: value.detach().cpu().clone() for name, value in self.vt_clip.clip.state_dict().items()}
+        if self.projection is not None:
+            state["visual.proj"] = state["visual.proj"] @ self.projection.detach().cpu()
+        return state
+
+
+def step_loss(model, batch, world, autocast):
+    """Loss of one step over the videos of all processes, see `vt_clip_loss`."""
+    with autocast():
+        *features, scale = model(batch)
+    return vt_clip_loss(*(distributed.gather_rows(part, world) for part in features), scale)
+
+
+def train_one_epoch(model, loader, optimizer, *, epoch, config, world, autocast, log):
+    """Run one epoch."""
+    start = time.monotonic()
+    with progress(loader, world.is_main, desc=f"epoch {epoch}", unit="step") as bar:
+        for step, batch in enumerate(bar):
+            loss, right = step_loss(model, batch.to(world.device), world, autocast)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"epoch {epoch}, step {step}: loss: found {loss.item()}, expected a finite number"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            if (step + 1) % config.log_freq == 0 or step + 1 == len(loader):
+                values = dict(loss=loss.item(), finds_video=right[0].item(), beats_hard=right[1].item())
+                log.write(type="step", epoch=epoch, step=step, lr=optimizer.param_groups[0]["lr"], **values)
+                bar.set_postfix(loss=f"{loss.item():.3f}")
+    log.write(type="epoch", epoch=epoch, seconds=round(time.monotonic() - start, 3))
+
+
+@torch.no_grad()
+def validate(model, loader, world, autocast):
+    """Loss and hit rates over the validation split, all its videos together; None but on the first process."""
+    parts = []
+    for batch in loader:
+        with autocast():
+            *features, scale = model(batch.to(world.device))
+        parts.append([part.cpu() for part in features])
+    every = distributed.gather_objects(parts, world)
+    if every is None:
+        return None
+    features = (torch.cat(part) for part in zip(*(row for rows in every for row in rows)))
+    loss, right = vt_clip_loss(*features, scale.cpu())
+    return dict(loss=loss.item(), finds_video=right[0].item(), beats_hard=right[1].item())
+
+
+def build_loaders(config, world, vt_clip):
+    """Loaders of the training and the validation split."""
+    how = dict(seed=config.seed, vision_root=config.vision_root, width=vt_clip.width)
+    if config.videos:
+        look = clip_frame_encoder(vt_clip).look
+        how = dict(seed=config.seed, videos=find_videos([config.videos]), look=look, frames=config.frames)
+    train, val = (Pairs(pathlib.Path(config.ann_root, f"{split}_videoxum.json"), **how) for split in ("train", "val"))
+    place = dict(rank=world.rank, world_size=world.size)
+    batches = (
+        TrainBatches(len(train), config.batch_size, seed=config.seed, **place),
+        EvalBatches([0] * len(val), config.batch_size, alone_above=0, **place),
+    )
+    make = functools.partial(make_loader, collate_fn=collate_pairs, pin_memory=world.device.type == "cuda")
+    return [
+        make(dataset, InEpoch(some), num_workers=config.num_workers) for dataset, some in zip((train, val), batches)
+    ]
+
+
+def main(argv=None):
+    config, _ = load_config(argv, __doc__.splitlines()[0], cls=VTClipConfig)
+    world = distributed.start(config.device)
+    output_dir = pathlib.Path(config.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    setup_logging(world.is_main, output_dir / "train.log")
+    if world.is_main:
+        write_config(config, output_dir / "config.yaml")
+    seed_everything(config.seed + world.rank)
+    with distributed.local_main_first(world):
+        vt_clip = starting_clip(config.clip)
+    train_loader, val_loader = build_loaders(config, world, vt_clip)
+    train(config, world, Trainee(vt_clip, bool(config.videos)), train_loader, val_loader, output_dir)
+    distributed.stop()
+
+
+def train(config, world, model, loader, val_loader, output_dir):
+    """Train to the last epoch; each one ends with a validation and the newest weights on disk."""
+    model.to(world.device)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=config.init_lr, weight_decay=config.weight_decay)
+    first_epoch = load_training_state(config.resume, model=model, optimizer=optimizer) if config.resume else 0
+    half = config.precision == "bf16" or (config.precision == "auto" and world.device.type == "cuda")
+    autocast = functools.partial(torch.autocast, world.device.type, torch.bfloat16, enabled=half)
+    wrapped = model
+    if world.size > 1:
+        devices = [world.device] if world.device.type == "cuda" else None
+        wrapped = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    logger.info(
+        "VT-CLIP: %.1f M of %.1f M parameters are trained, %d videos, %d steps per epoch",
+        sum(p.numel() for p in trained) / 1e6,
+        sum(p.numel() for p in model.parameters()) / 1e6,
+        len(loader.dataset),
+        len(loader),
+    )
+    log = JsonLines(output_dir / "log.jsonl", world.is_main)
+    for epoch in range(first_epoch, config.max_epoch):
+        set_lr(optimizer, cosine_lr(epoch, config.max_epoch, config.init_lr, config.min_lr))
+        loader.batch_sampler.set_epoch(epoch)
+        seed_everything(epoch_seed(config.seed, world.rank, epoch))
+        how = dict(epoch=epoch, config=config, world=world, autocast=autocast, log=log)
+        train_one_epoch(wrapped.train(), loader, optimizer, **how)
+        scores = validate(model.eval(), val_loader, world, autocast)
+        if world.is_main:
+            log.write(type="validation", epoch=epoch, **scores)
+            logger.info("epoch %d: validation: %s", epoch, ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
+            save_checkpoint(output_dir / "checkpoint.pth", model=model, optimizer=optimizer, epoch=epoch, config=config)
+            with replacing(output_dir / "vt_clip.pth", "wb") as file:
+                torch.save(dict(model=model.weights(), config=config.as_dict(), epoch=epoch), file)
+    log.close()
+
+
+if __name__ == "__main__":
+    run_main(main)
