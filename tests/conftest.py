@@ -83,6 +83,14 @@ def mini_root(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def mini_videos(tmp_path_factory):
+    """A few videos of mini VideoXum as files, with annotations and encoders."""
+    root = tmp_path_factory.mktemp("mini_videos")
+    write_mini(root, counts=dict(train=4, val=2, test=2))
+    return root
+
+
 @pytest.fixture
 def mini_flags(mini_root):
     """Flags that put mini VideoXum and its small decoder in the place of the real ones."""

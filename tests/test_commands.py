@@ -1,14 +1,10 @@
 """The README's commands and the two scripts, run as a user runs them."""
 
 import json
-import os
 import pathlib
 import re
 import shlex
 import shutil
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -19,37 +15,16 @@ import train_v2vt_sum
 from models.vtsum_blip import v2vt_sum
 from models.weights import load_weights
 from tests.conftest import ROOT
+from tests.processes import run
 from utils.config import load_config
 
 README = (ROOT / "README.md").read_text()
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def readme_commands(script):
     """Commands of the README's code blocks that run a script under the launcher, line continuations joined."""
     blocks = "\n".join(re.findall(r"^```(?:bash|sh)\n(.*?)^```", README, re.M | re.S)).replace("\\\n", " ")
     return [line for line in blocks.splitlines() if script in line and "torch.distributed.run" in line]
-
-
-def run(words, cwd, timeout=300):
-    """Run a command as `python …`; the whole process group is ended if it takes too long."""
-    words = [sys.executable if word == "python" else word for word in words]
-    with subprocess.Popen(
-        words,
-        cwd=cwd,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            shown, _ = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    return process.returncode, shown
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,282 @@
+"""Videos -> features: right, the same each time, and undisturbed by broken files and kills."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import extract_features
+from data.annotations import load_annotations
+from data.captions import reference_caption
+from data.decoding import Look
+from data.features import load_features
+from data.mini_encoders import FRAME_SIZE
+from data.video import Video, as_shown
+from models.blip_vit import load_blip_vit
+from models.vt_clip import load_vt_clip
+from tests.clips import constant_rate, write_clip
+from tests.conftest import ROOT
+from tests.processes import LAUNCHER, run, start
+
+SCRIPT = str(ROOT / "extract_features.py")
+SPLITS = ("train", "val", "test")
+
+
+@pytest.fixture
+def flags(mini_videos):
+    """Flags that extract the mini videos."""
+    return [
+        *("--videos", str(mini_videos / "videos"), "--image_size", str(FRAME_SIZE), "--device", "cpu"),
+        *("--num_workers", "0"),
+        *("--annotations", *(str(mini_videos / f"anno/{split}_videoxum.json") for split in SPLITS)),
+        *("--blip", str(mini_videos / "frame_encoder.pth"), "--vt_clip", str(mini_videos / "vt_clip.pth")),
+    ]
+
+
+@pytest.fixture(scope="module")
+def extracted(mini_videos, tmp_path_factory):
+    """Features of an undisturbed run in a process of its own, one thread."""
+    out = tmp_path_factory.mktemp("extracted")
+    words = ["--videos", mini_videos / "videos", "--image_size", FRAME_SIZE, "--device", "cpu", "--out", out]
+    words += ["--annotations", *(mini_videos / f"anno/{split}_videoxum.json" for split in SPLITS)]
+    words += ["--blip", mini_videos / "frame_encoder.pth", "--vt_clip", mini_videos / "vt_clip.pth"]
+    status, shown = run(["python", SCRIPT, *words], ROOT)
+    assert status == 0, shown
+    last = shown.strip().splitlines()[-1]
+    assert "extracted 8 videos" in last and last.endswith("0 videos were there already; 0 failed")
+    return out
+
+
+def contents(folder):
+    """Bytes of all feature files by their place."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(pathlib.Path(folder).rglob("*.npz"))}
+
+
+def test_features_are_those_of_the_frames(extracted, mini_videos):
+    """Each frame by itself, through the resizing of CLIP and BLIP and the encoders alone."""
+    vit, clip = load_blip_vit(mini_videos / "frame_encoder.pth", FRAME_SIZE), load_vt_clip(mini_videos / "vt_clip.pth")
+    records = [r for split in SPLITS for r in load_annotations(mini_videos / f"anno/{split}_videoxum.json")]
+    assert len(contents(extracted)) == 2 * len(records) == 16
+    mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
+    for record in records[:2]:
+        frames = [as_shown(f) for _, f in Video(mini_videos / f"videos/{record.video_id}.mp4").each_second()]
+        assert len(frames) == record.num_frames
+        for name, field, size, encode in (
+            ("blip", "features", FRAME_SIZE, vit),
+            ("vt_clipscore", "vision", clip.image_size, clip.encode_image),
+        ):
+            rows = load_features(extracted / name, record.video_id, field)
+            assert len(rows) == record.num_frames
+            for second in (0, 7, len(rows) - 1):
+                width = size if name == "blip" else int(size * 128 / 96)  # CLIP keeps the shape, then crops
+                image, left = frames[second].resize((width, size), resample=3), round((width - size) / 2)
+                image = image.crop((left, 0, left + size, size))
+                pixels = torch.from_numpy((np.asarray(image) / 255 - mean) / std).permute(2, 0, 1)[None].float()
+                with torch.no_grad():
+                    assert np.allclose(encode(pixels)[0].numpy(), rows[second], atol=2e-4), (name, second)
+        with torch.no_grad():
+            text = clip.encode_text([reference_caption(record.tsum)]).numpy()
+        assert np.allclose(load_features(extracted / "vt_clipscore", record.video_id, "text"), text, atol=1e-5)
+
+
+def test_preprocessing_is_that_of_clip_and_blip():
+    """The same pixels as open_clip's own transform, for frames of several shapes."""
+    from open_clip.transform import image_transform
+    from PIL import Image
+    from torchvision import transforms
+
+    rng = np.random.default_rng(0)
+    for size in ((640, 360), (161, 91), (90, 160), (50, 40)):
+        image = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8))
+        theirs = image_transform(64, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))(image)
+        ours = torch.from_numpy(Look(64, crop=True)(image).copy()).permute(2, 0, 1) / 255
+        assert torch.equal(ours, theirs)
+        square = transforms.Resize((64, 64), transforms.InterpolationMode.BICUBIC)(image)
+        assert np.array_equal(Look(64)(image), np.asarray(square))
+
+
+def test_a_second_run_has_nothing_to_do(extracted, flags, capfd):
+    before = {path: path.stat().st_mtime_ns for path in extracted.rglob("*.npz")}
+    extract_features.main([*flags, "--out", str(extracted)])
+    assert "extracted 0 videos, 0 frames" in capfd.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in extracted.rglob("*.npz")}
+
+
+def test_two_processes_give_the_same_bytes(extracted, flags, tmp_path):
+    status, shown = run([*LAUNCHER, "--nproc_per_node=2", SCRIPT, *flags, "--out", tmp_path], ROOT)
+    assert status == 0, shown
+    assert "extracted 8 videos" in shown
+    assert contents(tmp_path) == contents(extracted)
+
+
+def test_killed_and_started_again(extracted, flags, tmp_path):
+    """kill -9 of everything after the first video: the second run does the rest, with the same bytes."""
+    words = ["python", SCRIPT, *flags, "--out", tmp_path, "--num_workers", "1"]
+    with start(words, ROOT, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.rglob("*.npz")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGKILL)
+    half = contents(tmp_path)
+    assert 0 < len(half) < 16
+    (tmp_path / "blip" / f".x.npz.{os.uname().nodename}.{process.pid}.tmp").write_bytes(b"half")
+    status, shown = run(words, ROOT)
+    assert status == 0, shown
+    assert contents(tmp_path) == contents(extracted)
+    assert half.items() <= contents(tmp_path).items()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.fixture
+def odd_videos(tmp_path):
+    """A folder with two good videos and some that are none."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    write_clip(folder / "good.mp4", constant_rate(25, 60))
+    write_clip(folder / "silent.webm", constant_rate(25, 30), codec="libvpx-vp9")
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("no video" * 999)
+    (folder / "cut.mp4").write_bytes((folder / "good.mp4").read_bytes()[:2000])
+    (folder / "folder.mp4").mkdir()
+    (folder / "list.txt").write_text("good.mp4\nsilent.webm\nempty.mp4\ntext.mp4\ncut.mp4\nfolder.mp4\nmissing.mp4\n")
+    return folder
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_broken_files_do_not_stop_the_run(odd_videos, flags, tmp_path, capfd, workers):
+    out = tmp_path / "out"
+    words = [*flags[2:], "--videos", str(odd_videos / "list.txt"), "--out", str(out), "--num_workers", workers]
+    for _ in range(2):  # the second time only they are tried again
+        with pytest.raises(SystemExit) as caught:
+            extract_features.main(words)
+        assert caught.value.code == 1
+        failures = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
+        reasons = {failure["video_id"]: failure["reason"] for failure in failures}
+        assert sorted(reasons) == ["cut", "empty", "folder", "missing", "text"] and len(failures) == 5
+        assert reasons["empty"] == f"{odd_videos}/empty.mp4: video: the file is empty"
+        assert reasons["missing"] == "missing.mp4: video: no such file or directory"
+        assert all("\n" not in reason for reason in reasons.values())
+        last = capfd.readouterr().err.strip().splitlines()[-1]
+        assert last.endswith(f"5 failed, see {out}/failures.jsonl")
+    assert sorted(contents(out)) == [f"{n}/{v}.npz" for n in ("blip", "vt_clipscore") for v in ("good", "silent")]
+    assert len(load_features(out / "blip", "good", "features", 768)) == 3
+    (odd_videos / "list.txt").write_text("good.mp4\n")
+    extract_features.main(words)
+    assert not (out / "failures.jsonl").exists()
+
+
+def test_annotations_decide_how_many_frames(mini_videos, flags, tmp_path, caplog):
+    entries = json.loads((mini_videos / "anno/val_videoxum.json").read_text())[:1]
+    video_id, frames = entries[0]["video_id"], len(entries[0]["vsum_onehot"][0]) + 3
+    entries[0] |= dict(vsum_onehot=[[0] * frames] * 10, sampled_frames=frames)
+    (tmp_path / "anno.json").write_text(json.dumps(entries))
+    words = ["--videos", str(mini_videos / f"videos/{video_id}.mp4"), "--annotations", str(tmp_path / "anno.json")]
+    with caplog.at_level("WARNING"):
+        extract_features.main([*flags[2:8], *flags[-4:], *words, "--out", str(tmp_path / "out")])
+    rows = load_features(tmp_path / "out/blip", video_id, "features")
+    assert len(rows) == frames
+    assert np.array_equal(rows[-1], rows[-2]) and not np.array_equal(rows[-5], rows[-20])
+    assert f"expected {frames} as annotated" in (tmp_path / "out/extract.log").read_text()
+
+
+def test_what_is_complete(tmp_path):
+    path = tmp_path / "x.npz"
+    assert not extract_features.is_complete(path, {"vision": None})
+    np.savez(path, vision=np.zeros((5, 3), np.float32))
+    assert extract_features.is_complete(path, {"vision": None}) and extract_features.is_complete(path, {"vision": 5})
+    assert not extract_features.is_complete(path, {"vision": 6})
+    assert not extract_features.is_complete(path, {"vision": 5, "text": 1})
+    path.write_bytes(path.read_bytes()[:-30])
+    assert not extract_features.is_complete(path, {"vision": None})
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_close(mini_videos, flags, extracted, tmp_path, precision):
+    extract_features.main([*flags, "--precision", precision, "--out", str(tmp_path)])
+    whole = np.load(extracted / "blip/mini_val_000.npz")["features"]
+    half = np.load(tmp_path / "blip/mini_val_000.npz")["features"]
+    assert half.dtype == np.float32 and not np.array_equal(half, whole)
+    cosine = (half * whole).sum(1) / np.linalg.norm(half, axis=1) / np.linalg.norm(whole, axis=1)
+    assert cosine.min() > 0.999
+
+
+def test_features_made_otherwise_are_not_mixed(flags, tmp_path):
+    words = [*flags, "--out", str(tmp_path), "--vt_clip", ""]
+    videos = flags.index("--videos") + 1
+    words[videos] = str(next(pathlib.Path(words[videos]).iterdir()))
+    extract_features.main(words)
+    assert not (tmp_path / "vt_clipscore").exists()
+    (path,) = (tmp_path / "blip").glob("*.npz")
+    first = path.read_bytes()
+    with pytest.raises(ValueError, match=r"extraction.json: image_size: found 64, expected 32: .*--overwrite"):
+        extract_features.main([*words, "--image_size", "32"])
+    assert path.read_bytes() == first
+    extract_features.main([*words, "--image_size", "32", "--overwrite"])
+    assert path.read_bytes() != first
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (["--videos", "none"], "none: videos: no such file or folder"),
+        (["--videos", "."], ".: videos: found none, expected files that end in .3gp"),
+        (["--blip", "", "--vt_clip", ""], "--blip, --vt_clip: found no checkpoint, expected at least one of the two"),
+        (["--blip", "no.pth"], "no.pth: --blip: no such file"),
+        (["--batch_size", "0"], "--batch_size: found 0, expected at least 1"),
+        (["--annotations", "no.json"], "no.json: annotations: no such file"),
+        (["--image_size", "65"], "image_size: found 65, expected a multiple of 16"),
+    ],
+)
+def test_mistakes(flags, tmp_path, monkeypatch, change, line):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        extract_features.main([*flags, "--out", "out", *change])
+    assert str(caught.value).startswith(line)
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_a_mistake_is_one_line_and_status_2(flags, tmp_path):
+    status, shown = run(["python", SCRIPT, *flags, "--out", tmp_path / "out", "--videos", "."], tmp_path)
+    assert status == 2
+    (line,) = shown.strip().splitlines()
+    assert line.startswith("error: .: videos: found none, expected files that end in .3gp")
+
+
+def test_a_full_disk_is_one_line(flags, tmp_path):
+    """A real one: a file system of 64 KiB."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("may not mount a file system")
+    try:
+        status, shown = run(["python", SCRIPT, *flags, "--out", small], tmp_path)
+        left = [str(p.relative_to(small)) for p in small.rglob("*") if p.is_file() and p.suffix != ".json"]
+    finally:
+        subprocess.run(["umount", small], check=True)
+    last = shown.strip().splitlines()[-1]
+    assert status == 2
+    assert last.startswith(f"error: {small}/blip/mini_") and last.endswith(
+        "cannot be written (No space left on device)"
+    )
+    assert left == ["extract.log"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give its rights up and take them back")
+def test_no_permission(tmp_path):
+    """A file that the process may not read fails by itself."""
+    path = write_clip(tmp_path / "clip.mp4", constant_rate(25, 3))
+    path.chmod(0)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(ValueError, match=r"clip.mp4: video: cannot be read \(Permission denied\)$"):
+            Video(path)
+    finally:
+        os.seteuid(0)
