@@ -85,7 +85,7 @@ def load(config, pretrained_model=None, blip=None, **settings):
     width = encoder.image_encoder.embed_dim
     if width != WIDTHS[config.vit]:
         raise ValueError(
-            f"{blip}: image encoder: found width {width}, expected {WIDTHS[config.vit]} for vit {config.vit}"
+            f"{blip}: BLIP's image encoder: found width {width}, expected {WIDTHS[config.vit]} for vit {config.vit}"
         )
     checkpoints = {role: dict(path=str(path), sha256=sha256_of(path)) for role, path in paths.items()}
     return Summarizer(config, model.to(device).eval(), encoder.to(device), device, checkpoints)

@@ -25,6 +25,16 @@ def time_in(picture):
     return sum(int(value > 127) << bit for bit, value in enumerate(middles.flatten()))
 
 
+LOWEST, RISE = 400, 100  # Hz, Hz per second
+
+
+def heard_at(samples, rate):
+    """Second whose pitch is in the middle of some samples (n,), by their zero crossings."""
+    up = np.flatnonzero((samples[:-1] < 0) & (samples[1:] >= 0))
+    at = up + samples[up] / (samples[up] - samples[up + 1])  # between two samples
+    return ((len(at) - 1) / (at[-1] - at[0]) * rate - LOWEST) / RISE
+
+
 def constant_rate(rate, count):
     """Times of `count` pictures at a constant rate."""
     return [fractions.Fraction(i) / fractions.Fraction(rate) for i in range(count)]
@@ -51,7 +61,8 @@ def write_clip(
         path: the format is taken from its name.
         times: seconds at which the pictures appear, ascending from 0; `offset` is added in the file's time stamps.
         last: seconds that the last picture stays.
-        sound: list of samples per second and frequency in Hz: a tone of the pictures' length; None writes no sound.
+        sound: samples per second of a tone of the pictures' length whose pitch tells the time, see `heard_at`; None
+            writes no sound.
         rotation: (degrees counter-clockwise, flip left-right, flip upside-down) for the container to note.
     """
     times = [fractions.Fraction(t) for t in times]
@@ -63,9 +74,7 @@ def write_clip(
             stream.set_display_rotation(*rotation)
         audio = None
         if sound:
-            audio = container.add_stream(
-                "aac" if str(path).endswith(("mp4", "mov", "ts")) else "libopus", rate=sound[0]
-            )
+            audio = container.add_stream("aac" if str(path).endswith(("mp4", "mov", "ts")) else "libopus", rate=sound)
             audio.layout = "mono"
         ends = [*times[1:], times[-1] + last]
         lasting = {}  # time stamp -> duration, which encoders lose
@@ -82,9 +91,9 @@ def write_clip(
             mux(stream.encode(frame))
         mux(stream.encode())
         if audio:
-            rate, frequency = sound
-            count = round(ends[-1] * rate)
-            tone = 0.3 * np.sin(2 * np.pi * frequency * np.arange(count) / rate)
+            rate, count = sound, round(ends[-1] * sound)
+            second = np.arange(count) / rate
+            tone = 0.3 * np.sin(2 * np.pi * (LOWEST * second + RISE / 2 * second**2))
             for first in range(0, count, 1024):
                 part = tone[None, first : first + 1024].astype(np.float32)
                 frame = av.AudioFrame.from_ndarray(part, "fltp", "mono")

@@ -34,7 +34,7 @@ CLIPS = {
     "vfr.mkv": dict(times=variable_rate(12), last=F(7, 10)),
     "offset.mp4": dict(times=constant_rate(25, 103), offset=F(37, 10)),
     "offset.ts": dict(times=constant_rate(25, 103), offset=F(37, 10), options=dict(bf="2")),
-    "sound.ts": dict(times=constant_rate(25, 103), sound=(48000, 440)),
+    "sound.ts": dict(times=constant_rate(25, 103), sound=48000),
     "hevc.mp4": dict(
         times=constant_rate(25, 203), codec="libx265", options={"x265-params": "keyint=20:log-level=none"}
     ),

@@ -1,7 +1,7 @@
 """The storyboard: the chosen frames with their times, as one picture."""
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from data.video import as_shown
 
@@ -39,8 +39,7 @@ class Storyboard:
             for second, middle in zip(self.seconds, self.timeline.middles(self.T)[self.seconds]):
                 self.wanted.setdefault(int(middle), []).append(int(second))
         if k in self.wanted:
-            image = as_shown(frame)
-            image.thumbnail((WIDTH, WIDTH), Image.Resampling.LANCZOS)
+            image = ImageOps.contain(as_shown(frame), (WIDTH, WIDTH), Image.Resampling.LANCZOS)
             self.frames |= dict.fromkeys(self.wanted[k], image)
 
     def write(self, path):

@@ -1,0 +1,252 @@
+"""A video file -> its summary, as a user sees it."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import summarize as script
+from data.mini_encoders import FRAME_SIZE
+from data.video import Video
+from models.vtsum_blip import v2vt_sum
+from summarize import load, summarize
+from tests.clips import constant_rate, write_clip
+from tests.conftest import ROOT
+from tests.processes import run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FILES = ["index.html", "storyboard.png", "summary.json", "summary.mp4"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(mini_videos, tmp_path_factory):
+    """An untrained model on the mini tokeniser."""
+    torch.manual_seed(0)
+    config = str(ROOT / "configs/med_config_mini.json")
+    model = v2vt_sum("vtsum_blip_tt_ca", med_config=config, tokenizer=str(mini_videos / "tokenizer"))
+    path = tmp_path_factory.mktemp("model") / "model.pth"
+    torch.save(dict(model=model.state_dict()), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def settings(mini_videos, checkpoint):
+    """What `load` is called with."""
+    return dict(
+        config=str(ROOT / "configs/mini.yaml"),
+        pretrained_model=checkpoint,
+        blip=mini_videos / "frame_encoder.pth",
+        tokenizer=str(mini_videos / "tokenizer"),
+        med_config=str(ROOT / "configs/med_config_mini.json"),
+        image_size=FRAME_SIZE,
+        device="cpu",
+    )
+
+
+@pytest.fixture(scope="module")
+def summarizer(settings):
+    return load(**settings)
+
+
+@pytest.fixture
+def flags(settings):
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
+def test_a_summary(summarizer, mini_videos, checkpoint, tmp_path):
+    path = mini_videos / "videos/mini_test_000.mp4"
+    summary = summarize(summarizer, path, tmp_path)
+    folder = tmp_path / "mini_test_000"
+    assert sorted(p.name for p in folder.iterdir()) == FILES
+    assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
+
+    video = Video(path)
+    T = video.timeline.seconds
+    assert len(summary["saliency"]) == len(summary["chosen"]) == T
+    assert all(0 < value < 1 for value in summary["saliency"])
+    best = np.argsort(summary["saliency"])[::-1][: int(0.15 * T)]
+    assert np.flatnonzero(summary["chosen"]).tolist() == sorted(best.tolist())
+    kept = sum(end - start for start, end in summary["segments"])
+    assert summary["budget"] == dict(asked=0.15, used=pytest.approx(kept / video.timeline.duration))
+    assert Video(folder / "summary.mp4").timeline.duration == pytest.approx(kept, abs=0.002)
+    assert summary["checkpoints"]["model"]["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert set(summary["timings"]) == {"features", "model", "choose", "skim", "page"}
+    with Image.open(folder / "storyboard.png") as storyboard:
+        assert storyboard.size == (4 * (320 + 12) + 12, (240 + 38 + 12) * -(-len(best) // 4) + 12)
+    page = (folder / "index.html").read_text()
+    assert summary["caption"] in page and "http" not in page.replace("http-equiv", "")
+
+
+def test_features_are_those_of_extraction(summarizer, mini_videos, tmp_path):
+    """The saliency equals the model's on features that `extract_features.py` makes."""
+    import extract_features
+
+    path = mini_videos / "videos/mini_test_001.mp4"
+    words = ["--videos", str(path), "--out", str(tmp_path / "feat"), "--blip", str(mini_videos / "frame_encoder.pth")]
+    words += ["--vt_clip", "", "--image_size", str(FRAME_SIZE), "--num_workers", "0", "--device", "cpu"]
+    extract_features.main(words)
+    features = torch.from_numpy(np.load(tmp_path / "feat/blip/mini_test_001.npz")["features"])[None]
+    captions, saliency = summarizer.model.generate(features, torch.ones(features.shape[:2]), max_length=40)
+    summary = summarize(summarizer, path, tmp_path / "out")
+    assert summary["caption"] == captions[0]
+    assert summary["saliency"] == pytest.approx(saliency.sigmoid().tolist(), abs=1e-6)
+
+
+def test_shots_and_budget(summarizer, mini_videos, tmp_path):
+    path = mini_videos / "videos/mini_val_000.mp4"
+    for budget in (0.3, 1.0):
+        summary = summarize(summarizer, path, tmp_path, budget, "shots")
+        assert 0 < summary["budget"]["used"] <= budget + 1e-6
+    assert summary["segments"] == [[0.0, summary["duration"]]] or summary["segments"] == [(0.0, summary["duration"])]
+
+
+@pytest.mark.parametrize(
+    ("name", "times", "sound"),
+    [("one_picture.mp4", [0], None), ("one_second.mp4", constant_rate(25, 25), 44100), ("slides.mkv", [0, 9], 48000)],
+)
+def test_the_shortest_videos(summarizer, tmp_path, name, times, sound):
+    path = write_clip(tmp_path / name, times, sound=sound)
+    summary = summarize(summarizer, path, tmp_path / "out")
+    assert len(summary["segments"]) == 1 and len(summary["saliency"]) == Video(path).timeline.seconds
+    assert sorted(p.name for p in (tmp_path / "out" / path.stem).iterdir()) == FILES
+
+
+def test_the_command(flags, mini_videos, tmp_path):
+    """A folder and a broken file: the others are summarised, each error is a line, the exit status 2."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    shutil.copy(mini_videos / "videos/mini_val_001.mp4", videos / "a <b> & c.mp4")
+    (videos / "broken.mp4").write_text("no video" * 999)
+    status, shown = run(["python", str(ROOT / "summarize.py"), videos, *flags, "--out", tmp_path / "out"], tmp_path)
+    assert status == 2
+    first, second = shown.strip().splitlines()
+    assert first.startswith(f"{tmp_path}/out/a <b> & c/index.html: ")
+    assert second.startswith(f"error: {videos}/broken.mp4: video: not a video, or damaged")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a <b> & c"]
+    assert "<title>a &lt;b&gt; &amp; c.mp4" in (tmp_path / "out/a <b> & c/index.html").read_text()
+
+
+def test_task_v2v_has_no_caption(settings, mini_videos, checkpoint, tmp_path):
+    summary = summarize(load(**settings, task="v2v"), mini_videos / "videos/mini_val_000.mp4", tmp_path)
+    assert summary["caption"] is None
+    assert '<p class="caption">' not in (tmp_path / "mini_val_000/index.html").read_text()
+
+
+def test_mistakes(settings, flags, mini_videos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for change, message in (
+        (dict(pretrained_model=""), "pretrained_model: missing, expected a VTSUM-BLIP checkpoint"),
+        (dict(blip=""), "blip: missing, expected a checkpoint with BLIP's image encoder"),
+        (dict(task="v2t"), "task: found v2t, expected v2vt or v2v"),
+        (dict(blip=settings["pretrained_model"]), "model.pth: BLIP's image encoder: missing visual_encoder"),
+        (dict(config=str(ROOT / "configs/none.yaml")), "none.yaml: config: no such file"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            load(**(settings | change))
+    for words, message in (
+        (["--budget", "0", str(mini_videos / "videos")], "budget: found 0.0, expected a part of the video"),
+        (["none.mp4"], "none.mp4: videos: no such file or folder"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            script.main([*words[-1:], *flags, "--out", "out", *words[:-1]])
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_width_of_features(settings, mini_videos, checkpoint, tmp_path):
+    from timm.models.vision_transformer import VisionTransformer
+
+    vit = VisionTransformer(img_size=32, embed_dim=1024, depth=1, num_heads=16, num_classes=0)
+    state = {f"visual_encoder.{name}": value for name, value in vit.state_dict().items()}
+    torch.save(dict(model=state), tmp_path / "large.pth")
+    message = "large.pth: BLIP's image encoder: found width 1024, expected 768 for vit base"
+    with pytest.raises(ValueError, match=message):
+        load(**(settings | dict(blip=tmp_path / "large.pth", image_size=32)))
+
+
+def test_an_earlier_summary_stays_until_the_new_one_is_there(summarizer, mini_videos, tmp_path, monkeypatch):
+    """A disk that fills while the skim is written: one line, the earlier files untouched, nothing left over."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("may not mount a file system")
+    try:
+        path = mini_videos / "videos/mini_test_000.mp4"
+        summarize(summarizer, path, small, 0.1)
+        before = {p.name: p.read_bytes() for p in (small / "mini_test_000").iterdir()}
+        (small / "filler").write_bytes(bytes(os.statvfs(small).f_bavail * os.statvfs(small).f_frsize - 8192))
+        for folder in (path, write_clip(tmp_path / "other.mp4", constant_rate(25, 250))):
+            with pytest.raises(OSError, match=rf"small/{folder.stem}: cannot be written \(No space left on device\)"):
+                summarize(summarizer, folder, small, 0.9)
+        assert {p.name: p.read_bytes() for p in (small / "mini_test_000").iterdir()} == before
+        assert sorted(p.name for p in small.iterdir()) == ["filler", "mini_test_000"]
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_the_page_in_a_browser(summarizer, tmp_path):
+    """The video plays, nothing is fetched from elsewhere, and the page fits a phone and a desktop."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = write_clip(tmp_path / "clip.mp4", constant_rate(25, 500), size=(320, 180), sound=44100)
+    summary = summarize(summarizer, path, tmp_path)
+    page_file = tmp_path / "clip/index.html"
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport=dict(width=1400, height=900))
+        requests, messages = [], []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.goto(page_file.as_uri())
+        seconds, width, height, marked = page.evaluate(
+            """async () => {
+                const player = document.getElementById("player");
+                player.muted = true;
+                await player.play();
+                await new Promise(done => player.addEventListener("ended", done));
+                const now = document.getElementById("now").getAttribute("x1");
+                return [player.duration, player.videoWidth, player.videoHeight, Number(now)];
+            }"""
+        )
+        kept = sum(end - start for start, end in summary["segments"])
+        assert seconds == pytest.approx(kept, abs=0.05)
+        assert (width, height) == (320, 180)
+        assert marked == pytest.approx(summary["segments"][-1][1], abs=0.1)
+        assert {url.split("/")[-1] for url in requests} == {"index.html", "storyboard.png", "summary.mp4"}
+        assert all(url.startswith("file://") for url in requests) and not messages
+
+        start, end = summary["segments"][-1]
+        box = page.locator("#curve").bounding_box()
+        x = (start + end) / 2 / summary["duration"] * box["width"]
+        page.locator("#curve").click(position=dict(x=x, y=5))
+        found = page.evaluate("document.getElementById('player').currentTime")
+        assert found == pytest.approx(kept - (end - start) / 2, abs=0.2)
+
+        for width in (400, 1400):
+            page.set_viewport_size(dict(width=width, height=900))
+            page.screenshot(path=tmp_path / f"{width}.png", full_page=True)
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            boxes = [page.locator(what).bounding_box() for what in ("#player", ".caption", "#curve", "img")]
+            assert all(box["width"] > 100 and box["height"] > 20 for box in boxes)
+            player, caption, curve, _ = boxes
+            if width == 400:  # one below the other
+                tops = [box["y"] for box in boxes]
+                assert tops == sorted(tops) and player["y"] + player["height"] <= caption["y"]
+            else:
+                assert caption["x"] >= player["x"] + player["width"]
+            with Image.open(tmp_path / f"{width}.png") as screenshot:
+                pixels = np.asarray(screenshot.convert("RGB")).astype(int)
+            x, y, w, h = (round(player[side]) for side in ("x", "y", "width", "height"))
+            picture = pixels[y : y + h // 2, x : x + w]
+            red = (picture[..., 0] > 180) & (picture[..., 1] < 160) & (picture[..., 2] < 160)
+            assert red.mean() > 0.05, "the player shows the clip's red field"
+            x, y, w, h = (round(curve[side]) for side in ("x", "y", "width", "height"))
+            drawn = pixels[y : y + h, x : x + w]
+            assert (np.ptp(drawn, axis=-1) > 40).mean() == pytest.approx(kept / summary["duration"], abs=0.06)
+        browser.close()
