@@ -30,6 +30,7 @@ from extract_features import encode_videos
 from models.frame_encoder import FrameEncoder, blip_frame_encoder
 from models.vtsum_blip import WIDTHS, VTSumBLIP
 from models.weights import fetch, load_weights
+from utils import distributed
 from utils.checkpoint import sha256_of
 from utils.config import Config, load_config, read_yaml
 from utils.log import progress, run_main, setup_logging
@@ -75,18 +76,15 @@ def load(config, pretrained_model=None, blip=None, **settings):
         raise ValueError("blip: missing, expected a checkpoint with BLIP's image encoder (--blip PATH)")
     if config.task == "v2t":
         raise ValueError("task: found v2t, expected v2vt or v2v: without saliency there is nothing to choose by")
-    device = torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    )
+    device = distributed.pick_device(config.device)
     paths = dict(model=fetch(config.pretrained_model), blip=fetch(blip))
     model = build_model(config)
     warn_of_differences(config, load_weights(model, paths["model"]))
     encoder = blip_frame_encoder(paths["blip"], config.image_size)
     width = encoder.image_encoder.embed_dim
     if width != WIDTHS[config.vit]:
-        raise ValueError(
-            f"{blip}: BLIP's image encoder: found width {width}, expected {WIDTHS[config.vit]} for vit {config.vit}"
-        )
+        expected = f"{WIDTHS[config.vit]} for vit {config.vit}"
+        raise ValueError(f"{blip}: BLIP's image encoder: found width {width}, expected {expected}")
     checkpoints = {role: dict(path=str(path), sha256=sha256_of(path)) for role, path in paths.items()}
     return Summarizer(config, model.to(device).eval(), encoder.to(device), device, checkpoints)
 

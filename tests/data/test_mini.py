@@ -1,10 +1,17 @@
 import json
 
+import av
 import numpy as np
+import pytest
 
 from data.annotations import load_annotations
 from data.features import load_features
-from data.mini import vocabulary, write_mini
+from data.mini import all_sentences, plan_videos, vocabulary, write_mini
+from data.mini_encoders import text_features
+from data.mini_video import PITCH, RGB, draw
+from data.video import Video, as_shown
+from models.frame_encoder import clip_frame_encoder
+from models.vt_clip import load_vt_clip
 from utils.metrics.keyframes import human_baseline, random_baseline
 
 
@@ -41,3 +48,48 @@ def test_vocabulary_has_no_doubles():
     tokens = vocabulary()
     assert len(tokens) == len(set(tokens)) == 254
     assert {"circle", "bounces", "finally", "then"} <= set(tokens)
+
+
+def test_videos(mini_videos):
+    """Real files: as long as planned, with what happens in the pixels and a sound track."""
+    plans = [plan for split in plan_videos(0, dict(train=4, val=2, test=2)).values() for plan in split]
+    assert sorted(p.name for p in mini_videos.iterdir()) == sorted(
+        ["anno", "frame_encoder.pth", "tokenizer", "videos", "vt_clip.pth"]
+    )
+    for plan in plans[:3]:
+        path = mini_videos / f"videos/{plan.video_id}.mp4"
+        video = Video(path)
+        assert video.timeline.seconds == plan.frames
+        assert video.timeline.duration == pytest.approx(plan.duration, abs=0.002)
+        frames = {second: np.asarray(as_shown(frame)).astype(int) for second, frame in video.each_second()}
+        for event in plan.events:
+            inside = frames[(event.start + event.stop) // 2]
+            strongest = np.argsort(RGB[event.colour])[::-1][: 2 if event.colour == "yellow" else 1]
+            weakest = np.argsort(RGB[event.colour])[0]
+            assert (inside[..., strongest].min(-1) - inside[..., weakest]).max() > 80, event
+            level = {second: np.median(frames[second]) for second in (int(event.peak), event.start)}
+            assert level[int(event.peak)] > level[event.start]
+        with av.open(str(path)) as container:
+            assert container.streams.video[0].codec_context.name == "h264"
+            (stream,) = container.streams.audio
+            frames = [(float(f.time), f.to_ndarray()[0], f.rate) for f in container.decode(stream)]
+        event = plan.events[0]
+        near = np.concatenate([samples for time, samples, _ in frames if abs(time - event.peak) < 0.5])
+        crossings = ((near[:-1] < 0) & (near[1:] >= 0)).sum() / len(near) * frames[0][2]
+        assert crossings == pytest.approx(PITCH[event.colour], rel=0.03)
+
+
+def test_the_fitted_vt_clip_tells_events_apart(mini_videos):
+    """Features of pictures are nearest to the sentence of what they show, far more often than by chance."""
+    clip = load_vt_clip(mini_videos / "vt_clip.pth")
+    encoder = clip_frame_encoder(clip)
+    sentences = text_features(clip, [s for s in all_sentences() if not s.lower().startswith(("then", "finally"))])
+    names, texts = list(sentences), np.stack(list(sentences.values()))
+    hits, count = 0, 0
+    for video in plan_videos(0, dict(train=4, val=2, test=2))["train"]:
+        for event in video.events:
+            picture = encoder.look(draw(video, event.peak))
+            feature = encoder(picture[None])[0].numpy()
+            hits += names[int((texts @ feature).argmax())] == event.sentence(0)
+            count += 1
+    assert len(names) == 60 and hits > count / 2
