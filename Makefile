@@ -4,11 +4,12 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 # Two processes on two cores: one thread each.
 DEMO := OMP_NUM_THREADS=1 $(RUN) -m torch.distributed.run --standalone --nproc_per_node=2
+MINI := dataset/mini
 
 .PHONY: help venv demo test lint format clean
 
 help:
-	@echo "make demo   train and score a small model on an embedded data set (minutes, two cores)"
+	@echo "make demo   small videos -> features -> training -> scores -> a summary to watch (minutes, two cores)"
 	@echo "make test   run the test suite"
 	@echo "make venv   only make the environment in $(VENV)"
 	@echo "make lint   ruff check and format check; make format mends"
@@ -22,10 +23,15 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt
 	touch $@
 
 demo: venv
-	rm -rf dataset/mini outputs/mini
-	$(RUN) -m data.mini dataset/mini
+	rm -rf $(MINI) outputs/mini
+	$(RUN) -m data.mini $(MINI)
+	$(DEMO) extract_features.py --videos $(MINI)/videos --out $(MINI)/feat --annotations $(MINI)/anno/*.json \
+		--blip $(MINI)/frame_encoder.pth --image_size 64 --vt_clip $(MINI)/vt_clip.pth
 	$(DEMO) train_v2vt_sum.py --config configs/mini.yaml
+	$(RUN) summarize.py $(MINI)/videos/mini_test_000.mp4 --config configs/mini.yaml --out outputs/mini/summaries \
+		--pretrained_model outputs/mini/checkpoint.pth --blip $(MINI)/frame_encoder.pth
 	@echo "The run is in outputs/mini: results_test.json, predictions_test.jsonl, checkpoint.pth, log.jsonl, ..."
+	@echo "The summary of a test video: $(CURDIR)/outputs/mini/summaries/mini_test_000/index.html"
 
 test: venv
 	$(RUN) -m pytest
@@ -39,4 +45,4 @@ format: venv
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf $(VENV) dataset/mini outputs/mini
+	rm -rf $(VENV) $(MINI) outputs/mini

@@ -201,7 +201,7 @@ def write_mini(out, seed=0, counts=SPLITS, ready_made=False):
         write_features(out / "feat", videos, load_vt_clip(out / "vt_clip.pth"), rng)
     else:
         _save(out / "vt_clip.pth", fitted_to_pictures(clip, videos["train"][:40]))
-        _save(out / "frame_encoder.pth", tiny_frame_encoder(seed))
+        _save(out / "frame_encoder.pth", tiny_frame_encoder(seed, videos["train"][:40]))
         with progress(
             [video for split in videos.values() for video in split], True, desc="render", unit="video"
         ) as bar:

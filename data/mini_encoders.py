@@ -1,4 +1,4 @@
-"""The encoders of mini VideoXum: small, and random but for one layer that is fitted in closed form."""
+"""The encoders of mini VideoXum: small, and random but for their last layers, which are fitted in closed form."""
 
 import itertools
 
@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from data.decoding import Look
 from data.mini_video import draw, event_at
 from models.blip_vit import PREFIX
-from models.frame_encoder import clip_frame_encoder
+from models.frame_encoder import FrameEncoder, clip_frame_encoder
 from models.temporal import HEAD_WIDTH, LayerNorm
 from models.vt_clip import vt_clip_of
 
@@ -16,28 +17,37 @@ FEATURE_WIDTH, CLIP_WIDTH = 768, 512
 FRAME_SIZE = 64  # side of the frame encoder's images
 
 
-def tiny_frame_encoder(seed):
+def moments_of(videos):
+    """The middle of each second of videos: list of (video, second, event or None)."""
+    return [(video, second, event_at(video, second)) for video in videos for second in video.middles]
+
+
+def encoded(encoder, moments):
+    """Encode what is shown at some moments: (n, D) float64."""
+    pixels = (encoder.look(draw(video, second)) for video, second, _ in moments)
+    parts = iter(lambda: list(itertools.islice(pixels, 64)), [])
+    return np.concatenate([encoder(np.stack(part)).double().numpy() for part in parts])
+
+
+def tiny_frame_encoder(seed, videos):
     """State dict of one block of a ViT in BLIP's layout, weights drawn from the seed.
 
-    They are drawn wider than a ViT's usually are, so that what a frame shows moves its feature about.
+    They are drawn wider than a ViT's usually are, so that what a frame shows moves its feature about. The last norm
+    is set so that over pictures of these videos each feature has mean 0 and variance 1.
     """
     generator = torch.Generator().manual_seed(seed)
     heads = FEATURE_WIDTH // HEAD_WIDTH
-    vit = VisionTransformer(
-        img_size=FRAME_SIZE,
-        embed_dim=FEATURE_WIDTH,
-        depth=1,
-        num_heads=heads,
-        num_classes=0,
-        global_pool="token",
-        norm_layer=LayerNorm,
-    )
+    sizes = dict(img_size=FRAME_SIZE, embed_dim=FEATURE_WIDTH, depth=1, num_heads=heads)
+    vit = VisionTransformer(**sizes, num_classes=0, global_pool="token", norm_layer=LayerNorm).eval()
     state = vit.state_dict()
     for name, value in state.items():
         if name in ("cls_token", "pos_embed"):
             value.normal_(generator=generator)
         elif value.ndim >= 2:
             value.normal_(std=1.5 / value[0].numel() ** 0.5, generator=generator)
+    features = torch.from_numpy(encoded(FrameEncoder(vit, Look(FRAME_SIZE)), moments_of(videos)))
+    state["norm.weight"].copy_(1 / features.std(0))
+    state["norm.bias"].copy_(-features.mean(0) / features.std(0))
     return {PREFIX + name: value for name, value in state.items()}
 
 
@@ -81,14 +91,12 @@ def fitted_to_pictures(state, videos):
     """
     clip = vt_clip_of(state)
     projection, clip.clip.visual.proj = clip.clip.visual.proj, None
-    encoder = clip_frame_encoder(clip)
-    moments = [(video, second, event_at(video, second)) for video in videos for second in video.middles]
+    moments = moments_of(videos)
+    states = encoded(clip_frame_encoder(clip), moments)
     sentences = text_features(clip, sorted({event.sentence(0) for *_, event in moments if event}))
     targets = np.stack(
         [sentences[e.sentence(0)] * (0.5 + e.strength(s)) if e else np.zeros(CLIP_WIDTH) for _, s, e in moments]
     )
-    pixels = np.stack([encoder.look(draw(video, second)) for video, second, _ in moments])
-    states = torch.cat([encoder(part) for part in np.array_split(pixels, len(pixels) // 64 + 1)]).double().numpy()
     ridge = states.T @ states + 1e-3 * len(states) * np.eye(states.shape[1])
     fitted = torch.from_numpy(np.linalg.solve(ridge, states.T @ targets))
     return state | {"visual.proj": fitted.to(projection.dtype)}

@@ -34,9 +34,9 @@ def draw(video, second):
     level = 24 + round(100 * strength)
     image = Image.new("RGB", (WIDTH, HEIGHT), (level, level, level))
     pen = ImageDraw.Draw(image)
-    x, y, radius, angle, filled = WIDTH / 2, HEIGHT / 2, 20 + 10 * strength, 0.0, True
+    x, y, radius, angle, filled = WIDTH / 2, HEIGHT / 2, 24 + 10 * strength, 0.0, True
     swing = math.sin(2 * math.pi * second / 1.7)
-    faint = tuple(value // 2 for value in colour)
+    faint = tuple(2 * value // 3 for value in colour)
     if event.action == "bounces":
         y += 16 * abs(swing) - 8
         pen.line((x, y - radius - 20, x, y + radius + 20), faint, 9)
