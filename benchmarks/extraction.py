@@ -52,10 +52,13 @@ def main(argv=None):
     parser.add_argument("--num_workers", type=int, default=share_of_cores())
     parser.add_argument("--repeat", type=int, default=4, help="times that the video is extracted in one go")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--depth", type=int, default=12, help="blocks of the encoder; 12 is ViT-B")
     args = parser.parse_args(argv)
 
     look = Look(224)
-    encoder = FrameEncoder(VisionTransformer(num_classes=0), look, args.precision).eval().to(args.device)
+    encoder = (
+        FrameEncoder(VisionTransformer(depth=args.depth, num_classes=0), look, args.precision).eval().to(args.device)
+    )
     video = Video(args.video)
     pictures = [frame for _, frame in video.each_second()]
     T = len(pictures)

@@ -79,9 +79,7 @@ class Config(Settings):
     med_config: str = option("configs/med_config.json", "sizes of the caption decoder")
     tokenizer: str = option("bert-base-uncased", "hub name, or folder with vocab.txt or tokenizer.json")
     prompt: str = option("a video of ", "what every caption begins with")
-    image_size: int = option(
-        224, "side of the frames that the features were made from (for feature extraction)", least=1
-    )
+    image_size: int = option(224, "side of the frames that the features are made from, for summarize.py", least=1)
     vit_grad_ckpt: bool = option(
         False, "recompute activations (temporal transformer, decoder) in the backward pass: less memory, same result"
     )

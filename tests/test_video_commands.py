@@ -1,0 +1,120 @@
+"""The README's commands that begin with videos, run as a user runs them."""
+
+import json
+import re
+import shlex
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from data.annotations import load_annotations
+from models.vt_clip import load_vt_clip
+from tests.conftest import ROOT
+from tests.processes import run
+from tests.test_commands import README, readme_commands
+
+VIDEO_ID = "mini_val_000"
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory, mini_videos):
+    """A folder that looks like a user's clone with videos, annotations and weights in place: small ones."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    from models.vtsum_blip import v2vt_sum
+
+    root = tmp_path_factory.mktemp("video_clone")
+    for path in ROOT.glob("*.py"):
+        (root / path.name).symlink_to(path)
+    for name in ("configs", "data", "models", "utils"):
+        (root / name).symlink_to(ROOT / name)
+    (root / "dataset/ActivityNet").mkdir(parents=True)
+    shutil.copytree(mini_videos / "anno", root / "dataset/ActivityNet/anno")
+    shutil.copytree(mini_videos / "videos", root / "videos")
+    shutil.copy(mini_videos / f"videos/{VIDEO_ID}.mp4", root / "holiday.mp4")
+    for folder in ("blip", "vt_clipscore", "vtsum_tt_ca"):
+        (root / "outputs" / folder).mkdir(parents=True)
+    shutil.copy(mini_videos / "vt_clip.pth", root / "outputs/vt_clipscore")
+    torch.manual_seed(0)
+    vit = VisionTransformer(img_size=224, depth=1, num_classes=0)  # ViT-B/16, but for its depth
+    state = {f"visual_encoder.{name}": value for name, value in vit.state_dict().items()}
+    torch.save(dict(model=state), root / "outputs/blip/model_base_capfilt_large.pth")
+    small = dict(med_config=str(ROOT / "configs/med_config_mini.json"), tokenizer=str(mini_videos / "tokenizer"))
+    model = v2vt_sum("vtsum_blip_tt_ca", **small)
+    torch.save(dict(model=model.state_dict()), root / "outputs/vtsum_tt_ca/vtsum_tt_ca.pth")
+    return root
+
+
+@pytest.fixture(scope="module")
+def extracted(clone):
+    """After the README's extraction, on two processes."""
+    (command,) = readme_commands("extract_features.py")
+    words = shlex.split(command.replace("--nproc_per_node=4", "--nproc_per_node=2 --standalone"))
+    pattern = next(word for word in words if "*" in word)
+    place = words.index(pattern)
+    words[place : place + 1] = [
+        str(path.relative_to(clone)) for path in sorted(clone.glob(pattern))
+    ]  # the shell's work
+    status, shown = run(words, clone)
+    assert status == 0, shown
+    return clone
+
+
+def small_flags(mini_videos):
+    return ["--tokenizer", mini_videos / "tokenizer", "--med_config", ROOT / "configs/med_config_mini.json"]
+
+
+def test_extraction(extracted):
+    for split, count in dict(train=4, val=2, test=2).items():
+        records = load_annotations(extracted / f"dataset/ActivityNet/anno/{split}_videoxum.json")
+        assert len(records) == count
+        for record in records:
+            blip = np.load(extracted / f"dataset/ActivityNet/feat/blip/{record.video_id}.npz")
+            clip = np.load(extracted / f"dataset/ActivityNet/feat/vt_clipscore/{record.video_id}.npz")
+            assert blip["features"].shape == (record.num_frames, 768) and blip["features"].dtype == np.float32
+            assert clip["vision"].shape == (record.num_frames, 512) and clip["text"].shape == (1, 512)
+
+
+def test_summary(clone, mini_videos):
+    (command,) = re.findall(r"^python summarize\.py .*$", README, re.M)
+    status, shown = run([*shlex.split(command), *small_flags(mini_videos)], clone)
+    assert status == 0, shown
+    section = README.split("## Summarise a video")[1].split("## Training")[0]
+    listed = re.findall(r"^\| `([a-z]+\.[a-z0-9]+)` \|", section, re.M)
+    assert sorted(path.name for path in (clone / "summaries/holiday").iterdir()) == sorted(listed)
+
+
+def test_summary_from_python(clone, mini_videos):
+    """The README's lines as a script of their own, without a guard around them."""
+    (lines,) = re.findall(r"^```python\n(from summarize.*?)^```", README, re.M | re.S)
+    settings = ", ".join(f'{flag[2:]}="{value}"' for flag, value in zip(*[iter(small_flags(mini_videos))] * 2))
+    lines = lines.replace('vtsum_tt_ca.pth")', f'vtsum_tt_ca.pth", {settings})')
+    (clone / "mine.py").write_text(lines)
+    status, shown = run(["python", "mine.py"], clone)
+    assert status == 0, shown
+    summary = json.loads((clone / "summaries/holiday/summary.json").read_text())
+    assert summary["caption"] in shown and summary["method"] == "shots"
+
+
+def test_vt_clip(extracted):
+    (command,) = readme_commands("train_vt_clip.py")
+    words = shlex.split(command.replace("--nproc_per_node=4", "--nproc_per_node=2 --standalone"))
+    words += ["--clip", "outputs/vt_clipscore/vt_clip.pth", "--max_epoch", "1", "--batch_size", "2"]
+    status, shown = run(words, extracted)
+    assert status == 0, shown
+    assert load_vt_clip(extracted / "outputs/vt_clip/vt_clip.pth").width == 512
+
+
+def test_benchmark(mini_videos):
+    """The README's benchmark prints each stage and the ratio to the encoder alone."""
+    assert "`python -m benchmarks.extraction VIDEO`" in README
+    video = mini_videos / f"videos/{VIDEO_ID}.mp4"
+    words = ["python", "-m", "benchmarks.extraction", video, "--rounds", "1", "--repeat", "1", "--depth", "1"]
+    status, shown = run(words, ROOT)
+    assert status == 0, shown
+    for stage in ("decode", "preprocess", "encode", "together"):
+        (rate,) = re.findall(rf"^{stage} +([0-9.]+) frames/s", shown, re.M)
+        assert float(rate) > 0
+    assert re.search(r"^together / encode: \d\.\d\d", shown, re.M)
