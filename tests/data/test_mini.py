@@ -89,7 +89,7 @@ def test_the_fitted_vt_clip_tells_events_apart(mini_videos):
     for video in plan_videos(0, dict(train=4, val=2, test=2))["train"]:
         for event in video.events:
             picture = encoder.look(draw(video, event.peak))
-            feature = encoder(picture[None])[0].numpy()
+            feature = encoder(np.stack([picture]))[0].numpy()
             hits += names[int((texts @ feature).argmax())] == event.sentence(0)
             count += 1
     assert len(names) == 60 and hits > count / 2
