@@ -21,7 +21,7 @@ from models.vt_clip import load_vt_clip
 from models.vtsum_blip import POSITIONS, WIDTHS, v2vt_sum
 from models.weights import fetch, load_weights
 from utils import distributed
-from utils.checkpoint import replacing, sha256_of
+from utils.checkpoint import make_folder, replacing, sha256_of
 from utils.config import load_config, write_config
 from utils.log import progress, run_main, setup_logging
 from utils.metrics import require_java, vt_clip_score
@@ -223,8 +223,7 @@ def begin(config, overridden, *, splits, log_file, config_file):
     """Start a run: processes, output folder, log, resolved configuration, seed; returns the `distributed.World`."""
     check_paths(config, splits)
     world = distributed.start(config.device)
-    output_dir = pathlib.Path(config.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    output_dir = make_folder(config.output_dir, "output_dir")
     setup_logging(world.is_main, output_dir / log_file)
     for name, (in_yaml, in_flag) in overridden.items():
         logger.info("%s: the config says %r, the flag says %r: the flag counts", name, in_yaml, in_flag)

@@ -15,7 +15,6 @@ import os
 import pathlib
 import sys
 import time
-import zipfile
 
 import numpy as np
 import torch
@@ -23,13 +22,13 @@ import torch
 from data.annotations import load_annotations
 from data.captions import reference_caption
 from data.decoding import Frames, Job, decode_videos
-from data.features import feature_path
+from data.features import feature_path, is_complete
 from data.video_files import find_videos
 from models.frame_encoder import PRECISIONS, blip_frame_encoder, clip_frame_encoder
 from models.vt_clip import load_vt_clip
 from models.weights import fetch
 from utils import distributed
-from utils.checkpoint import remove_leftovers, replacing, sha256_of
+from utils.checkpoint import make_folder, remove_leftovers, replacing, sha256_of
 from utils.config import OneLineParser
 from utils.log import progress, run_main, setup_logging
 
@@ -109,26 +108,6 @@ def encode_caption(clip, caption):
     return clip.encode_text([caption]).float().cpu().numpy()
 
 
-def is_complete(path, expected):
-    """Tell whether a feature file is there, whole and with these arrays, without reading them.
-
-    Args:
-        path: where an `.npz` file would be.
-        expected: name of an array -> its rows, None for any number.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name, rows in expected.items():
-                with archive.open(f"{name}.npy") as member:
-                    np.lib.format.read_magic(member)
-                    shape, _, _ = np.lib.format.read_array_header_1_0(member)
-                if rows is not None and shape[:1] != (rows,):
-                    return False
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-        return False
-    return True
-
-
 class FeatureFolder:
     """One encoder's features: `{video_id}.npz` files and a record of what they are made with.
 
@@ -148,10 +127,10 @@ class FeatureFolder:
             ValueError: it holds features that were made otherwise.
         """
         record = self.root / "extraction.json"
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root, "--out")
         remove_leftovers(self.root)
         if record.is_file() and not overwrite:
-            there = json.loads(record.read_text(encoding="utf-8"))
+            there = _read_record(record)
             for name, value in made_with.items():
                 if there.get(name) != value:
                     raise ValueError(
@@ -173,6 +152,16 @@ class FeatureFolder:
             arrays["text"] = encode_text(self.texts[video_id])
         with replacing(feature_path(self.root, video_id), "wb") as file:
             np.savez(file, **arrays)
+
+
+def _read_record(path):
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValueError):
+        record = None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: found no record of how the features were made; --overwrite makes them anew")
+    return record
 
 
 class Failures:
@@ -268,8 +257,7 @@ def main(argv=None):
     videos = find_videos(args.videos)
     records = {record.video_id: record for path in args.annotations for record in load_annotations(path)}
     texts = {video_id: reference_caption(record.tsum) for video_id, record in records.items()}
-    root = pathlib.Path(args.out)
-    root.mkdir(parents=True, exist_ok=True)
+    root = make_folder(args.out, "--out")
     # Processes work on their own, perhaps for days, and only meet at the end.
     world = distributed.start(args.device, backend="gloo", timeout=datetime.timedelta(days=30))
     setup_logging(world.is_main, root / "extract.log")

@@ -24,14 +24,14 @@ import time
 import torch
 
 from data.decoding import Job
-from data.video_files import find_videos
+from data.video_files import find_videos, video_id_of
 from eval_v2vt_sum import build_model, warn_of_differences
 from extract_features import encode_videos
 from models.frame_encoder import FrameEncoder, blip_frame_encoder
 from models.vtsum_blip import WIDTHS, VTSumBLIP
 from models.weights import fetch, load_weights
 from utils import distributed
-from utils.checkpoint import sha256_of
+from utils.checkpoint import make_folder, sha256_of
 from utils.config import Config, load_config, read_yaml
 from utils.log import progress, run_main, setup_logging
 from utils.summary import METHODS, Storyboard, check_choice, choose, segments_of, write_page, write_skim
@@ -104,6 +104,9 @@ def summarize(summarizer, video, out, budget=0.15, method="topk"):
         FileNotFoundError, ValueError, OSError: not a video, or the summary cannot be written; then nothing is.
     """
     path, timings = pathlib.Path(video), {}
+    folder = pathlib.Path(out, video_id_of(path))
+    if path.resolve() in [(folder / name).resolve() for name in FILES]:
+        raise ValueError(f"{path}: video: is what its own summary would replace; use another --out")
     with _timed(timings, "features"):
         source, features = _encode(summarizer, path)  # Video, (T, D)
     with _timed(timings, "model"):
@@ -113,8 +116,8 @@ def summarize(summarizer, video, out, budget=0.15, method="topk"):
     duration = source.timeline.duration
     segments = segments_of(chosen, duration)
     summary = dict(
-        name=path.name,
-        video=str(path),
+        name=_printable(path.name),
+        video=_printable(path),
         duration=duration,
         caption=caption,
         saliency=saliency.tolist(),
@@ -126,8 +129,14 @@ def summarize(summarizer, video, out, budget=0.15, method="topk"):
         checkpoints=summarizer.checkpoints,
         timings=timings,
     )
-    _write(summary, source, Storyboard(source, saliency, chosen), pathlib.Path(out, path.stem))
+    _write(summary, source, Storyboard(source, saliency, chosen), folder)
     return summary
+
+
+def _printable(path):
+    """A path as text that any file and terminal takes: bytes that are no UTF-8 and control signs become �."""
+    text = os.fsencode(path).decode("utf-8", errors="replace")
+    return "".join(sign if sign.isprintable() else "�" for sign in text)
 
 
 @contextlib.contextmanager
@@ -163,8 +172,8 @@ def _predict(summarizer, features):
 def _write(summary, video, storyboard, folder):
     """Write a summary's files in a folder of their own and put them in place when all are there."""
     timings = summary["timings"]
+    make_folder(folder, "out")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished.") as unfinished:
             made = pathlib.Path(unfinished)
             with _timed(timings, "skim"):
@@ -176,9 +185,10 @@ def _write(summary, video, storyboard, folder):
             for name in FILES:
                 os.replace(made / name, folder / name)
     except OSError as error:
+        raise OSError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    finally:
         with contextlib.suppress(OSError):
             folder.rmdir()  # if nothing is in it
-        raise OSError(f"{folder}: cannot be written ({error.strerror or error})") from None
 
 
 def _add_arguments(parser):
@@ -205,7 +215,7 @@ def main(argv=None):
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
             continue
         kept = sum(end - start for start, end in summary["segments"])
-        page = pathlib.Path(args.out, path.stem, "index.html")
+        page = _printable(pathlib.Path(args.out, path.stem, "index.html"))
         print(f"{page}: {kept:.1f} of {summary['duration']:.1f} s: {summary['caption'] or ''}", flush=True)
     if failed:
         sys.exit(2)

@@ -11,7 +11,6 @@ import pathlib
 import time
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from data.loaders import TrainBatches, make_loader
 from data.videoxum import VideoXum
@@ -153,10 +152,7 @@ def train(config, world, model, output_dir):
     model.to(world.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.init_lr, weight_decay=config.weight_decay)
     first_epoch = load_training_state(config.resume, model=model, optimizer=optimizer) if config.resume else 0
-    wrapped = model
-    if world.size > 1:
-        devices = [world.device] if world.device.type == "cuda" else None
-        wrapped = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    wrapped = distributed.parallel(model, world)
     logger.info(
         "%s, task %s: %.1f M parameters; %d videos, %d steps per epoch on %d processes (%s)",
         config.model,

@@ -15,7 +15,6 @@ import zipfile
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from data.loaders import EvalBatches, TrainBatches, make_loader
 from data.video_files import find_videos
@@ -25,7 +24,7 @@ from models.losses import vt_clip_loss
 from models.vt_clip import load_vt_clip, vt_clip_of
 from models.weights import fetch
 from utils import distributed
-from utils.checkpoint import load_training_state, replacing, save_checkpoint
+from utils.checkpoint import load_training_state, make_folder, replacing, save_checkpoint
 from utils.config import Settings, load_config, option, write_config
 from utils.log import JsonLines, progress, run_main, setup_logging
 from utils.schedule import cosine_lr, set_lr
@@ -72,11 +71,17 @@ def starting_clip(source):
     if "://" in source or pathlib.Path(source).is_file():
         path = fetch(source)
         if zipfile.is_zipfile(path) and any(n.endswith("constants.pkl") for n in zipfile.ZipFile(path).namelist()):
-            return vt_clip_of(dict(torch.jit.load(path, map_location="cpu").state_dict()), path)
+            try:
+                state = dict(torch.jit.load(path, map_location="cpu").state_dict())
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{path}: clip: damaged TorchScript file ({str(error).splitlines()[0][:200]})"
+                ) from None
+            return vt_clip_of(state, path)
         return load_vt_clip(path)
     import open_clip
 
-    names = [name.removesuffix("-quickgelu") for name in open_clip.list_pretrained_models_by_tag("openai")]
+    names = sorted({name.removesuffix("-quickgelu") for name in open_clip.list_pretrained_models_by_tag("openai")})
     if source not in names:
         raise FileNotFoundError(f"{source}: clip: found no such file, expected one or a name: {', '.join(names)}")
     try:
@@ -190,8 +195,7 @@ def build_loaders(config, world, vt_clip):
 def main(argv=None):
     config, _ = load_config(argv, __doc__.splitlines()[0], cls=VTClipConfig)
     world = distributed.start(config.device)
-    output_dir = pathlib.Path(config.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    output_dir = make_folder(config.output_dir, "output_dir")
     setup_logging(world.is_main, output_dir / "train.log")
     if world.is_main:
         write_config(config, output_dir / "config.yaml")
@@ -211,10 +215,7 @@ def train(config, world, model, loader, val_loader, output_dir):
     first_epoch = load_training_state(config.resume, model=model, optimizer=optimizer) if config.resume else 0
     half = config.precision == "bf16" or (config.precision == "auto" and world.device.type == "cuda")
     autocast = functools.partial(torch.autocast, world.device.type, torch.bfloat16, enabled=half)
-    wrapped = model
-    if world.size > 1:
-        devices = [world.device] if world.device.type == "cuda" else None
-        wrapped = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    wrapped = distributed.parallel(model, world)
     logger.info(
         "VT-CLIP: %.1f M of %.1f M parameters are trained, %d videos, %d steps per epoch",
         sum(p.numel() for p in trained) / 1e6,

@@ -1,6 +1,7 @@
 """Feature `.npz` -> arrays, checked."""
 
 import pathlib
+import zipfile
 
 import numpy as np
 
@@ -68,3 +69,23 @@ def check_files(root, video_ids, what):
     if missing:
         rest = f" (and those of {len(missing) - 1} more videos)" if len(missing) > 1 else ""
         raise FileNotFoundError(f"{feature_path(root, missing[0])}: video {missing[0]}: {what}: no such file{rest}")
+
+
+def is_complete(path, expected):
+    """Tell whether a feature file is there, whole and with these arrays, without reading them.
+
+    Args:
+        path: where an `.npz` file would be.
+        expected: name of an array -> its rows, None for any number.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name, rows in expected.items():
+                with archive.open(f"{name}.npy") as member:
+                    np.lib.format.read_magic(member)
+                    shape, _, _ = np.lib.format.read_array_header_1_0(member)
+                if rows is not None and shape[:1] != (rows,):
+                    return False
+    except Exception:  # damaged bytes raise nearly anything in zipfile and NumPy's header parser
+        return False
+    return True

@@ -7,87 +7,13 @@ codec.
 
 import collections
 import contextlib
-import dataclasses
-import math
 import os
 import stat
 
 import numpy as np
 from PIL import Image
 
-# Containers round times to a millisecond, at both ends of a video: a remainder below this is no second of its own.
-ROUNDING = 0.002
-
-
-@dataclasses.dataclass(frozen=True)
-class Timeline:
-    """When the pictures of a video are shown.
-
-    Attributes:
-        starts: (N,) float64 seconds, ascending, the first 0.
-        duration: seconds from the first picture's start to the last one's end.
-    """
-
-    starts: np.ndarray
-    duration: float
-
-    @property
-    def seconds(self):
-        """T, the number of frames at 1 fps: the duration in seconds, rounded up."""
-        return max(1, math.ceil(self.duration - ROUNDING))
-
-    def at(self, seconds):
-        """Picture shown at each of these times: (n,) int k."""
-        return np.maximum(np.searchsorted(self.starts, seconds, side="right") - 1, 0)
-
-    def middles(self, T):
-        """Picture shown at the middle of each of T seconds: (T,) int k, ascending.
-
-        The last second that the video reaches into counts for as long as it lasts; after its end its last picture
-        stays.
-        """
-        first = np.arange(T)
-        return self.at((first + np.clip(self.duration, first, first + 1)) / 2)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Packets:
-    """What the packets of a video stream promise: N pictures, k in the order in which they are shown.
-
-    A place is a packet's number in the file, that is in the order of decoding.
-    """
-
-    count: int
-    pts: np.ndarray  # (N,) time stamp of picture k
-    places: np.ndarray  # (N,) place of picture k
-    last_duration: int
-    key_pts: np.ndarray  # of the key pictures, from which decoding can begin
-    key_places: np.ndarray
-
-    @classmethod
-    def read(cls, container, stream):
-        """Scan a file without decoding it; None where the packets do not tell when each picture is shown."""
-        rows = [(p.pts, p.duration or 0, p.is_keyframe, _is_hidden(p)) for p in _demux(container, stream)]
-        shown = sorted((pts, place) for place, (pts, _, _, hidden) in enumerate(rows) if not hidden and pts is not None)
-        pts, places = np.array(shown, np.int64).reshape(-1, 2).T
-        if not shown or any(row[0] is None for row in rows) or (np.diff(pts) == 0).any():
-            return None
-        keys = np.flatnonzero([key for _, _, key, _ in rows])
-        return cls(len(rows), pts, places, rows[places[-1]][1], np.array([rows[key][0] for key in keys]), keys)
-
-    def needed(self, wanted):
-        """Tell which packets must be decoded for these pictures: (count,) bool.
-
-        A picture needs everything between the last key picture that is both decoded and shown before it, and itself.
-        """
-        edges = np.zeros(self.count + 1, np.int64)
-        for k in wanted:
-            key = np.searchsorted(self.key_places, self.places[k], side="right") - 1
-            while key >= 0 and self.key_pts[key] > self.pts[k]:
-                key -= 1
-            edges[self.key_places[key] if key >= 0 else 0] += 1
-            edges[self.places[k] + 1] -= 1
-        return edges.cumsum()[:-1] > 0
+from data.timeline import LONGEST_STILL, Packets, Timeline, demux
 
 
 class OtherPictures(Exception):
@@ -107,6 +33,7 @@ class Video:
         timeline: `Timeline`; reading may correct it.
         rate: mean number of pictures per second, a Fraction.
         start: when the first picture appears on the file's own clock, in seconds.
+        has_clock: whether that clock is to be believed.
     Raises:
         FileNotFoundError, ValueError: no such file, not a video, no video stream, no picture; the message names it.
     """
@@ -115,11 +42,15 @@ class Video:
         self.path = path
         with self.open() as (container, stream):
             self.rate = stream.average_rate or stream.guessed_rate or 25
-            self._packets = _Packets.read(container, stream)
+            self._packets = Packets.read(container, stream)
             if self._packets is not None:
                 self._set_timeline(self._packets.pts, self._packets.last_duration, stream.time_base)
         if self._packets is None:
             self._scan_pictures()
+
+    @property
+    def has_clock(self):
+        return self._packets is not None
 
     @contextlib.contextmanager
     def open(self):
@@ -133,15 +64,16 @@ class Video:
         place = f"{self.path}: video"
         try:
             status = os.stat(self.path)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
             kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-            raise kind(f"{place}: {(error.strerror or 'cannot be read').lower()}") from None
+            raise kind(f"{place}: {getattr(error, 'strerror', str(error)).lower()}") from None
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{place}: found a folder or a device, expected a file")
         if status.st_size == 0:
             raise ValueError(f"{place}: the file is empty")
         try:
-            container = av.open(str(self.path), metadata_errors="replace")
+            # Not a relative path: FFmpeg would take what is before a colon for a protocol.
+            container = av.open(os.path.abspath(self.path), metadata_errors="replace")
         except av.error.FFmpegError as error:
             what = "cannot be read" if isinstance(error, OSError) else "not a video, or damaged"
             raise ValueError(f"{place}: {what} ({error.strerror})") from None
@@ -165,7 +97,12 @@ class Video:
         if not last_duration:
             last_duration = np.median(np.diff(ticks)) if len(ticks) > 1 else 1 / (self.rate * time_base)
         up, down = time_base.numerator, time_base.denominator  # one division, so that whole seconds stay whole
-        self.timeline = Timeline(ticks * up / down, (int(ticks[-1]) + float(last_duration)) * up / down)
+        starts, duration = ticks * up / down, (int(ticks[-1]) + float(last_duration)) * up / down
+        stays = np.diff(np.append(starts, duration))
+        if stays.max() > LONGEST_STILL:
+            found = f"found a picture that stays for {stays.max():.0f} s at second {starts[stays.argmax()]:.0f}"
+            raise ValueError(f"{self.path}: video: {found}, expected at most {LONGEST_STILL:.0f} s: its clock jumps")
+        self.timeline = Timeline(starts, duration)
 
     def _scan_pictures(self):
         """Take the timeline from what decoding the whole file gives."""
@@ -186,7 +123,7 @@ class Video:
     def _decode_all(self):
         """Yield every picture that can be decoded."""
         with self.open() as (container, stream):
-            for packet in _demux(container, stream):
+            for packet in demux(container, stream):
                 yield from _decode(stream, packet)
             yield from _decode(stream, None)
 
@@ -203,7 +140,7 @@ class Video:
 
             def frames():
                 nonlocal fed
-                for place, packet in zip(range(len(needed)), _demux(container, stream)):
+                for place, packet in zip(range(len(needed)), demux(container, stream)):
                     if needed[place]:
                         if context.name == "h264":  # pictures that no other refers to need not be decoded
                             context.skip_frame = "DEFAULT" if place in wanted_places else "NONREF"
@@ -284,22 +221,6 @@ def _one_behind(items):
         held = item
     if held is not None:
         yield held
-
-
-def _is_hidden(packet):
-    """Tell a packet that no picture is shown for: before an edit list's start, or one that VP8 only refers to."""
-    vp8 = packet.stream.codec_context.name == "vp8"
-    return packet.is_discard or (vp8 and not memoryview(packet)[0] & 0x10)
-
-
-def _demux(container, stream):
-    """Yield the packets of a stream until the file ends or cannot be read further."""
-    import av
-
-    with contextlib.suppress(av.error.FFmpegError):
-        for packet in container.demux(stream):
-            if packet.size:
-                yield packet
 
 
 def _decode(stream, packet):

@@ -9,6 +9,18 @@ SUFFIXES = {
 }
 
 
+def video_id_of(path):
+    """The file's name without its suffix.
+
+    Raises:
+        ValueError: that would be no name.
+    """
+    stem = pathlib.Path(path).stem
+    if stem in ("", ".", ".."):
+        raise ValueError(f"{path}: videos: found the id {stem!r}, expected a name before the suffix")
+    return stem
+
+
 def find_videos(sources):
     """List videos.
 
@@ -17,8 +29,7 @@ def find_videos(sources):
             hidden ones left out) or a `.txt` file with one path a line (relative to the current folder, or to the
             list's own).
     Returns:
-        dictionary from video id, the file's name without its suffix, to path, ordered by id. What a list names need
-        not exist.
+        dictionary from video id, see `video_id_of`, to path, ordered by id. What a list names need not exist.
     Raises:
         FileNotFoundError, ValueError: a source is missing, names no video, or two videos have one id.
     """
@@ -36,9 +47,10 @@ def find_videos(sources):
             expected = "a path a line" if source.is_file() else f"files that end in {', '.join(sorted(SUFFIXES))}"
             raise ValueError(f"{source}: videos: found none, expected {expected}")
         for path in paths:
-            other = found.setdefault(path.stem, path)
-            if os.path.abspath(other) != os.path.abspath(path):
-                raise ValueError(f"{path}: videos: found the id {path.stem} twice, also in {other}, expected once")
+            video_id = video_id_of(path)
+            other = found.setdefault(video_id, path)
+            if os.path.realpath(other) != os.path.realpath(path):
+                raise ValueError(f"{path}: videos: found the id {video_id} twice, also in {other}, expected once")
     return dict(sorted(found.items()))
 
 
@@ -52,7 +64,7 @@ def _in_folder(folder):
 
 def _in_list(source):
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
+        lines = source.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise FileNotFoundError(f"{source}: videos: no such file") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -28,6 +28,8 @@ def load_blip_vit(path, image_size=224):
     if any(name.startswith(PREFIX) for name in state):
         state = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
     try:
+        if not all(value.is_floating_point() for value in state.values()):
+            raise ValueError("found parameters that are no real numbers")
         width, _, patch, _ = state["patch_embed.proj.weight"].shape
         positions = state["pos_embed"].float()
         depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
@@ -48,7 +50,7 @@ def load_blip_vit(path, image_size=224):
         model.load_state_dict(state)
     except KeyError as error:
         raise ValueError(f"{path}: BLIP's image encoder: missing {PREFIX}{error.args[0]}") from None
-    except (RuntimeError, ValueError, AssertionError, ZeroDivisionError) as error:
+    except (RuntimeError, ValueError, AssertionError, ArithmeticError, IndexError, TypeError) as error:
         if str(error).startswith("image_size"):
             raise
         reason = " ".join(str(error).split())[:500]

@@ -123,6 +123,9 @@ def vt_clip_of(state, path="state dict"):
     missing = [name for name in NEEDED if name not in state]
     if missing:
         raise ValueError(f"{path}: VT-CLIP: missing {', '.join(missing)}")
+    empty = [name for name in NEEDED if not state[name].numel() or not state[name].is_floating_point()]
+    if empty:
+        raise ValueError(f"{path}: VT-CLIP: found no real numbers in {', '.join(empty)}")
     import open_clip
     from open_clip.model import build_model_from_openai_state_dict
 
@@ -131,7 +134,7 @@ def vt_clip_of(state, path="state dict"):
     try:
         clip = build_model_from_openai_state_dict(dict(state), quick_gelu=True, cast_dtype=torch.float32).float()
         clip.load_state_dict(state)  # the builder goes through half precision
-    except (RuntimeError, KeyError, IndexError, ZeroDivisionError) as error:
+    except (RuntimeError, ValueError, KeyError, IndexError, TypeError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:500]
         raise ValueError(f"{path}: VT-CLIP: does not fit CLIP's layout ({reason})") from None
     tokenizer, rows = open_clip.SimpleTokenizer(), len(state["token_embedding.weight"])

@@ -133,6 +133,19 @@ def test_killed_and_started_again(extracted, flags, tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_interrupted(flags, tmp_path):
+    """Ctrl-C: one word, no traceback, no process left."""
+    with start(["python", SCRIPT, *flags, "--out", tmp_path, "--num_workers", "1"], ROOT) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.rglob("*.npz")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGINT)
+        shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert shown.strip().splitlines()[-1] == "interrupted" and "Traceback" not in shown
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
 @pytest.fixture
 def odd_videos(tmp_path):
     """A folder with two good videos and some that are none."""
@@ -185,17 +198,6 @@ def test_annotations_decide_how_many_frames(mini_videos, flags, tmp_path, caplog
     assert f"expected {frames} as annotated" in (tmp_path / "out/extract.log").read_text()
 
 
-def test_what_is_complete(tmp_path):
-    path = tmp_path / "x.npz"
-    assert not extract_features.is_complete(path, {"vision": None})
-    np.savez(path, vision=np.zeros((5, 3), np.float32))
-    assert extract_features.is_complete(path, {"vision": None}) and extract_features.is_complete(path, {"vision": 5})
-    assert not extract_features.is_complete(path, {"vision": 6})
-    assert not extract_features.is_complete(path, {"vision": 5, "text": 1})
-    path.write_bytes(path.read_bytes()[:-30])
-    assert not extract_features.is_complete(path, {"vision": None})
-
-
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_close(mini_videos, flags, extracted, tmp_path, precision):
     extract_features.main([*flags, "--precision", precision, "--out", str(tmp_path)])
@@ -219,6 +221,10 @@ def test_features_made_otherwise_are_not_mixed(flags, tmp_path):
     assert path.read_bytes() == first
     extract_features.main([*words, "--image_size", "32", "--overwrite"])
     assert path.read_bytes() != first
+    for content in ("[]", "{"):
+        (tmp_path / "blip/extraction.json").write_text(content)
+        with pytest.raises(ValueError, match=r"extraction.json: found no record of how the features were made"):
+            extract_features.main(words)
 
 
 @pytest.mark.parametrize(
@@ -228,6 +234,7 @@ def test_features_made_otherwise_are_not_mixed(flags, tmp_path):
         (["--videos", "."], ".: videos: found none, expected files that end in .3gp"),
         (["--blip", "", "--vt_clip", ""], "--blip, --vt_clip: found no checkpoint, expected at least one of the two"),
         (["--blip", "no.pth"], "no.pth: --blip: no such file"),
+        (["--out", __file__], f"{__file__}: --out: found a file, expected a folder"),
         (["--batch_size", "0"], "--batch_size: found 0, expected at least 1"),
         (["--annotations", "no.json"], "no.json: annotations: no such file"),
         (["--image_size", "65"], "image_size: found 65, expected a multiple of 16"),

@@ -132,6 +132,22 @@ def test_the_command(flags, mini_videos, tmp_path):
     assert "<title>a &lt;b&gt; &amp; c.mp4" in (tmp_path / "out/a <b> & c/index.html").read_text()
 
 
+def test_strange_names(summarizer, mini_videos, tmp_path, monkeypatch):
+    """A colon in the output's, bytes that are no UTF-8 in the video's; a summary is not put in its video's place."""
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode(b"bad\xff\n.mp4")
+    shutil.copy(mini_videos / "videos/mini_val_001.mp4", name)
+    summary = summarize(summarizer, name, "out:1")
+    assert summary["name"] == "bad��.mp4"
+    assert sorted(p.name for p in (tmp_path / "out:1" / name[:-4]).iterdir()) == FILES
+    (tmp_path / "summary").mkdir()
+    shutil.copy(name, "summary/summary.mp4")
+    with pytest.raises(ValueError, match="is what its own summary would replace; use another --out"):
+        summarize(summarizer, "summary/summary.mp4", tmp_path)
+    with pytest.raises(ValueError, match=r"out: cannot be made \(Not a directory\)"):
+        summarize(summarizer, "summary/summary.mp4", name)
+
+
 def test_task_v2v_has_no_caption(settings, mini_videos, checkpoint, tmp_path):
     summary = summarize(load(**settings, task="v2v"), mini_videos / "videos/mini_val_000.mp4", tmp_path)
     assert summary["caption"] is None

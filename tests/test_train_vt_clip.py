@@ -1,6 +1,7 @@
 """VT-CLIP's training: its loss, what it draws, what it leaves behind."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -209,9 +210,12 @@ def test_openais_own_file(tmp_path):
 
 def test_mistakes(flags, tmp_path, monkeypatch, mini_root):
     monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("fake.pt", "w") as archive:
+        archive.writestr("archive/constants.pkl", b"")
     for words, message in (
-        (["--clip", "ViT-Z"], "ViT-Z: clip: found no such file, expected one or a name: RN50"),
+        (["--clip", "ViT-Z"], "ViT-Z: clip: found no such file, expected one or a name: RN101"),
         (["--clip", "ViT-B-32"], "ViT-B-32: clip: cannot be had from open_clip's hub"),
+        (["--clip", "fake.pt"], "fake.pt: clip: damaged TorchScript file"),
         (["--vision_root", "none"], "none: VT-CLIP features: no such folder"),
         (["--videos", str(mini_root)], "videos: found none"),
         (["--batch_size", "1"], "batch_size: found 1, expected at least 2"),

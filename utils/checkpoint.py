@@ -35,6 +35,22 @@ def replacing(path, mode="w"):
             temporary.unlink(missing_ok=True)
 
 
+def make_folder(path, name):
+    """Make an output folder, if it is not there, and return its `pathlib.Path`.
+
+    Raises:
+        ValueError: something else is there, or it cannot be made; the message names the setting.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ValueError(f"{path}: {name}: found a file, expected a folder") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {name}: cannot be made ({error.strerror})") from None
+    return path
+
+
 def remove_leftovers(folder):
     """Remove the temporary files of processes that were killed while `replacing` a file of this folder."""
     name = re.compile(rf"\..+\.{re.escape(socket.gethostname())}\.(\d+)\.tmp")

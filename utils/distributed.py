@@ -9,6 +9,7 @@ import subprocess
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +141,14 @@ def gather_objects(value, world):
     gathered = [None] * world.size if world.is_main else None
     dist.gather_object(value, gathered, dst=0)
     return gathered
+
+
+def parallel(model, world):
+    """Wrap a model so that the processes average its gradients; one process takes it as it is."""
+    if world.size == 1:
+        return model
+    devices = [world.device] if world.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
 
 def total(values, world):

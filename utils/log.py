@@ -62,6 +62,9 @@ def run_main(main):
     """
     try:
         main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        sys.exit(130)
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         lost = isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL", "Connection"))
         if os.environ.get("VTSUM_DEBUG") or (isinstance(error, RuntimeError) and not lost):

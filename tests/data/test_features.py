@@ -4,7 +4,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from data.features import check_files, load_features
+from data.features import check_files, is_complete, load_features
 
 
 def test_any_floating_type_becomes_float32(tmp_path):
@@ -108,3 +108,20 @@ def test_missing_files(tmp_path):
         check_files(tmp_path, ["a", "b", "c"], "BLIP features")
     with pytest.raises(FileNotFoundError, match="none: BLIP features: no such folder"):
         check_files(tmp_path / "none", ["a"], "BLIP features")
+
+
+def test_what_is_complete(tmp_path):
+    path = tmp_path / "x.npz"
+    assert not is_complete(path, {"vision": None})
+    np.savez(path, vision=np.zeros((5, 3), np.float32))
+    assert is_complete(path, {"vision": None}) and is_complete(path, {"vision": 5})
+    assert not is_complete(path, {"vision": 6})
+    assert not is_complete(path, {"vision": 5, "text": 1})
+    path.write_bytes(path.read_bytes()[:-30])
+    assert not is_complete(path, {"vision": None})
+    rng, content = np.random.default_rng(0), bytearray(path.read_bytes() + bytes(30))
+    for _ in range(300):  # whatever bytes are there, it is an answer and no exception
+        damaged = bytearray(content)
+        damaged[rng.integers(len(damaged))] = rng.integers(256)
+        path.write_bytes(damaged)
+        assert is_complete(path, {"vision": 5}) in (True, False)

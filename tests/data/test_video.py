@@ -188,6 +188,7 @@ def test_what_is_no_video_is_one_line(tmp_path):
         "empty.mp4": "the file is empty",
         "missing.mp4": "no such file or directory",
         "folder.mp4": "found a folder or a device, expected a file",
+        "nul\0.mp4": "embedded null byte",
         "pipe.mp4": "found a folder or a device, expected a file",
     }
     (tmp_path / "text.mp4").write_text("not a video" * 1000)
@@ -198,3 +199,25 @@ def test_what_is_no_video_is_one_line(tmp_path):
         with pytest.raises((ValueError, FileNotFoundError)) as caught:
             Video(tmp_path / name)
         assert str(caught.value) == f"{tmp_path / name}: video: {reason}"
+
+
+@pytest.mark.parametrize("name", ["jump.mkv", "jump.ts"])
+def test_a_clock_that_jumps_is_an_error(tmp_path, name):
+    """Not years of frames of one picture."""
+    times = [*constant_rate(25, 30), *(F(8 * 3600) + t for t in constant_rate(25, 10))]
+    path = write_clip(tmp_path / name, times)
+    with pytest.raises(ValueError, match=r"found a picture that stays for 28799 s at second 1, expected at most 600 s"):
+        Video(path)
+
+
+def test_a_clock_that_starts_again_goes_on(tmp_path):
+    """Two recordings put one behind the other, as broadcasts are."""
+    part = write_clip(tmp_path / "part.ts", constant_rate(25, 50)).read_bytes()
+    (tmp_path / "twice.ts").write_bytes(part + part)
+    assert seconds_of(tmp_path / "twice.ts") == [480, 1480, 480, 1480]
+
+
+def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
+    write_clip(tmp_path / "rec:1.mp4", constant_rate(25, 25))
+    monkeypatch.chdir(tmp_path)
+    assert seconds_of("rec:1.mp4") == [480]

@@ -85,6 +85,8 @@ def test_mistakes(small, tmp_path):
         ({"blocks.1.norm1.weight": None}, r"does not fit .*Missing key.*blocks.1.norm1.weight"),
         (dict(extra=torch.zeros(1)), r"does not fit .*Unexpected key.*extra"),
         (dict(pos_embed=torch.zeros(1, 12, 128)), "does not fit"),
+        (dict(pos_embed=torch.tensor(1.0)), "does not fit"),
+        (dict(cls_token=torch.zeros(1, 1, 128, dtype=torch.int32)), "does not fit .*no real numbers"),
     ):
         changed = {name: value for name, value in (state | change).items() if value is not None}
         with pytest.raises(ValueError, match=f"bad.pth: BLIP's image encoder: {message}"):

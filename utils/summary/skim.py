@@ -4,12 +4,13 @@ Both are cut on the clock that starts with the first picture. They are decoded, 
 order of time, so that memory does not grow with the video.
 """
 
-import contextlib
 import fractions
 import heapq
+import os
 
 import numpy as np
 
+from data.timeline import demux
 from data.video import OtherPictures, as_shown, orientation
 
 TICK = fractions.Fraction(1, 90000)  # of the skim's time stamps, in seconds
@@ -25,21 +26,28 @@ def write_skim(video, segments, path, seen=None):
         segments: list of (start, end) in seconds, ascending, apart.
         path: .mp4 file to write; a browser can play it while it loads.
         seen: function that is given each decoded picture, (k, `av.VideoFrame`).
+    Raises:
+        OSError, ValueError: the file cannot be written; the pictures cannot be encoded.
     """
     import av
 
     while True:
         try:
-            with av.open(str(path), "w", format="mp4", options=dict(movflags="faststart")) as container:
+            with av.open(os.path.abspath(path), "w", format="mp4", options=dict(movflags="faststart")) as container:
                 streams = [_pictures(container, video, segments, seen)]
                 with video.open() as (source, _):
-                    if source.streams.audio:
-                        streams.append(_sound(container, source, video.start, segments))
+                    audible = [stream for stream in source.streams.audio if stream.codec_context is not None]
+                    if audible:
+                        streams.append(_sound(container, source, audible[0], video, segments))
                     for packet in heapq.merge(*streams, key=lambda packet: packet.dts * packet.time_base):
                         container.mux(packet)
             return
         except OtherPictures:  # the video's timeline is corrected now
             continue
+        except av.error.FFmpegError as error:
+            if isinstance(error, OSError):
+                raise
+            raise ValueError(f"{video.path}: video: its skim cannot be encoded ({error.strerror})") from None
 
 
 def _pictures(container, video, segments, seen):
@@ -85,25 +93,25 @@ def _encoded_pictures(stream, video, placed, seen):
 def _for_encoder(frame, stream):
     """Turn a picture upright, make it 8 bit 4:2:0 of even width and height; the first one sets the stream's."""
     import av
-    from av.video.reformatter import Colorspace
+    from av.video.reformatter import ColorRange, Colorspace
 
-    colours = {name: getattr(frame, name) for name in ("colorspace", "color_primaries", "color_trc", "color_range")}
-    how = {}
+    colours = {name: getattr(frame, name) for name in ("colorspace", "color_primaries", "color_trc")}
+    how = dict(dst_color_range=ColorRange.MPEG)
     if any(orientation(frame)):
-        frame, how = av.VideoFrame.from_image(as_shown(frame)), dict(dst_colorspace=Colorspace.ITU709)
-        colours |= dict(colorspace=Colorspace.ITU709, color_range=1)
+        frame = av.VideoFrame.from_image(as_shown(frame))
+    if frame.format.is_rgb:  # has no matrix to keep
+        colours["colorspace"] = how["dst_colorspace"] = Colorspace.ITU709
     context = stream.codec_context
     if not context.is_open:
         stream.width, stream.height = (max(2, side - side % 2) for side in (frame.width, frame.height))
         stream.pix_fmt = "yuv420p"
-        for name, value in colours.items():
+        for name, value in (colours | dict(color_range=ColorRange.MPEG)).items():
             setattr(context, name, value)
     return frame.reformat(stream.width, stream.height, "yuv420p", **how)
 
 
-def _sound(container, source, start, segments):
+def _sound(container, source, stream, video, segments):
     """Encode the sound of the segments, silence where there is none; yields packets."""
-    stream = source.streams.audio[0]
     rate = stream.rate if stream.rate in AAC_RATES else 48000
     layout = "mono" if stream.channels == 1 else "stereo"
     target = container.add_stream("aac", rate=rate, layout=layout)
@@ -113,7 +121,9 @@ def _sound(container, source, start, segments):
         length = round((offset + last - first) * rate) - round(offset * rate)
         spans.append((round(first * rate), round(first * rate) + length))
         offset += last - first
-    decoded = _decoded_sound(source, stream, start, segments, rate, layout)
+    # Where the clock is not to be believed, what is near a segment is not known: all of it is decoded.
+    packets = _packets_near(source, stream, video.start, segments) if video.has_clock else demux(source, stream)
+    decoded = _decoded_sound(packets, stream, video.start, rate, layout)
     return _encoded_sound(target, cut(decoded, spans, target.layout.nb_channels), rate)
 
 
@@ -129,20 +139,20 @@ def _encoded_sound(stream, pieces, rate):
     yield from stream.encode(None)
 
 
-def _decoded_sound(source, stream, start, segments, rate, layout):
-    """Decode the sound in and near the segments; yields (first sample's number after the first picture, (C, n))."""
+def _decoded_sound(packets, stream, start, rate, layout):
+    """Decode sound; yields (number of the first sample after the first picture, (C, n)), ascending."""
     import av
 
     resampler = av.AudioResampler("fltp", layout, rate)
     due = None
-    for packet in _packets_near(source, stream, start, segments):
+    for packet in packets:
         try:
             frames = [out for frame in stream.codec_context.decode(packet) for out in resampler.resample(frame)]
         except av.error.FFmpegError:
             continue  # damaged: silence
         for frame in frames:
             number = due if frame.pts is None else round((float(frame.pts * frame.time_base) - start) * rate)
-            if due is not None and abs(number - due) < JITTER * rate:
+            if due is not None and number < due + JITTER * rate:  # also where the clock starts again
                 number = due
             due = number + frame.samples
             yield number, frame.to_ndarray()
@@ -150,18 +160,15 @@ def _decoded_sound(source, stream, start, segments, rate, layout):
 
 def _packets_near(source, stream, start, segments, margin=1.0):
     """Sound packets less than a second from a segment: decoders need some before the first they give out."""
-    import av
-
     remaining = list(reversed(segments))
-    with contextlib.suppress(av.error.FFmpegError):
-        for packet in source.demux(stream):
-            second = None if packet.pts is None else float(packet.pts * packet.time_base) - start
-            while second is not None and remaining and second > remaining[-1][1] + margin:
-                remaining.pop()
-            if not remaining:
-                return
-            if packet.size and (second is None or second > remaining[-1][0] - margin):
-                yield packet
+    for packet in demux(source, stream):
+        second = None if packet.pts is None else float(packet.pts * packet.time_base) - start
+        while second is not None and remaining and second > remaining[-1][1] + margin:
+            remaining.pop()
+        if not remaining:
+            return
+        if second is None or second > remaining[-1][0] - margin:
+            yield packet
 
 
 def cut(pieces, spans, channels, most=48000):

@@ -129,3 +129,43 @@ def test_cut_equals_an_array_with_silence():
         spans = list(zip(edges[::2], edges[1::2]))
         found = np.concatenate(list(cut(pieces, spans, 2, most=5)), axis=1)
         assert np.array_equal(found, np.concatenate([whole[:, a:b] for a, b in spans], axis=1))
+
+
+def test_sound_goes_on_where_the_clock_starts_again(tmp_path):
+    part = write_clip(tmp_path / "part.ts", constant_rate(25, 75), sound=48000).read_bytes()
+    (tmp_path / "twice.ts").write_bytes(part + part)
+    video = Video(tmp_path / "twice.ts")
+    assert not video.has_clock
+    write_skim(video, [(0.0, 1.0), (4.0, 5.0)], tmp_path / "skim.mp4")
+    samples, rate = heard(tmp_path / "skim.mp4")
+    assert [ms for t, ms in shown(tmp_path / "skim.mp4")][30] == pytest.approx(1200, abs=50)
+    assert heard_at(samples[int(1.4 * rate) : int(1.6 * rate)], rate) == pytest.approx(1.5, abs=0.1)
+
+
+@pytest.mark.parametrize("pixel_format", ["rgb24", "yuvj444p", "yuv420p10le", "gray"])
+def test_colours_stay(tmp_path, pixel_format):
+    """8-bit 4:2:0 of the usual range, whatever the source is, and tagged as what it is."""
+    codec = dict(rgb24="png", yuvj444p="mjpeg", yuv420p10le="libx265", gray="ffv1")[pixel_format]
+    options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+    how = dict(codec=codec, pixel_format=pixel_format, options=options)
+    path = write_clip(tmp_path / ("clip.mov" if codec == "png" else "clip.mkv"), constant_rate(25, 30), **how)
+    write_skim(Video(path), [(0.0, 1.0)], tmp_path / "skim.mp4")
+    with av.open(str(tmp_path / "skim.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        assert context.pix_fmt == "yuv420p" and context.colorspace != 0
+    (_, theirs), (_, ours) = next(Video(path).each_second()), next(Video(tmp_path / "skim.mp4").each_second())
+    assert np.abs(np.asarray(as_shown(theirs)).astype(int) - np.asarray(as_shown(ours))).mean() < 6
+
+
+def test_sound_that_cannot_be_decoded_is_left_out(tmp_path):
+    path = write_clip(tmp_path / "clip.mkv", constant_rate(25, 50), sound=48000)
+    path.write_bytes(path.read_bytes().replace(b"A_OPUS", b"A_ZZZZ"))
+    write_skim(Video(path), [(0.0, 1.0)], tmp_path / "skim.mp4")
+    with av.open(str(tmp_path / "skim.mp4")) as container:
+        assert not container.streams.audio
+
+
+def test_pictures_that_cannot_be_encoded_are_one_line(tmp_path):
+    path = write_clip(tmp_path / "wide.mkv", constant_rate(25, 2), size=(17000, 64), codec="ffv1")
+    with pytest.raises(ValueError, match=r"wide.mkv: video: its skim cannot be encoded \("):
+        write_skim(Video(path), [(0.0, 0.08)], tmp_path / "skim.mp4")
