@@ -53,7 +53,7 @@ def parse(argv):
     add("--batch_size", type=int, default=32, help="frames that are encoded together (%(default)s)")
     add("--num_workers", type=int, help="decoding processes per process (its share of the cores)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
-    add("--overwrite", action="store_true", help="make features anew that are there already")
+    add("--overwrite", action="store_true", help="make features anew; those made with other settings are removed")
     args = parser.parse_args(argv)
     for name, least in dict(image_size=1, batch_size=1, num_workers=0).items():
         value = getattr(args, name)
@@ -123,20 +123,22 @@ class FeatureFolder:
     def prepare(self, made_with, overwrite):
         """Make the folder and note what its features are made with.
 
+        Features that were made otherwise are removed with `overwrite`, all of them: half of them would belie the note.
+
         Raises:
-            ValueError: it holds features that were made otherwise.
+            ValueError: there are such features, and `overwrite` is not set.
         """
-        record = self.root / "extraction.json"
-        make_folder(self.root, "--out")
+        record = make_folder(self.root, "--out") / "extraction.json"
         remove_leftovers(self.root)
-        if record.is_file() and not overwrite:
-            there = _read_record(record)
-            for name, value in made_with.items():
-                if there.get(name) != value:
-                    raise ValueError(
-                        f"{record}: {name}: found {there.get(name)}, expected {value}: the features there were made "
-                        "with other settings; --overwrite makes them anew, another --out keeps both"
-                    )
+        if record.is_file() and (there := _read_record(record)) != made_with:
+            if not overwrite:
+                name = next((name for name in made_with if there.get(name) != made_with[name]), "settings")
+                raise ValueError(
+                    f"{record}: {name}: found {there.get(name)}, expected {made_with.get(name)}: the features there were "
+                    "made with other settings; --overwrite makes them anew, another --out keeps both"
+                )
+            for path in self.root.glob("*.npz"):
+                path.unlink()
         with replacing(record) as file:
             json.dump(made_with, file, indent=2)
 
@@ -155,13 +157,12 @@ class FeatureFolder:
 
 
 def _read_record(path):
+    """Read a note of what features are made with; {} where it is damaged."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, ValueError):
-        record = None
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}: found no record of how the features were made; --overwrite makes them anew")
-    return record
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 class Failures:

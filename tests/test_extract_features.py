@@ -219,11 +219,13 @@ def test_features_made_otherwise_are_not_mixed(flags, tmp_path):
     with pytest.raises(ValueError, match=r"extraction.json: image_size: found 64, expected 32: .*--overwrite"):
         extract_features.main([*words, "--image_size", "32"])
     assert path.read_bytes() == first
+    other = path.with_name("of_an_earlier_run.npz")
+    other.write_bytes(first)
     extract_features.main([*words, "--image_size", "32", "--overwrite"])
-    assert path.read_bytes() != first
+    assert path.read_bytes() != first and not other.exists()
     for content in ("[]", "{"):
         (tmp_path / "blip/extraction.json").write_text(content)
-        with pytest.raises(ValueError, match=r"extraction.json: found no record of how the features were made"):
+        with pytest.raises(ValueError, match=r"extraction.json: checkpoint_sha256: found None, expected"):
             extract_features.main(words)
 
 
