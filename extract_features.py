@@ -134,8 +134,8 @@ class FeatureFolder:
             if not overwrite:
                 name = next((name for name in made_with if there.get(name) != made_with[name]), "settings")
                 raise ValueError(
-                    f"{record}: {name}: found {there.get(name)}, expected {made_with.get(name)}: the features there were "
-                    "made with other settings; --overwrite makes them anew, another --out keeps both"
+                    f"{record}: {name}: found {there.get(name)}, expected {made_with.get(name)}: the features there "
+                    "were made with other settings; --overwrite makes them anew, another --out keeps both"
                 )
             for path in self.root.glob("*.npz"):
                 path.unlink()
