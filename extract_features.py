@@ -25,10 +25,10 @@ from data.decoding import Frames, Job, decode_videos
 from data.features import feature_path, is_complete
 from data.video_files import find_videos
 from models.frame_encoder import PRECISIONS, blip_frame_encoder, clip_frame_encoder
-from models.vt_clip import load_vt_clip
-from models.weights import fetch
+from models.vt_clip import find_clip, hub_names
+from models.weights import weights_sha256
 from utils import distributed
-from utils.checkpoint import make_folder, remove_leftovers, replacing, sha256_of
+from utils.checkpoint import make_folder, remove_leftovers, replacing
 from utils.config import OneLineParser
 from utils.log import progress, run_main, setup_logging
 
@@ -46,7 +46,10 @@ def parse(argv):
     add("--videos", nargs="+", required=True, metavar="PATH", help="folder, .txt list of paths, or video files")
     add("--out", required=True, help="folder of features; blip/ and vt_clipscore/ are made in it")
     add("--blip", help=f"checkpoint (path or URL) with BLIP's image encoder; '' makes no BLIP features ({BLIP})")
-    add("--vt_clip", help=f"VT-CLIP checkpoint; '' makes no VT-CLIP features ({VT_CLIP})")
+    add(
+        "--vt_clip",
+        help=f"VT-CLIP or CLIP: file, URL or name on open_clip's hub; '' makes no such features ({VT_CLIP})",
+    )
     add("--annotations", nargs="+", default=[], metavar="FILE", help="annotation files: number of frames, texts")
     add("--image_size", type=int, default=224, help="side of BLIP's frames in pixels (%(default)s)")
     add("--precision", choices=PRECISIONS, default="float32", help="of the encoders (%(default)s)")
@@ -69,7 +72,8 @@ def checkpoint_of(flag, given, default):
         FileNotFoundError: the checkpoint that was asked for is missing.
     """
     source = default if given is None else given
-    if not source or "://" in source or pathlib.Path(source).is_file():
+    named = flag == "--vt_clip" and source in hub_names()
+    if not source or named or "://" in source or pathlib.Path(source).is_file():
         return source
     if given is None:
         logger.warning("%s: no file %s: its features are left out", flag, source)
@@ -126,10 +130,15 @@ class FeatureFolder:
         Features that were made otherwise are removed with `overwrite`, all of them: half of them would belie the note.
 
         Raises:
-            ValueError: there are such features, and `overwrite` is not set.
+            ValueError: there are such features, and `overwrite` is not set; or features of which nothing is known.
         """
         record = make_folder(self.root, "--out") / "extraction.json"
         remove_leftovers(self.root)
+        if not record.is_file() and any(self.root.glob("*.npz")):
+            raise ValueError(
+                f"{self.root}: --out: found features without a note of how they were made ({record.name}), such as "
+                "released ones, expected none: use another folder"
+            )
         if record.is_file() and (there := _read_record(record)) != made_with:
             if not overwrite:
                 name = next((name for name in made_with if there.get(name) != made_with[name]), "settings")
@@ -193,7 +202,9 @@ def make_jobs(videos, records):
 def share_of_cores():
     """Decoding processes that this process can have: its share of the machine's cores but one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
+    if cores == os.cpu_count():  # otherwise they are this process's own already
+        cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, cores - 1)
 
 
 def extract(jobs, encoders, folders, failures, *, encode_text, chunk, workers, world):
@@ -202,8 +213,11 @@ def extract(jobs, encoders, folders, failures, *, encode_text, chunk, workers, w
     start = said = time.monotonic()
     with progress(None, world.is_main, total=len(jobs), unit="video", desc="extract") as bar:
         for end, features in encode_videos(jobs, encoders, chunk=chunk, workers=workers):
-            if end.reason:
-                failures.add(end.job, end.reason)
+            reason = end.reason
+            if not all(np.isfinite(rows).all() for rows in features.values()):
+                reason = f"{end.job.path}: video: its features are not finite; --precision float32 has more room"
+            if reason:
+                failures.add(end.job, reason)
             else:
                 T = max(map(len, features.values()))
                 duration = end.video.timeline.duration
@@ -242,14 +256,17 @@ def load_encoders(args, world):
         if not source:
             continue
         with distributed.local_main_first(world):
-            path = fetch(source)
-        if name == "blip":
-            encoders[name] = blip_frame_encoder(path, args.image_size, args.precision)
-        else:
-            clip = load_vt_clip(path).to(world.device)
-            encoders[name] = clip_frame_encoder(clip, args.precision)
-        size = encoders[name].to(world.device).look.size
-        made_with[name] = dict(checkpoint_sha256=sha256_of(path), image_size=size, precision=args.precision)
+            if name == "blip":
+                encoders[name] = blip_frame_encoder(source, args.image_size, args.precision)
+            else:
+                clip = find_clip(source)
+                encoders[name] = clip_frame_encoder(clip, args.precision)
+        weights = weights_sha256(encoders[name].image_encoder if name == "blip" else clip.clip)
+        size = encoders[name].look.size
+        made_with[name] = dict(image_size=size, precision=args.precision, weights_sha256=weights)
+        encoders[name].to(world.device)
+    if clip is not None:
+        clip.to(world.device)
     return encoders, clip, made_with
 
 
@@ -279,9 +296,9 @@ def main(argv=None):
 
     jobs = make_jobs(videos, records)[world.rank :: world.size]
     there = [] if args.overwrite else [job for job in jobs if all(f.is_complete(job) for f in folders.values())]
-    start = time.monotonic()
+    done, start = set(there), time.monotonic()
     written = extract(
-        [job for job in jobs if job not in set(there)],
+        [job for job in jobs if job not in done],
         encoders,
         folders,
         failures,

@@ -8,10 +8,11 @@ trained; from video files (`--videos DIR`) the image tower too. OUTPUT_DIR/vt_cl
 
 import dataclasses
 import functools
+import json
 import logging
+import math
 import pathlib
 import time
-import zipfile
 
 import torch
 from torch import nn
@@ -21,8 +22,8 @@ from data.video_files import find_videos
 from data.vt_clip_pairs import InEpoch, Pairs, collate_pairs
 from models.frame_encoder import clip_frame_encoder, normalised
 from models.losses import vt_clip_loss
-from models.vt_clip import load_vt_clip, vt_clip_of
-from models.weights import fetch
+from models.vt_clip import find_clip
+from models.weights import weights_sha256
 from utils import distributed
 from utils.checkpoint import load_training_state, make_folder, replacing, save_checkpoint
 from utils.config import Settings, load_config, option, write_config
@@ -32,7 +33,7 @@ from utils.seed import epoch_seed, seed_everything
 
 logger = logging.getLogger(__name__)
 
-MAX_SCALE = 100.0  # CLIP's limit of the cosines' factor
+MAX_LOGIT_SCALE = math.log(100.0)  # CLIP's limit of the cosines' factor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,8 @@ class VTClipConfig(Settings):
 
     ann_root: str = option("dataset/ActivityNet/anno", "folder of {train,val}_videoxum.json")
     vision_root: str = option(
-        "dataset/ActivityNet/feat/vt_clipscore", "folder of features made with the CLIP of `clip`; for `videos: ''`"
+        "dataset/ActivityNet/clip_feat/vt_clipscore",
+        "folder of features made with the CLIP of `clip`; for `videos: ''`",
     )
     videos: str = option("", "folder or .txt list of videos: the image tower is trained too; '' takes the features")
     frames: int = option(8, "key-frames, and as many others, drawn from each video", least=1)
@@ -58,38 +60,6 @@ class VTClipConfig(Settings):
     output_dir: str = option("outputs/vt_clip", "where the run leaves its files")
     device: str = option("auto", "auto takes a GPU where there is one", choices=("auto", "cpu", "cuda"))
     log_freq: int = option(10, "write a line of losses every so many steps", least=1)
-
-
-def starting_clip(source):
-    """Build the CLIP that training starts from.
-
-    Args:
-        source: file or URL that `load_vt_clip` reads, a TorchScript file as OpenAI's, or a name on open_clip's hub.
-    Raises:
-        FileNotFoundError, ValueError: it cannot be had, or is no such CLIP.
-    """
-    if "://" in source or pathlib.Path(source).is_file():
-        path = fetch(source)
-        if zipfile.is_zipfile(path) and any(n.endswith("constants.pkl") for n in zipfile.ZipFile(path).namelist()):
-            try:
-                state = dict(torch.jit.load(path, map_location="cpu").state_dict())
-            except RuntimeError as error:
-                raise ValueError(
-                    f"{path}: clip: damaged TorchScript file ({str(error).splitlines()[0][:200]})"
-                ) from None
-            return vt_clip_of(state, path)
-        return load_vt_clip(path)
-    import open_clip
-
-    names = sorted({name.removesuffix("-quickgelu") for name in open_clip.list_pretrained_models_by_tag("openai")})
-    if source not in names:
-        raise FileNotFoundError(f"{source}: clip: found no such file, expected one or a name: {', '.join(names)}")
-    try:
-        clip = open_clip.create_model(f"{source}-quickgelu", pretrained="openai")
-    except Exception as error:  # whatever its hub raises
-        reason = " ".join(str(error).split())[:300]
-        raise FileNotFoundError(f"{source}: clip: cannot be had from open_clip's hub ({reason})") from None
-    return vt_clip_of(clip.state_dict(), source)
 
 
 class Trainee(nn.Module):
@@ -113,12 +83,12 @@ class Trainee(nn.Module):
         """`PairBatch` of N videos -> what `vt_clip_loss` takes."""
         keyframes, others = (self._pooled(frames) for frames in (batch.keyframes, batch.others))  # (N, C)
         texts = self.vt_clip.encode_text_padded(batch.texts).float()  # (N, C)
-        scale = self.vt_clip.clip.logit_scale.exp().clamp(max=MAX_SCALE)
-        return keyframes, others, batch.has_others.float(), texts, scale
+        return keyframes, others, batch.has_others.float(), texts, self.vt_clip.clip.logit_scale.exp()
 
     def _pooled(self, frames):
         if self.projection is not None:
-            return (frames[:, 0] @ self.projection).float()  # (N, C)
+            with torch.autocast(frames.device.type, enabled=False):  # half precision does not see an identity change
+                return frames[:, 0] @ self.projection  # (N, C)
         N, n = frames.shape[:2]
         images = normalised(frames.flatten(0, 1))  # (N·n, 3, S, S)
         return self.vt_clip.encode_image(images).float().view(N, n, -1).mean(1)  # (N, C)
@@ -138,7 +108,7 @@ def step_loss(model, batch, world, autocast):
     return vt_clip_loss(*(distributed.gather_rows(part, world) for part in features), scale)
 
 
-def train_one_epoch(model, loader, optimizer, *, epoch, config, world, autocast, log):
+def train_one_epoch(model, loader, optimizer, *, logit_scale, epoch, config, world, autocast, log):
     """Run one epoch."""
     start = time.monotonic()
     with progress(loader, world.is_main, desc=f"epoch {epoch}", unit="step") as bar:
@@ -151,6 +121,8 @@ def train_one_epoch(model, loader, optimizer, *, epoch, config, world, autocast,
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            with torch.no_grad():
+                logit_scale.clamp_(max=MAX_LOGIT_SCALE)
             if (step + 1) % config.log_freq == 0 or step + 1 == len(loader):
                 values = dict(loss=loss.item(), finds_video=right[0].item(), beats_hard=right[1].item())
                 log.write(type="step", epoch=epoch, step=step, lr=optimizer.param_groups[0]["lr"], **values)
@@ -172,6 +144,24 @@ def validate(model, loader, world, autocast):
     features = (torch.cat(part) for part in zip(*(row for rows in every for row in rows)))
     loss, right = vt_clip_loss(*features, scale.cpu())
     return dict(loss=loss.item(), finds_video=right[0].item(), beats_hard=right[1].item())
+
+
+def check_features(vision_root, vt_clip):
+    """Make sure that features were made with the CLIP that training starts from.
+
+    Raises:
+        ValueError: they say that they were not.
+    """
+    record = pathlib.Path(vision_root, "extraction.json")
+    if not record.is_file():
+        logger.warning("%s: no such file: whether these features are of the CLIP to start from is not known", record)
+        return
+    found, expected = json.loads(record.read_text(encoding="utf-8")).get("weights_sha256"), weights_sha256(vt_clip.clip)
+    if found != expected:
+        raise ValueError(
+            f"{record}: weights_sha256: found {found}, expected {expected}: these features are not of the CLIP to "
+            "start from; make them with extract_features.py --vt_clip and the same CLIP"
+        )
 
 
 def build_loaders(config, world, vt_clip):
@@ -201,7 +191,9 @@ def main(argv=None):
         write_config(config, output_dir / "config.yaml")
     seed_everything(config.seed + world.rank)
     with distributed.local_main_first(world):
-        vt_clip = starting_clip(config.clip)
+        vt_clip = find_clip(config.clip)
+    if not config.videos:
+        check_features(config.vision_root, vt_clip)
     train_loader, val_loader = build_loaders(config, world, vt_clip)
     train(config, world, Trainee(vt_clip, bool(config.videos)), train_loader, val_loader, output_dir)
     distributed.stop()
@@ -211,7 +203,9 @@ def train(config, world, model, loader, val_loader, output_dir):
     """Train to the last epoch; each one ends with a validation and the newest weights on disk."""
     model.to(world.device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.init_lr, weight_decay=config.weight_decay)
+    logit_scale = model.vt_clip.clip.logit_scale
+    groups = [dict(params=[p for p in trained if p is not logit_scale]), dict(params=[logit_scale], weight_decay=0.0)]
+    optimizer = torch.optim.AdamW(groups, lr=config.init_lr, weight_decay=config.weight_decay)
     first_epoch = load_training_state(config.resume, model=model, optimizer=optimizer) if config.resume else 0
     half = config.precision == "bf16" or (config.precision == "auto" and world.device.type == "cuda")
     autocast = functools.partial(torch.autocast, world.device.type, torch.bfloat16, enabled=half)
@@ -228,7 +222,7 @@ def train(config, world, model, loader, val_loader, output_dir):
         set_lr(optimizer, cosine_lr(epoch, config.max_epoch, config.init_lr, config.min_lr))
         loader.batch_sampler.set_epoch(epoch)
         seed_everything(epoch_seed(config.seed, world.rank, epoch))
-        how = dict(epoch=epoch, config=config, world=world, autocast=autocast, log=log)
+        how = dict(logit_scale=logit_scale, epoch=epoch, config=config, world=world, autocast=autocast, log=log)
         train_one_epoch(wrapped.train(), loader, optimizer, **how)
         scores = validate(model.eval(), val_loader, world, autocast)
         if world.is_main:

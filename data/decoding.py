@@ -113,7 +113,8 @@ def decode_videos(jobs, looks, *, chunk, workers):
 
         def give(connection, process):
             if waiting:
-                connection.send(waiting[0])
+                with contextlib.suppress(OSError):  # it has just died: its answer will not come
+                    connection.send(waiting[0])
                 busy[connection] = process, waiting.popleft()
 
         for _ in range(min(workers, len(jobs))):

@@ -27,10 +27,16 @@ class PairBatch:
     has_others: torch.Tensor  # (N,) bool
     texts: list[str]
 
+    def _map(self, function):
+        return PairBatch(*map(function, (self.keyframes, self.others, self.has_others)), self.texts)
+
     def to(self, device):
         """Copy the tensors to a device."""
-        tensors = (t.to(device, non_blocking=True) for t in (self.keyframes, self.others, self.has_others))
-        return PairBatch(*tensors, self.texts)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self):
+        """Pin the tensors; the loader calls it."""
+        return self._map(torch.Tensor.pin_memory)
 
 
 class Pairs(Dataset):

@@ -102,10 +102,13 @@ def vt_clip_loss(keyframes, others, has_others, texts, scale):
     part = 0.1 * torch.arange(HARD_NEGATIVES, device=texts.device, dtype=texts.dtype)[:, None]
     mixed = others[:, None] * (1 - part) + keyframes[:, None] * part  # (N, 6, C)
     hard = (F.normalize(mixed, dim=-1) @ texts[..., None])[..., 0]  # (N, 6)
-    hard = hard.masked_fill(~has_others.bool()[:, None], -torch.inf)
+    missing = ~has_others.bool()[:, None]
     targets = torch.arange(len(texts), device=texts.device)
-    text_to_video = F.cross_entropy(scale * torch.cat([cosines, hard], 1), targets)
+    # Masked behind the scale, whose gradient would be 0 times infinity.
+    competing = (scale * hard).masked_fill(missing, -torch.inf)
+    text_to_video = F.cross_entropy(torch.cat([scale * cosines, competing], 1), targets)
     video_to_text = F.cross_entropy(scale * cosines.T, targets)
     own = cosines.diagonal()
-    right = torch.stack([cosines.argmax(1) == targets, own > hard.amax(1)]).float().mean(1)
+    beats_hard = (own[:, None] > hard).logical_or(missing).all(1)
+    right = torch.stack([cosines.argmax(1) == targets, beats_hard]).float().mean(1)
     return (text_to_video + video_to_text) / 2, right

@@ -3,12 +3,15 @@
 Axes: N texts or images, L tokens, D feature width, S image side.
 """
 
+import pathlib
+import zipfile
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from models.positions import position_rows
-from models.weights import read_checkpoint, state_dict_of
+from models.weights import fetch, read_checkpoint, state_dict_of
 
 MAX_TOKENS = 256
 # Entries of OpenAI's layout that are sizes, not parameters.
@@ -141,3 +144,44 @@ def vt_clip_of(state, path="state dict"):
     if rows < tokenizer.vocab_size:
         raise ValueError(f"{path}: VT-CLIP: token_embedding: found {rows} rows, expected {tokenizer.vocab_size}")
     return VTClip(clip, tokenizer).eval()
+
+
+def hub_names():
+    """OpenAI's Vision Transformers on open_clip's hub."""
+    import open_clip
+
+    names = {name.removesuffix("-quickgelu") for name in open_clip.list_pretrained_models_by_tag("openai")}
+    return sorted(name for name in names if name.startswith("ViT"))
+
+
+def find_clip(source):
+    """Load any CLIP that can stand in for VT-CLIP.
+
+    Args:
+        source: file or URL that `load_vt_clip` reads, a TorchScript file as OpenAI's, or a name on open_clip's hub.
+    Raises:
+        FileNotFoundError, ValueError: it cannot be had, or is no such CLIP.
+    """
+    source = str(source)
+    if "://" in source or pathlib.Path(source).is_file():
+        path = fetch(source)
+        if zipfile.is_zipfile(path) and any(n.endswith("constants.pkl") for n in zipfile.ZipFile(path).namelist()):
+            try:
+                state = dict(torch.jit.load(path, map_location="cpu").state_dict())
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{path}: clip: damaged TorchScript file ({str(error).splitlines()[0][:200]})"
+                ) from None
+            return vt_clip_of(state, path)
+        return load_vt_clip(path)
+    import open_clip
+
+    if source not in hub_names():
+        expected = f"one or a name: {', '.join(hub_names())}"
+        raise FileNotFoundError(f"{source}: clip: found no such file, expected {expected}")
+    try:
+        clip = open_clip.create_model(f"{source}-quickgelu", pretrained="openai")
+    except Exception as error:  # whatever its hub raises
+        reason = " ".join(str(error).split())[:300]
+        raise FileNotFoundError(f"{source}: clip: cannot be had from open_clip's hub ({reason})") from None
+    return vt_clip_of(clip.state_dict(), source)

@@ -92,6 +92,15 @@ def state_dict_of(checkpoint, path):
     return {name: value for name, value in state.items() if not name.endswith("position_ids")}
 
 
+def weights_sha256(module):
+    """Hex SHA-256 of a module's parameters and their names, whatever file they came in."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} ".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _is_plain(value):
     return (
         isinstance(value, torch.Tensor)

@@ -50,6 +50,7 @@ def write_clip(
     options=None,
     size=(160, 90),
     sound=None,
+    layout="mono",
     rotation=None,
     time_base=fractions.Fraction(1, 90000),
     container_options=None,
@@ -62,7 +63,7 @@ def write_clip(
         times: seconds at which the pictures appear, ascending from 0; `offset` is added in the file's time stamps.
         last: seconds that the last picture stays.
         sound: samples per second of a tone of the pictures' length whose pitch tells the time, see `heard_at`; None
-            writes no sound.
+            writes no sound. `layout` is of its channels, which are all alike.
         rotation: (degrees counter-clockwise, flip left-right, flip upside-down) for the container to note.
     """
     times = [fractions.Fraction(t) for t in times]
@@ -75,7 +76,7 @@ def write_clip(
         audio = None
         if sound:
             audio = container.add_stream("aac" if str(path).endswith(("mp4", "mov", "ts")) else "libopus", rate=sound)
-            audio.layout = "mono"
+            audio.layout = layout
         ends = [*times[1:], times[-1] + last]
         lasting = {}  # time stamp -> duration, which encoders lose
 
@@ -96,7 +97,8 @@ def write_clip(
             tone = 0.3 * np.sin(2 * np.pi * (LOWEST * second + RISE / 2 * second**2))
             for first in range(0, count, 1024):
                 part = tone[None, first : first + 1024].astype(np.float32)
-                frame = av.AudioFrame.from_ndarray(part, "fltp", "mono")
+                part = np.repeat(part, audio.layout.nb_channels, axis=0)
+                frame = av.AudioFrame.from_ndarray(part, "fltp", layout)
                 frame.rate, frame.pts, frame.time_base = rate, first + round(offset * rate), fractions.Fraction(1, rate)
                 container.mux(audio.encode(frame))
             container.mux(audio.encode())

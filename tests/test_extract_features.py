@@ -214,6 +214,11 @@ def test_features_made_otherwise_are_not_mixed(flags, tmp_path):
     words[videos] = str(next(pathlib.Path(words[videos]).iterdir()))
     extract_features.main(words)
     assert not (tmp_path / "vt_clipscore").exists()
+    (tmp_path / "released/blip").mkdir(parents=True)
+    (tmp_path / "released/blip/v_1.npz").touch()
+    for change in ([], ["--overwrite"]):
+        with pytest.raises(ValueError, match=r"released/blip: --out: found features without a note of how they were"):
+            extract_features.main([*words, *change, "--out", str(tmp_path / "released")])
     (path,) = (tmp_path / "blip").glob("*.npz")
     first = path.read_bytes()
     with pytest.raises(ValueError, match=r"extraction.json: image_size: found 64, expected 32: .*--overwrite"):
@@ -225,7 +230,7 @@ def test_features_made_otherwise_are_not_mixed(flags, tmp_path):
     assert path.read_bytes() != first and not other.exists()
     for content in ("[]", "{"):
         (tmp_path / "blip/extraction.json").write_text(content)
-        with pytest.raises(ValueError, match=r"extraction.json: checkpoint_sha256: found None, expected"):
+        with pytest.raises(ValueError, match=r"extraction.json: image_size: found None, expected"):
             extract_features.main(words)
 
 

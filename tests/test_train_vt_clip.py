@@ -13,7 +13,8 @@ import train_vt_clip
 from data.mini_encoders import tiny_vt_clip
 from data.vt_clip_pairs import Pairs
 from models.losses import vt_clip_loss
-from models.vt_clip import load_vt_clip
+from models.vt_clip import find_clip, load_vt_clip
+from models.weights import weights_sha256
 from tests.conftest import ROOT
 from tests.processes import LAUNCHER, run
 
@@ -59,10 +60,15 @@ def test_loss_equals_one_term_at_a_time():
 
 def test_gradients_are_finite_where_a_video_has_no_other_frames():
     keyframes, texts = torch.randn(2, 3, 8, requires_grad=True).unbind()
-    others = torch.zeros(3, 8, requires_grad=True)
-    loss, _ = vt_clip_loss(keyframes, others, torch.zeros(3), texts, torch.tensor(1.0))
+    others, scale = torch.zeros(3, 8, requires_grad=True), torch.tensor(2.0, requires_grad=True)
+    loss, right = vt_clip_loss(keyframes, others, torch.zeros(3), texts, scale)
     loss.backward()
-    assert others.grad.abs().max() == 0
+    assert others.grad.abs().max() == 0 and right[1] == 1
+    cosines = F.normalize(texts.detach(), dim=-1) @ F.normalize(keyframes.detach(), dim=-1).T
+    plain = torch.tensor(2.0, requires_grad=True)
+    targets = torch.arange(3)
+    F.cross_entropy(plain * cosines, targets).add(F.cross_entropy(plain * cosines.T, targets)).div(2).backward()
+    assert scale.grad.item() == pytest.approx(plain.grad.item(), rel=1e-5)
 
 
 def test_padded_texts_equal_texts_alone(mini_root):
@@ -166,6 +172,21 @@ def test_from_videos(mini_videos, tmp_path):
     assert {name for name, _ in before.clip.named_parameters()} == set(changed)
 
 
+def test_features_of_another_clip_are_an_error(flags, mini_root, tmp_path, caplog):
+    """Features say what they were made with; those that do not say are used with a warning."""
+    clip = load_vt_clip(mini_root / "vt_clip.pth")
+    train_vt_clip.check_features(mini_root / "feat/vt_clipscore", clip)
+    assert "whether these features are of the CLIP to start from is not known" in caplog.text
+    record = tmp_path / "extraction.json"
+    record.write_text(json.dumps(dict(weights_sha256=weights_sha256(clip.clip))))
+    train_vt_clip.check_features(tmp_path, clip)
+    record.write_text(json.dumps(dict(weights_sha256="0")))
+    with pytest.raises(
+        ValueError, match=r"extraction.json: weights_sha256: found 0, expected .*not of the CLIP to start"
+    ):
+        train_vt_clip.check_features(tmp_path, clip)
+
+
 def test_pixels_are_those_of_extraction(mini_videos, tmp_path):
     """The mean feature of the drawn key-frames equals that of the extracted rows."""
     clip = load_vt_clip(mini_videos / "vt_clip.pth")
@@ -204,7 +225,7 @@ def test_openais_own_file(tmp_path):
             place = getattr(place, part)
         place.register_parameter(last, torch.nn.Parameter(value))
     torch.jit.trace(holder, torch.zeros(1)).save(str(tmp_path / "ViT.pt"))
-    found = train_vt_clip.starting_clip(str(tmp_path / "ViT.pt"))
+    found = find_clip(tmp_path / "ViT.pt")
     assert F.cosine_similarity(found.clip.visual.proj, state["visual.proj"]).min() > 0.999999
 
 
@@ -213,7 +234,7 @@ def test_mistakes(flags, tmp_path, monkeypatch, mini_root):
     with zipfile.ZipFile("fake.pt", "w") as archive:
         archive.writestr("archive/constants.pkl", b"")
     for words, message in (
-        (["--clip", "ViT-Z"], "ViT-Z: clip: found no such file, expected one or a name: RN101"),
+        (["--clip", "ViT-Z"], "ViT-Z: clip: found no such file, expected one or a name: ViT-B-16, ViT-B-32"),
         (["--clip", "ViT-B-32"], "ViT-B-32: clip: cannot be had from open_clip's hub"),
         (["--clip", "fake.pt"], "fake.pt: clip: damaged TorchScript file"),
         (["--vision_root", "none"], "none: VT-CLIP features: no such folder"),

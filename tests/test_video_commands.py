@@ -102,6 +102,7 @@ def test_vt_clip(extracted):
     (command,) = readme_commands("train_vt_clip.py")
     words = shlex.split(command.replace("--nproc_per_node=4", "--nproc_per_node=2 --standalone"))
     words += ["--clip", "outputs/vt_clipscore/vt_clip.pth", "--max_epoch", "1", "--batch_size", "2"]
+    words += ["--vision_root", "dataset/ActivityNet/feat/vt_clipscore"]
     status, shown = run(words, extracted)
     assert status == 0, shown
     assert load_vt_clip(extracted / "outputs/vt_clip/vt_clip.pth").width == 512

@@ -45,6 +45,7 @@ def _slurm_environment(env):
         RANK=env["SLURM_PROCID"],
         WORLD_SIZE=size,
         LOCAL_RANK=env.get("SLURM_LOCALID", "0"),
+        LOCAL_WORLD_SIZE=re.match(r"\d+", env.get("SLURM_STEP_TASKS_PER_NODE") or "1")[0],  # such as 4(x2)
         MASTER_ADDR=address,
         MASTER_PORT=port,
     )

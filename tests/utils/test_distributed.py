@@ -12,8 +12,10 @@ STEP = dict(SLURM_PROCID="5", SLURM_LOCALID="1", SLURM_JOB_ID="31007", SLURM_STE
 
 
 def test_srun_variables():
-    found = distributed._slurm_environment(STEP | dict(SLURM_STEP_NODELIST="gpu[003-004],login", SLURM_NTASKS="8"))
-    assert found == dict(RANK="5", WORLD_SIZE="8", LOCAL_RANK="1", MASTER_ADDR="gpu003", MASTER_PORT="31007")
+    step = dict(SLURM_STEP_NODELIST="gpu[003-004],login", SLURM_NTASKS="8", SLURM_STEP_TASKS_PER_NODE="4(x2)")
+    found = distributed._slurm_environment(STEP | step)
+    place = dict(RANK="5", WORLD_SIZE="8", LOCAL_RANK="1", LOCAL_WORLD_SIZE="4")
+    assert found == place | dict(MASTER_ADDR="gpu003", MASTER_PORT="31007")
     given = distributed._slurm_environment(STEP | dict(MASTER_ADDR="10.0.0.7", MASTER_PORT="29500"))
     assert (given["MASTER_ADDR"], given["MASTER_PORT"]) == ("10.0.0.7", "29500")
     older = {k: v for k, v in STEP.items() if k != "SLURM_STEP_NUM_TASKS"} | dict(SLURM_NTASKS="4")

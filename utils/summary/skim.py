@@ -143,11 +143,15 @@ def _decoded_sound(packets, stream, start, rate, layout):
     """Decode sound; yields (number of the first sample after the first picture, (C, n)), ascending."""
     import av
 
-    resampler = av.AudioResampler("fltp", layout, rate)
-    due = None
+    due = was = resampler = None
     for packet in packets:
+        frames = []
         try:
-            frames = [out for frame in stream.codec_context.decode(packet) for out in resampler.resample(frame)]
+            for frame in stream.codec_context.decode(packet):
+                now = (frame.format.name, frame.layout.name, frame.rate)
+                if now != was:  # broadcasts change on the way
+                    was, resampler = now, av.AudioResampler("fltp", layout, rate)
+                frames += resampler.resample(frame)
         except av.error.FFmpegError:
             continue  # damaged: silence
         for frame in frames:

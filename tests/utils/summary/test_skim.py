@@ -169,3 +169,16 @@ def test_pictures_that_cannot_be_encoded_are_one_line(tmp_path):
     path = write_clip(tmp_path / "wide.mkv", constant_rate(25, 2), size=(17000, 64), codec="ffv1")
     with pytest.raises(ValueError, match=r"wide.mkv: video: its skim cannot be encoded \("):
         write_skim(Video(path), [(0.0, 0.08)], tmp_path / "skim.mp4")
+
+
+def test_sound_whose_channels_change_on_the_way(tmp_path):
+    """As broadcasts do; the second part's clock starts again too."""
+    parts = [
+        write_clip(tmp_path / f"{layout}.ts", constant_rate(25, 75), sound=48000, layout=layout)
+        for layout in ("stereo", "mono")
+    ]
+    (tmp_path / "both.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    write_skim(Video(tmp_path / "both.ts"), [(1.0, 2.0), (4.0, 5.0)], tmp_path / "skim.mp4")
+    samples, rate = heard(tmp_path / "skim.mp4")
+    assert heard_at(samples[int(0.4 * rate) : int(0.6 * rate)], rate) == pytest.approx(1.5, abs=0.1)
+    assert heard_at(samples[int(1.4 * rate) : int(1.6 * rate)], rate) == pytest.approx(1.5, abs=0.1)
