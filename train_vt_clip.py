@@ -8,7 +8,6 @@ trained; from video files (`--videos DIR`) the image tower too. OUTPUT_DIR/vt_cl
 
 import dataclasses
 import functools
-import json
 import logging
 import math
 import pathlib
@@ -17,6 +16,7 @@ import time
 import torch
 from torch import nn
 
+from data.feature_folder import RECORD, read_record
 from data.loaders import EvalBatches, TrainBatches, make_loader
 from data.video_files import find_videos
 from data.vt_clip_pairs import InEpoch, Pairs, collate_pairs
@@ -152,11 +152,11 @@ def check_features(vision_root, vt_clip):
     Raises:
         ValueError: they say that they were not.
     """
-    record = pathlib.Path(vision_root, "extraction.json")
+    record = pathlib.Path(vision_root, RECORD)
     if not record.is_file():
         logger.warning("%s: no such file: whether these features are of the CLIP to start from is not known", record)
         return
-    found, expected = json.loads(record.read_text(encoding="utf-8")).get("weights_sha256"), weights_sha256(vt_clip.clip)
+    found, expected = read_record(record).get("weights_sha256"), weights_sha256(vt_clip.clip)
     if found != expected:
         raise ValueError(
             f"{record}: weights_sha256: found {found}, expected {expected}: these features are not of the CLIP to "

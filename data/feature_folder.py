@@ -8,6 +8,8 @@ import numpy as np
 from data.features import feature_path, is_complete
 from utils.checkpoint import make_folder, remove_leftovers, replacing
 
+RECORD = "extraction.json"
+
 
 class FeatureFolder:
     """One encoder's features: `{video_id}.npz` files and a record of what they are made with.
@@ -29,14 +31,14 @@ class FeatureFolder:
         Raises:
             ValueError: there are such features, and `overwrite` is not set; or features of which nothing is known.
         """
-        record = make_folder(self.root, "--out") / "extraction.json"
+        record = make_folder(self.root, "--out") / RECORD
         remove_leftovers(self.root)
         if not record.is_file() and any(self.root.glob("*.npz")):
             raise ValueError(
                 f"{self.root}: --out: found features without a note of how they were made ({record.name}), such as "
                 "released ones, expected none: use another folder"
             )
-        if record.is_file() and (there := _read_record(record)) != made_with:
+        if record.is_file() and (there := read_record(record)) != made_with:
             if not overwrite:
                 name = next((name for name in made_with if there.get(name) != made_with[name]), "settings")
                 raise ValueError(
@@ -62,7 +64,7 @@ class FeatureFolder:
             np.savez(file, **arrays)
 
 
-def _read_record(path):
+def read_record(path):
     """Read a note of what features are made with; {} where it is damaged."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -180,6 +180,9 @@ def test_features_of_another_clip_are_an_error(flags, mini_root, tmp_path, caplo
     record = tmp_path / "extraction.json"
     record.write_text(json.dumps(dict(weights_sha256=weights_sha256(clip.clip))))
     train_vt_clip.check_features(tmp_path, clip)
+    record.write_text("[")
+    with pytest.raises(ValueError, match=r"json: weights_sha256: found None, expected "):
+        train_vt_clip.check_features(tmp_path, clip)
     record.write_text(json.dumps(dict(weights_sha256="0")))
     with pytest.raises(
         ValueError, match=r"extraction.json: weights_sha256: found 0, expected .*not of the CLIP to start"
