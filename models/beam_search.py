@@ -8,11 +8,11 @@ import torch
 
 
 def apply_repetition_penalty(scores, tokens, penalty):
-    """Make the tokens (rows, n) that are already there less likely: scores (rows, V) divided by or times `penalty`."""
+    """Make the tokens (…, n) that are already there less likely: scores (…, V) divided by or times `penalty`."""
     if penalty == 1.0:
         return scores
-    seen = scores.gather(1, tokens)
-    return scores.scatter(1, tokens, torch.where(seen < 0, seen * penalty, seen / penalty))
+    seen = scores.gather(-1, tokens)
+    return scores.scatter(-1, tokens, torch.where(seen < 0, seen * penalty, seen / penalty))
 
 
 class Hypotheses:
@@ -37,6 +37,14 @@ class Hypotheses:
         self.lengths = lengths.gather(1, kept)
         tokens = torch.cat([self.tokens, tokens], 1)
         self.tokens = tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
+
+    def keep(self, kept):
+        """Go on with these videos only."""
+        self.scores, self.tokens, self.lengths = self.scores[kept], self.tokens[kept], self.lengths[kept]
+
+    def best_of(self, rows, videos, captions, lengths):
+        """Write the best captions of the videos in these rows to where `videos` says they belong."""
+        captions[videos[rows]], lengths[videos[rows]] = self.tokens[rows, 0], self.lengths[rows, 0]
 
 
 @torch.no_grad()
@@ -69,26 +77,26 @@ def beam_search(
     Source: beam search of transformers 4.15, without early stopping, length penalty 1.
     """
     B, K, P, device = len(frames), num_beams, len(prompt_ids), frames.device
-    cache = decoder.start(frames, max_length)
     tokens = torch.full((B, K, max_length), pad_id, dtype=torch.long, device=device)
     tokens[:, :, :P] = torch.tensor(prompt_ids, device=device)
     finished = Hypotheses(B, K, max_length, device)
     done = torch.zeros(B, dtype=torch.bool, device=device)
-    first_row = torch.arange(B, device=device)[:, None] * K  # (B, 1)
+    videos = torch.arange(B, device=device)  # those still in the batch
+    captions, lengths = torch.zeros_like(tokens[:, 0]), torch.zeros_like(videos)
     # All beams of a video are the same before the first choice: only the first may go on, and one run serves all.
     scores = torch.full((B, K), -1e9, device=device)
     scores[:, 0] = 0.0
-    logits = decoder.step(tokens[:, 0, :P], cache, frame_mask).repeat_interleave(K, 0)  # (B·K, V)
-    cache.reorder(torch.arange(B, device=device).repeat_interleave(K))
+    cache, logits = decoder.start(prompt_ids, frames, frame_mask, num_beams=K, max_length=max_length)
+    logits = logits[:, None].expand(-1, K, -1)  # (B, K, V)
 
     for length in range(P, max_length):
         log_probs = logits.float().log_softmax(-1)
-        log_probs = apply_repetition_penalty(log_probs, tokens.view(B * K, -1)[:, :length], repetition_penalty)
+        log_probs = apply_repetition_penalty(log_probs, tokens[:, :, :length], repetition_penalty)
         if length < min_length:
-            log_probs[:, end_id] = float("-inf")
-        V = log_probs.shape[1]
-        totals = scores[..., None] + log_probs.view(B, K, V)
-        best, places = totals.view(B, K * V).topk(2 * K)  # (B, 2K), best first
+            log_probs[:, :, end_id] = float("-inf")
+        V = log_probs.shape[-1]
+        totals = scores[..., None] + log_probs
+        best, places = totals.flatten(1).topk(2 * K)  # (B, 2K), best first
         beams, words = places // V, places % V
         ends = words == end_id
 
@@ -108,14 +116,31 @@ def beam_search(
         scores, beams, words = best.gather(1, chosen), beams.gather(1, chosen), words.gather(1, chosen)
         tokens = tokens.gather(1, beams[..., None].expand(-1, -1, max_length))
         tokens[:, :, length] = words
-        if length + 1 == max_length or bool(done.all()):
+        if length + 1 == max_length:
             break
-        cache.reorder((first_row + beams).view(-1))
-        logits = decoder.step(words.view(-1, 1), cache, frame_mask)
+        cache.follow(beams)
+        if (length - P) % check_every(device) == 0:
+            left = done.nonzero()[:, 0]  # waits for the device
+            if len(left) == len(videos):
+                break
+            if 8 * len(left) >= len(videos):  # fewer are not worth the copies
+                finished.best_of(left, videos, captions, lengths)
+                kept = (~done).nonzero()[:, 0]
+                videos, frame_mask, done = videos[kept], frame_mask[kept], done[kept]
+                scores, tokens, words = scores[kept], tokens[kept], words[kept]
+                finished.keep(kept)
+                cache.keep(kept)
+        logits = decoder.step(words, cache, frame_mask)
 
     open_scores = scores.double() / (length + 1)
     finished.add(open_scores.masked_fill(done[:, None], float("-inf")), tokens, length + 1)
-    return close_captions(finished.tokens[:, 0], finished.lengths[:, 0], end_id, pad_id)
+    finished.best_of(torch.arange(len(videos), device=device), videos, captions, lengths)
+    return close_captions(captions, lengths, end_id, pad_id)
+
+
+def check_every(device):
+    """Steps between two looks at which videos are done: on a GPU each look waits for all that was asked of it."""
+    return 8 if device.type == "cuda" else 1
 
 
 def close_captions(tokens, lengths, end_id, pad_id):
@@ -152,11 +177,10 @@ def nucleus_sample(
 ):
     """Draw one caption per video from torch's global generator; arguments and result as in `beam_search`."""
     B, P, device = len(frames), len(prompt_ids), frames.device
-    cache = decoder.start(frames, max_length)
+    cache, logits = decoder.start(prompt_ids, frames, frame_mask, num_beams=1, max_length=max_length)  # (B, V)
     tokens = torch.full((B, max_length), pad_id, dtype=torch.long, device=device)
     tokens[:, :P] = torch.tensor(prompt_ids, device=device)
     lengths = torch.full((B,), max_length, device=device)
-    logits = decoder.step(tokens[:, :P], cache, frame_mask)  # (B, V)
     for length in range(P, max_length):
         logits = apply_repetition_penalty(logits.float(), tokens[:, :length], repetition_penalty)
         if length < min_length:
@@ -165,7 +189,9 @@ def nucleus_sample(
         tokens[:, length] = words[:, 0]
         ended = (words[:, 0] == end_id) & (lengths == max_length)
         lengths = lengths.masked_fill(ended, length)
-        if length + 1 == max_length or bool((lengths < max_length).all()):
+        if length + 1 == max_length:
             break
-        logits = decoder.step(words, cache, frame_mask)
+        if (length - P) % check_every(device) == 0 and bool((lengths < max_length).all()):
+            break
+        logits = decoder.step(words, cache, frame_mask)[:, 0]
     return close_captions(tokens, lengths, end_id, pad_id)

@@ -32,36 +32,92 @@ def cross_entropy_keyframe_loss(saliency, labels, mask):
 def l2_keyframe_loss(saliency, labels, mask):
     """Average the squared error of the sigmoid against every annotator over the real frames.
 
+    A label of 0 or 1 is its own square, so that the annotators' mean m is enough: the mean of (p - y)² is
+    p² - 2 p m + m.
+
     Args and Returns: as in `cross_entropy_keyframe_loss`.
     """
-    error = (saliency.sigmoid()[:, None] - labels.to(saliency.dtype)) * mask[:, None]  # (B, R, T)
-    return error.square().sum() / (labels.shape[1] * mask.sum())
+    importance, p = labels.to(saliency.dtype).mean(dim=1), saliency.sigmoid()  # (B, T)
+    return ((p.square() + importance * (1 - 2 * p)) * mask).sum() / mask.sum()
 
 
 KEYFRAME_LOSSES = {"cross_entropy": cross_entropy_keyframe_loss, "l2": l2_keyframe_loss}
 
 
-def caption_loss(logits, targets, scored, smoothing_scope="published"):
-    """Label-smoothed negative log-likelihood of the next token.
+def caption_loss(states, weight, bias, targets, scored, smoothing_scope="published"):
+    """Label-smoothed negative log-likelihood of the next token, output layer included.
+
+    The scores over the vocabulary are made, used and dropped chunk by chunk, and so are their gradients: beyond the
+    inputs it takes the memory of `CHUNK` scores and of the gradients.
 
     Args:
-        logits: (B, L - 1, V) float, the predictions for `targets`.
-        targets: (B, L - 1) int, the next token of each place.
-        scored: (B, L - 1) bool; False for padding and for the prompt.
-        smoothing_scope: "published" averages the smoothing term over all B·(L-1) places, as PyTorch 1.10 did
-            with ignored targets (QUIRK-2); "scored" averages both terms over the scored places.
+        states: (n, D) float, what the output layer reads; one row per place.
+        weight, bias: (V, D), (V,) the output layer.
+        targets: (n,) int, the next token of each place.
+        scored: (n,) bool; False for padding and for the prompt.
+        smoothing_scope: "published" averages the smoothing term over all n places, which should be the padded
+            batch's B·(L-1), as PyTorch 1.10 did with ignored targets (QUIRK-2); "scored" averages both terms over the
+            scored places, and the others may as well be left out.
     Returns:
-        () float: 0.9 · likelihood term + 0.1 · smoothing term.
+        () float32: 0.9 · likelihood term + 0.1 · smoothing term.
     """
-    log_probs = F.log_softmax(logits.float(), dim=-1)
-    likelihood = -log_probs.gather(-1, targets[..., None])[..., 0]  # (B, L - 1)
-    smoothing = -log_probs.mean(dim=-1)  # (B, L - 1)
-    count = scored.sum()
-    if smoothing_scope == "scored":
-        smoothing = (smoothing * scored).sum() / count
-    else:
-        smoothing = smoothing.mean()  # QUIRK-2: padding and prompt take part
-    return (1 - SMOOTHING) * (likelihood * scored).sum() / count + SMOOTHING * smoothing
+    per_place = scored.to(torch.promote_types(states.dtype, torch.float32))
+    per_place = per_place / per_place.sum()
+    # QUIRK-2: padding and prompt take part
+    smoothing = per_place if smoothing_scope == "scored" else torch.full_like(per_place, 1 / len(targets))
+    per_place, smoothing = (1 - SMOOTHING) * per_place, SMOOTHING * smoothing
+    learning = torch.is_grad_enabled() and any(x.requires_grad for x in (states, weight, bias))
+    return _WeightedNLL.apply(states, weight, bias, targets, per_place, smoothing, learning)
+
+
+CHUNK = 2**24  # scores over the vocabulary held at a time, 64 MB in float32
+
+
+class _WeightedNLL(torch.autograd.Function):
+    """Σ over places of a · (-log p of the target) + s · (mean over the vocabulary of -log p).
+
+    Its gradient with respect to the scores is (a + s) · p - a · [target] - s / V, known as soon as p is.
+    """
+
+    @staticmethod
+    def forward(ctx, states, weight, bias, targets, a, s, learning):
+        device, V = states.device.type, len(weight)
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+        # Gradients of single places are small; a power of two lifts them into the range of half precision.
+        lift = 2.0 ** (len(targets).bit_length() + 4)
+        with torch.autocast(device, enabled=False):
+            x, w, b = states.to(low), weight.to(low), bias.to(low)
+            loss = torch.zeros((), dtype=a.dtype, device=a.device)
+            if learning:
+                of_states, of_weight, of_bias = (
+                    torch.empty_like(states),
+                    torch.zeros_like(weight),
+                    torch.zeros_like(bias),
+                )
+            for rows in torch.arange(len(targets)).split(max(1, CHUNK // V)):
+                rows = slice(rows[0], rows[-1] + 1)
+                target, a_rows, s_rows = targets[rows, None], a[rows, None], s[rows, None]
+                log_p = F.linear(x[rows], w, b).to(a.dtype).log_softmax(-1)  # (rows, V)
+                loss -= (a_rows * log_p.gather(1, target) + s_rows * log_p.mean(1, keepdim=True)).sum()
+                if learning:
+                    p = log_p.exp_().mul_((a_rows + s_rows) * lift).sub_(s_rows * (lift / V))
+                    p.scatter_add_(1, target, -lift * a_rows)
+                    of_bias += p.sum(0)
+                    p = p.to(low)
+                    of_states[rows] = p @ w
+                    if low == weight.dtype:
+                        of_weight.addmm_(p.t(), x[rows])
+                    else:
+                        of_weight += p.t() @ x[rows]
+        ctx.lift = lift
+        if learning:
+            ctx.save_for_backward(of_states, of_weight, of_bias)
+        return loss
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient / ctx.lift
+        return *(gradient * part for part in ctx.saved_tensors), None, None, None, None
 
 
 def next_token_targets(input_ids, attention_mask, prompt_length):

@@ -1,15 +1,16 @@
 """Temporal transformer and context aggregation over frame features.
 
-Axes: B videos, T frames (1 fps, padded), D width, H heads, Dh = 64 = D / H.
+Both work on the real frames of all videos, one after another (`models.ragged`).
+Axes: n real frames of all videos, D width, H heads, Dh = 64 = D / H.
 """
 
 from functools import partial
 
-import torch
-import torch.nn.functional as F
-from timm.models.vision_transformer import Block
+from timm.layers import Mlp
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from models.ragged import attend
 
 HEAD_WIDTH = 64
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
@@ -36,76 +37,63 @@ def recomputed_layers(depth, enabled, last):
     return [enabled and layer >= first for layer in range(depth)]
 
 
-class TemporalTransformer(nn.Module):
-    """Pre-norm ViT blocks over the frames of a video, then a LayerNorm.
+class Attention(nn.Module):
+    """Multi-head self-attention among the frames of a video, all of them or those at most `radius` away."""
 
-    Source: VideoXum (Lin et al., 2023), section on VTSUM-BLIP; the blocks are timm's.
+    def __init__(self, width, radius=None):
+        super().__init__()
+        self.radius = radius
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x, videos):
+        q, k, v = self.qkv(x).view(len(x), 3, -1, HEAD_WIDTH).unbind(1)  # (n, H, Dh)
+        return self.proj(attend(q, k, v, videos, videos, radius=self.radius).flatten(1))
+
+
+class Block(nn.Module):
+    """Pre-norm ViT block, with the parameter names of timm's."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.norm1 = LayerNorm(width)
+        self.attn = Attention(width)
+        self.norm2 = LayerNorm(width)
+        self.mlp = Mlp(width, 4 * width)
+
+    def forward(self, x, videos):
+        x = x + self.attn(self.norm1(x), videos)
+        return x + self.mlp(self.norm2(x))
+
+
+class TemporalTransformer(nn.Module):
+    """ViT blocks over the frames of a video, then a LayerNorm.
+
+    Source: VideoXum (Lin et al., 2023), section on VTSUM-BLIP.
     """
 
     def __init__(self, width, depth, *, grad_ckpt=False, ckpt_layer=0):
         super().__init__()
-        self.blocks = nn.ModuleList(
-            Block(width, width // HEAD_WIDTH, mlp_ratio=4, qkv_bias=True, norm_layer=LayerNorm) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.norm = LayerNorm(width)
         self.recompute = recomputed_layers(depth, grad_ckpt, ckpt_layer)
         self.apply(init_vit_weights)
 
-    def forward(self, x, frame_mask):
-        """Let every frame attend to the real frames.
+    def forward(self, x, videos):
+        """Let every frame attend to all frames of its video.
 
         Args:
-            x: (B, T, D) float.
-            frame_mask: (B, T) bool, True = real frame.
+            x: (n, D) float.
+            videos: `Ragged`, which of them belong together.
         Returns:
-            (B, T, D); rows of padded frames are finite and mean nothing.
+            (n, D)
         """
-        keys = frame_mask[:, None, None, :]  # (B, 1, 1, T)
         for block, recompute in zip(self.blocks, self.recompute):
             if recompute and self.training:
-                x = checkpoint(block, x, keys, use_reentrant=False)
+                x = checkpoint(block, x, videos, use_reentrant=False)
             else:
-                x = block(x, attn_mask=keys)
+                x = block(x, videos)
         return self.norm(x)
-
-
-class LocalAttention(nn.Module):
-    """Multi-head self-attention in which a frame sees the frames at most `radius` away.
-
-    The band is computed in blocks of queries, each against its own stretch of keys: cost and memory grow
-    linearly with T, and a short video is one call of the fused kernel.
-    """
-
-    QUERY_BLOCK = 256
-
-    def __init__(self, width, radius):
-        super().__init__()
-        self.radius = radius
-        self.num_heads = width // HEAD_WIDTH
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x, frame_mask):
-        """See `ContextAggregation.forward`; padded rows get the bias of the output layer."""
-        B, T, D = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4)  # (B, H, T, Dh)
-        blocks = []
-        for start in range(0, T, self.QUERY_BLOCK):
-            stop = min(start + self.QUERY_BLOCK, T)
-            first, last = max(0, start - self.radius), min(T, stop + self.radius)
-            rows = torch.arange(start, stop, device=x.device)[:, None]
-            columns = torch.arange(first, last, device=x.device)[None, :]
-            near = (rows - columns).abs() <= self.radius
-            seen = near & frame_mask[:, None, first:last]  # (B, rows, columns)
-            # A padded row would see nothing and become NaN in some kernels: let it see itself, its result is dropped.
-            seen = seen | ((rows == columns) & ~frame_mask[:, start:stop, None])
-            blocks.append(
-                F.scaled_dot_product_attention(
-                    q[:, :, start:stop], k[:, :, first:last], v[:, :, first:last], attn_mask=seen[:, None]
-                )
-            )
-        out = torch.cat(blocks, dim=2).transpose(1, 2).reshape(B, T, D)
-        return self.proj(out * frame_mask[..., None])
 
 
 class ContextAggregation(nn.Module):
@@ -117,16 +105,9 @@ class ContextAggregation(nn.Module):
     def __init__(self, width, kernel_size):
         super().__init__()
         self.norm1 = LayerNorm(width)
-        self.attn = LocalAttention(width, kernel_size // 2)
+        self.attn = Attention(width, kernel_size // 2)
         self.apply(init_vit_weights)
 
-    def forward(self, x, frame_mask):
-        """Mix each real frame with the real frames at most `kernel_size // 2` away.
-
-        Args:
-            x: (B, T, D) float.
-            frame_mask: (B, T) bool, True = real frame.
-        Returns:
-            (B, T, D); rows of padded frames are finite and mean nothing.
-        """
-        return x + self.attn(self.norm1(x), frame_mask)
+    def forward(self, x, videos):
+        """Mix each frame with those at most `kernel_size // 2` away; arguments and result as `TemporalTransformer`."""
+        return x + self.attn(self.norm1(x), videos)

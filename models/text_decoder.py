@@ -9,45 +9,60 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from models.losses import caption_loss
+from models.ragged import attend, take_rows, to_device
 from models.temporal import recomputed_layers
 
 
 class Cache:
-    """Keys and values of one decoding run.
+    """Keys and values of one decoding run, K beams per video.
 
-    Self-attention keys and values lie in buffers of the final length, one row per beam; those of cross-attention
-    are computed once per video and shared by its beams.
+    Those of the tokens are written once and stay where they are: all beams of a video read the same buffer, and
+    `seen` says which of its places belong to a beam's own past. Those of the frames are computed once per video.
     """
 
-    def __init__(self, max_length):
-        self.max_length = max_length
-        self.length = 0
-        self.self_kv = {}  # layer -> (2, rows, H, max_length, Dh)
+    def __init__(self, B, K, prompt_length, max_length, device):
+        self.position = 0  # of the next token in its caption
+        self.filled = 0  # places of the buffers
+        places = prompt_length + (max_length - prompt_length) * K
+        self.seen = torch.zeros(B, K, places, dtype=torch.bool, device=device)
+        self.seen[:, :, :prompt_length] = True  # one prompt for all beams
+        self.self_kv = {}  # layer -> (2, B, H, places, Dh)
         self.cross_kv = {}  # layer -> (key, value), each (B, H, T, Dh)
 
     def append(self, layer, k, v):
-        """Store keys and values of new tokens, (rows, H, new, Dh) each; return all so far."""
+        """Store keys and values of new tokens, (B, H, new, Dh) each; return all so far."""
         if layer not in self.self_kv:
-            rows, heads, _, width = k.shape
-            self.self_kv[layer] = k.new_zeros(2, rows, heads, self.max_length, width)
-        end = self.length + k.shape[2]
-        buffer = self.self_kv[layer]
-        buffer[0, :, :, self.length : end] = k
-        buffer[1, :, :, self.length : end] = v
-        return buffer[0, :, :, :end], buffer[1, :, :, :end]
+            B, heads, _, width = k.shape
+            self.self_kv[layer] = k.new_zeros(2, B, heads, self.seen.shape[2], width)
+        end = self.filled + k.shape[2]
+        keys, values = self.self_kv[layer]
+        keys[:, :, self.filled : end] = k
+        values[:, :, self.filled : end] = v
+        return keys[:, :, :end], values[:, :, :end]
 
-    def reorder(self, rows):
-        """Keep row `rows[i]` of the self-attention buffers as row i; `rows` may repeat (that is how beams start)."""
-        for layer, buffer in self.self_kv.items():
-            if len(rows) != buffer.shape[1]:
-                self.self_kv[layer] = buffer[:, rows]
-            else:
-                buffer[:, :, :, : self.length] = buffer[:, rows, :, : self.length]
+    def advance(self, tokens, new):
+        """Note that `tokens` more per caption, `new` places in all, were stored."""
+        self.position += tokens
+        self.filled += new
 
+    def follow(self, parents):
+        """Let beam i of each video go on from its beam parents[:, i], (B, K)."""
+        self.seen = self.seen.gather(1, parents[..., None].expand_as(self.seen))
 
-def split_heads(x, heads):
-    """(B, N, H·Dh) -> (B, H, N, Dh)."""
-    return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
+    def open_places(self):
+        """Give each beam a place of its own behind the filled ones; returns who sees what up to there: (B, K, M)."""
+        K = self.seen.shape[1]
+        end = self.filled + K
+        self.seen[:, :, self.filled : end] |= torch.eye(K, dtype=torch.bool, device=self.seen.device)
+        return self.seen[:, :, :end]
+
+    def keep(self, videos):
+        """Go on with these videos only, (B',) int."""
+        self.seen = self.seen[videos]
+        for layer in self.self_kv:
+            self.self_kv[layer] = self.self_kv[layer][:, videos]
+            self.cross_kv[layer] = tuple(x[videos] for x in self.cross_kv[layer])
 
 
 class QueryKeyValue(nn.Module):
@@ -83,27 +98,17 @@ class Attention(nn.Module):
         self.num_heads = config.num_attention_heads
         self.dropout = config.attention_probs_dropout_prob
 
+    def heads(self, x):
+        """(…, D_txt) -> (…, H, Dh)."""
+        return x.unflatten(-1, (self.num_heads, -1))
+
     def key_value(self, states):
-        """(B, N, key width) -> keys and values, (B, H, N, Dh) each."""
-        return split_heads(self.self.key(states), self.num_heads), split_heads(self.self.value(states), self.num_heads)
+        """(…, key width) -> keys and values, (…, H, Dh) each."""
+        return self.heads(self.self.key(states)), self.heads(self.self.value(states))
 
-    def forward(self, x, k, v, mask=None):
-        """Attend from x to k, v.
-
-        Args:
-            x: (rows, N, D_txt). With more rows than k has, each row of k serves rows / len(k) rows of x in turn.
-            k, v: (B, H, M, Dh).
-            mask: bool, broadcast to (B, H, N, M), True = seen; None sees all.
-        Returns:
-            (rows, N, D_txt)
-        """
-        rows, n, width = x.shape
-        q = self.self.query(x).view(len(k), -1, width)  # (B, rows / B * N, D_txt): the beams of a video side by side
-        dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(
-            split_heads(q, self.num_heads), k, v, attn_mask=mask, dropout_p=dropout
-        )  # (B, H, rows / B * N, Dh)
-        return self.output(out.transpose(1, 2).reshape(rows, n, width), x)
+    def forward(self, x, attend):
+        """x (…, D_txt) -> (…, D_txt); `attend` turns queries (…, H, Dh) into what they find, (…, H, Dh)."""
+        return self.output(attend(self.heads(self.self.query(x))).flatten(-2), x)
 
 
 class Dense(nn.Module):
@@ -124,14 +129,37 @@ class DecoderLayer(nn.Module):
         self.intermediate = Dense(config)
         self.output = AddNorm(config.intermediate_size, config)
 
-    def forward(self, x, self_kv, self_mask, cross_kv, cross_mask):
-        x = self.attention(x, *self_kv, self_mask)
-        x = self.crossattention(x, *cross_kv, cross_mask)
+    def _through(self, x, attend_tokens, attend_frames):
+        x = self.attention(x, attend_tokens)
+        x = self.crossattention(x, attend_frames)
         return self.output(F.gelu(self.intermediate.dense(x)), x)
 
-    def train_forward(self, x, self_mask, frames, frame_mask):
-        """One layer over whole captions, without a cache; what activation checkpointing recomputes."""
-        return self(x, self.attention.key_value(x), self_mask, self.crossattention.key_value(frames), frame_mask)
+    def forward(self, x, queries, keys, key_rows, frames, videos):
+        """One layer over whole captions, as `TextDecoder.forward`; `key_rows` names the rows of x that are keys."""
+        k, v = self.attention.key_value(x if key_rows is None else take_rows(x, key_rows))
+        frame_k, frame_v = self.crossattention.key_value(frames)
+        dropout = self.attention.dropout if self.training else 0.0
+
+        def attend_tokens(q):
+            return attend(q, k, v, queries, keys, causal=True, dropout=dropout)
+
+        def attend_frames(q):
+            return attend(q, frame_k, frame_v, queries, videos, dropout=dropout)
+
+        return self._through(x, attend_tokens, attend_frames)
+
+    def step(self, x, number, cache, token_mask, frame_mask):
+        """One layer, the `number`-th, over new tokens (B, N, D_txt), as `TextDecoder.step`."""
+
+        def attend_tokens(q):
+            kv = cache.append(number, *(each.transpose(1, 2) for each in self.attention.key_value(x)))
+            return F.scaled_dot_product_attention(q.transpose(1, 2), *kv, attn_mask=token_mask).transpose(1, 2)
+
+        def attend_frames(q):
+            kv = cache.cross_kv[number]
+            return F.scaled_dot_product_attention(q.transpose(1, 2), *kv, attn_mask=frame_mask).transpose(1, 2)
+
+        return self._through(x, attend_tokens, attend_frames)
 
 
 class Embeddings(nn.Module):
@@ -144,10 +172,9 @@ class Embeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids, first_position):
-        stop = first_position + input_ids.shape[1]
-        positions = self.position_embeddings.weight[first_position:stop]  # (L, D_txt)
-        return self.dropout(self.LayerNorm(self.word_embeddings(input_ids) + positions))
+    def forward(self, input_ids, positions):
+        """Ids and their positions, (…,) int each -> (…, D_txt); positions may be broadcast."""
+        return self.dropout(self.LayerNorm(self.word_embeddings(input_ids) + self.position_embeddings(positions)))
 
 
 class Encoder(nn.Module):
@@ -223,59 +250,76 @@ class TextDecoder(nn.Module):
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
 
-    def forward(self, input_ids, attention_mask, frames, frame_mask):
+    def forward(self, input_ids, queries, keys, frames, videos):
         """Run whole captions for training.
 
         Args:
-            input_ids: (B, L) int.
-            attention_mask: (B, L) bool, True = real token; padding is hidden from every query, padded ones too.
-            frames: (B, T, D) frame states.
-            frame_mask: (B, T) bool.
+            input_ids: (n,) int, laid out as `queries` says.
+            queries: `Ragged`, the tokens whose states are wanted; with the published smoothing padding is among them.
+            keys: `Ragged`, the real ones among these: padding is hidden from every query, padded ones too.
+            frames: (m, D) frame states.
+            videos: `Ragged`, which of them belong together.
         Returns:
-            (B, L, D_txt) states; `logits` turns them into scores over the vocabulary.
+            (n, D_txt) states; `logits` turns them into scores over the vocabulary.
         """
-        L = input_ids.shape[1]
-        causal = torch.ones(L, L, dtype=torch.bool, device=input_ids.device).tril()
-        self_mask = causal & attention_mask[:, None, None, :]  # (B, 1, L, L)
-        cross_mask = frame_mask[:, None, None, :]  # (B, 1, 1, T)
-        x = self.bert.embeddings(input_ids, 0)  # (B, L, D_txt)
+        key_rows = keys.inside(queries)
+        x = self.bert.embeddings(input_ids, queries.columns)  # (n, D_txt)
         for layer, recompute in zip(self.bert.encoder.layer, self.recompute):
             if recompute and self.training:
-                x = checkpoint(layer.train_forward, x, self_mask, frames, cross_mask, use_reentrant=False)
+                x = checkpoint(layer, x, queries, keys, key_rows, frames, videos, use_reentrant=False)
             else:
-                x = layer.train_forward(x, self_mask, frames, cross_mask)
+                x = layer(x, queries, keys, key_rows, frames, videos)
         return x
+
+    def loss(self, states, targets, scored, smoothing_scope):
+        """Caption loss of states (n, D_txt), without ever holding their scores: see `models.losses.caption_loss`."""
+        head = self.cls.predictions
+        return caption_loss(head.transform(states), head.decoder.weight, head.bias, targets, scored, smoothing_scope)
 
     def logits(self, states):
         """(…, D_txt) -> (…, V) scores over the vocabulary."""
         return self.cls.predictions(states)
 
-    def start(self, frames, max_length):
-        """Open a cache for decoding at most `max_length` tokens against frames (B, T, D)."""
-        cache = Cache(max_length)
-        for i, layer in enumerate(self.bert.encoder.layer):
-            cache.cross_kv[i] = layer.crossattention.key_value(frames)
-        return cache
-
-    def step(self, input_ids, cache, frame_mask):
-        """Feed the next tokens and score what follows the last of them.
+    def start(self, prompt_ids, frames, frame_mask, *, num_beams, max_length):
+        """Read the prompt, which all captions begin with.
 
         Args:
-            input_ids: (rows, N) int, the tokens that follow those in the cache; rows = B, or B·K with the K
-                beams of a video side by side. All rows have the same length.
-            cache: from `start`; grows by N.
+            prompt_ids: list of P ids.
+            frames: (B, T, D) frame states.
+            frame_mask: (B, T) bool.
+            num_beams: K.
+            max_length: tokens that a caption may have, prompt included.
+        Returns:
+            cache for `step`, and (B, V) logits of what follows the prompt.
+        """
+        B, P = len(frames), len(prompt_ids)
+        cache = Cache(B, num_beams, P, max_length, frames.device)
+        for i, layer in enumerate(self.bert.encoder.layer):
+            # In one piece per head, as the kernels read it at each step.
+            cache.cross_kv[i] = tuple(x.transpose(1, 2).contiguous() for x in layer.crossattention.key_value(frames))
+        ids = to_device(torch.tensor(prompt_ids), frames.device).expand(B, P)
+        causal = torch.ones(P, P, dtype=torch.bool, device=frames.device).tril()
+        return cache, self.logits(self._new_tokens(ids, P, cache, causal, frame_mask)[:, -1])
+
+    def step(self, input_ids, cache, frame_mask):
+        """Feed each beam's next token and score what follows it.
+
+        Args:
+            input_ids: (B, K) int.
+            cache: from `start`; grows by one token per beam.
             frame_mask: (B, T) bool.
         Returns:
-            (rows, V) logits.
+            (B, K, V) logits.
         """
-        N = input_ids.shape[1]
-        x = self.bert.embeddings(input_ids, cache.length)
-        self_mask = None
-        if N > 1:
-            self_mask = torch.ones(N, cache.length + N, dtype=torch.bool, device=x.device).tril(cache.length)
-        cross_mask = frame_mask[:, None, None, :]
+        return self.logits(self._new_tokens(input_ids, 1, cache, cache.open_places()[:, None], frame_mask))
+
+    def _new_tokens(self, input_ids, count, cache, token_mask, frame_mask):
+        """Run `count` new tokens of each caption, (B, N) ids -> (B, N, D_txt) states."""
+        device = input_ids.device
+        positions = torch.arange(cache.position, cache.position + count, device=device)
+        x = self.bert.embeddings(input_ids, positions)
+        frame_mask = frame_mask[:, None, None, :]  # (B, 1, 1, T)
         for i, layer in enumerate(self.bert.encoder.layer):
-            self_kv = cache.append(i, *layer.attention.key_value(x))
-            x = layer(x, self_kv, self_mask, cache.cross_kv[i], cross_mask)
-        cache.length += N
-        return self.logits(x[:, -1])
+            x = layer.step(x, i, cache, token_mask, frame_mask)
+        cache.advance(count, input_ids.shape[1])
+        return x

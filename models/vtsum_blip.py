@@ -7,12 +7,14 @@ import contextlib
 import pathlib
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from models.beam_search import beam_search, nucleus_sample
-from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES, caption_loss, next_token_targets
+from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES, next_token_targets
 from models.med_config import TextDecoderConfig
 from models.positions import position_rows
+from models.ragged import Ragged, take_rows, to_device
 from models.temporal import ContextAggregation, TemporalTransformer
 from models.text_decoder import TextDecoder
 from models.tokenizer import CaptionTokenizer
@@ -88,59 +90,86 @@ class VTSumBLIP(nn.Module):
 
         Args:
             video_embeddings: (B, T, D) float, frame features at 1 fps.
-            video_mask: (B, T), 1 = real frame.
+            video_mask: (B, T), 1 = real frame; padding comes last. On the host, it need not be waited for.
         Returns:
-            (B, T, D) states and the mask as bool; rows of padded frames mean nothing.
+            (B, T, D) states, 0 at padding, and the mask as bool, beside the states.
         Raises:
-            ValueError: the shapes do not fit each other.
+            ValueError: the shapes do not fit each other, or padding comes before a real frame.
         """
+        frames, videos = self._encode(video_embeddings, video_mask)
+        return videos.unpack(frames), video_mask.to(frames.device).bool()
+
+    def _encode(self, video_embeddings, video_mask):
+        """As `encode`, without padding: (n, D) states and the `Ragged` that says which videos they belong to."""
         if video_embeddings.ndim != 3 or video_mask.shape != video_embeddings.shape[:2]:
             found = f"{tuple(video_embeddings.shape)} and {tuple(video_mask.shape)}"
             raise ValueError(f"video_embeddings, video_mask: found shapes {found}, expected (B, T, D) and (B, T)")
-        frame_mask = video_mask.bool()
-        positions = self.position_table(video_embeddings.shape[1])
-        x = self.tt(video_embeddings + positions, frame_mask)
+        videos = Ragged.of(video_mask, "video_mask", video_embeddings.device)
+        positions = F.embedding(videos.columns, self.position_table(videos.size))  # (n, D)
+        x = self.tt(videos.pack(video_embeddings) + positions, videos)
         x = x + positions  # QUIRK-3: the table is added a second time
         if self.local_atten_head is not None:
-            x = self.local_atten_head(x, frame_mask)  # QUIRK-8: the caption decoder reads this too
-        return x, frame_mask
+            x = self.local_atten_head(x, videos)  # QUIRK-8: the caption decoder reads this too
+        return x, videos
+
+    def _saliency(self, frames, videos):
+        """(n, D) states -> (B, T) float logits, 0 at padding."""
+        return videos.unpack(self.vsum_head(frames)[:, 0].float())
 
     def forward(self, video_embeddings, video_mask, vsum_labels, tsum_labels):
         """Compute the training losses.
 
         Args:
             video_embeddings: (B, T, D) float.
-            video_mask: (B, T), 1 = real frame.
+            video_mask: (B, T), 1 = real frame; see `encode`.
             vsum_labels: (B, R, T) in {0, 1}.
             tsum_labels: B captions that begin with the prompt, or their ids: a list of B id lists, or (B, L) int
-                padded with [PAD].
+                padded with [PAD], best on the host.
         Returns:
             loss_tsum, loss_vsum: () float each; None for a head that the task does not have.
         Raises:
             ValueError: the shapes, or the number of captions, do not fit each other.
         """
-        frames, frame_mask = self.encode(video_embeddings, video_mask)
+        frames, videos = self._encode(video_embeddings, video_mask)
         loss_tsum = loss_vsum = None
         if self.vsum_head is not None:
-            saliency = self.vsum_head(frames)[..., 0].float()  # (B, T)
-            loss_vsum = self.keyframe_loss(saliency, vsum_labels, frame_mask.to(saliency.dtype))
+            saliency = self._saliency(frames, videos)
+            mask = video_mask.to(saliency.device, saliency.dtype, non_blocking=True)
+            loss_vsum = self.keyframe_loss(saliency, vsum_labels, mask)
         if self.text_decoder is not None:
-            if len(tsum_labels) != len(frames):
-                raise ValueError(f"tsum_labels: found {len(tsum_labels)} captions, expected {len(frames)}")
-            input_ids, attention_mask = self._caption_ids(tsum_labels, frames.device)
-            targets, scored = next_token_targets(input_ids, attention_mask, len(self.tokenizer.prompt_ids))
-            states = self.text_decoder(input_ids, attention_mask, frames, frame_mask)
-            loss_tsum = caption_loss(self.text_decoder.logits(states[:, :-1]), targets, scored, self.smoothing_scope)
+            if len(tsum_labels) != len(video_mask):
+                raise ValueError(f"tsum_labels: found {len(tsum_labels)} captions, expected {len(video_mask)}")
+            loss_tsum = self._caption_loss(self._caption_ids(tsum_labels), frames, videos)
         return loss_tsum, loss_vsum
 
-    def _caption_ids(self, captions, device):
+    def _caption_ids(self, captions):
+        """Captions in any of the forms that `forward` takes -> (B, L) ids on the host, [DEC] first."""
         if not isinstance(captions, torch.Tensor):
             if isinstance(captions[0], str):
                 captions = [self.tokenizer.encode(caption, self.max_text_length) for caption in captions]
             captions = self.tokenizer.pad(captions)
-        input_ids = captions.to(device).clone()
+        input_ids = captions.cpu().clone()
         input_ids[:, 0] = self.tokenizer.decoder_id
-        return input_ids, input_ids != self.tokenizer.pad_id
+        return input_ids
+
+    def _caption_loss(self, input_ids, frames, videos):
+        """Loss of captions (B, L) on the host; only the places that it depends on are computed."""
+        device, real = frames.device, input_ids != self.tokenizer.pad_id
+        lengths = Ragged.of(real, "tsum_labels", "cpu").lengths
+        targets, scored = next_token_targets(input_ids, real, len(self.tokenizer.prompt_ids))  # (B, L - 1)
+        size = targets.shape[1]
+        if self.smoothing_scope == "published":  # QUIRK-2: the loss depends on padding
+            queries = Ragged([size] * len(lengths), size, device)
+            keys = Ragged([min(length, size) for length in lengths], size, device)
+        else:
+            queries = keys = Ragged([length - 1 for length in lengths], size, device)
+        inputs, targets = (queries.pack(to_device(ids, device)) for ids in (input_ids[:, :-1], targets))  # (n,)
+        scored = torch.cat([row[:length] for row, length in zip(scored, queries.lengths)])  # (n,)
+        states = self.text_decoder(inputs, queries, keys, frames, videos)  # (n, D_txt)
+        if self.smoothing_scope == "scored":
+            rows = to_device(scored.nonzero()[:, 0], device)
+            states, targets, scored = take_rows(states, rows), targets[rows], scored[scored]
+        return self.text_decoder.loss(states, targets, to_device(scored, device), self.smoothing_scope)
 
     @torch.no_grad()
     def generate(
@@ -166,18 +195,18 @@ class VTSumBLIP(nn.Module):
             repetition_penalty: > 1 makes repeated tokens less likely; None is 1.0 for beams, 1.1 for sampling.
         Returns:
             captions: B strings without the prompt, or None without a decoder.
-            saliency: B·T logits, video after video, padded frames included, or None without a saliency head.
+            saliency: B·T logits, video after video, 0 at padded frames, or None without a saliency head.
         """
         if repetition_penalty is None:
             repetition_penalty = 1.1 if sample else 1.0
         with _without_dropout(self):
-            frames, frame_mask = self.encode(video_embeddings, video_mask)
-            saliency = None if self.vsum_head is None else self.vsum_head(frames).float().reshape(-1)  # (B·T,)
+            frames, videos = self._encode(video_embeddings, video_mask)
+            saliency = None if self.vsum_head is None else self._saliency(frames, videos).view(-1)  # (B·T,)
             if self.text_decoder is None:
                 return None, saliency
             ids = self.generate_ids(
-                frames,
-                frame_mask,
+                videos.unpack(frames),
+                video_mask.to(frames.device).bool(),
                 sample=sample,
                 num_beams=num_beams,
                 max_length=max_length,
