@@ -28,7 +28,7 @@ class PeerContext(nn.Module):
         return x + self.attn["proj"]((scores @ v).transpose(1, 2).reshape(B, T, D))
 
 
-def _pass_frame_mask(module, args, kwargs):
+def pass_frame_mask(module, args, kwargs):
     """Hand cross-attention its mask: transformers 5.23 passes it under the name that only self-attention reads."""
     return args, kwargs | dict(encoder_attention_mask=kwargs["attention_mask"])
 
@@ -69,7 +69,7 @@ class Peer(nn.Module):
         # Without the name, its masks would be made for another kind of attention than the one it has.
         self.text_decoder = BlipTextLMHeadModel._from_config(config, attn_implementation="eager")
         for layer in self.text_decoder.bert.encoder.layer:
-            layer.crossattention.self.register_forward_pre_hook(_pass_frame_mask, with_kwargs=True)
+            layer.crossattention.self.register_forward_pre_hook(pass_frame_mask, with_kwargs=True)
         self.load_state_dict(model.state_dict())
 
     def encode(self, embeddings, mask):
@@ -102,3 +102,19 @@ class Peer(nn.Module):
         log_probs = logits.log_softmax(-1)
         likelihood = F.nll_loss(log_probs.flatten(0, 1), targets.flatten())
         return 0.9 * likelihood - 0.1 * log_probs.mean(), sum(losses) / len(losses)
+
+    @torch.no_grad()
+    def generate(self, embeddings, mask, prompt_ids, *, num_beams, max_length, min_length, end_id, pad_id):
+        """Search captions with transformers' own `generate`: (B, n) int."""
+        frames = self.encode(embeddings, mask)
+        return self.text_decoder.generate(
+            torch.tensor([prompt_ids] * len(frames), device=frames.device),
+            encoder_hidden_states=frames,
+            encoder_attention_mask=mask.long(),
+            num_beams=num_beams,
+            max_length=max_length,
+            min_length=min_length,
+            eos_token_id=end_id,
+            pad_token_id=pad_id,
+            do_sample=False,
+        )

@@ -126,11 +126,11 @@ def beam_search(
             if 8 * len(left) >= len(videos):  # fewer are not worth the copies
                 finished.best_of(left, videos, captions, lengths)
                 kept = (~done).nonzero()[:, 0]
-                videos, frame_mask, done = videos[kept], frame_mask[kept], done[kept]
+                videos, done = videos[kept], done[kept]
                 scores, tokens, words = scores[kept], tokens[kept], words[kept]
                 finished.keep(kept)
                 cache.keep(kept)
-        logits = decoder.step(words, cache, frame_mask)
+        logits = decoder.step(words, cache)
 
     open_scores = scores.double() / (length + 1)
     finished.add(open_scores.masked_fill(done[:, None], float("-inf")), tokens, length + 1)
@@ -193,5 +193,5 @@ def nucleus_sample(
             break
         if (length - P) % check_every(device) == 0 and bool((lengths < max_length).all()):
             break
-        logits = decoder.step(words, cache, frame_mask)[:, 0]
+        logits = decoder.step(words, cache)[:, 0]
     return close_captions(tokens, lengths, end_id, pad_id)

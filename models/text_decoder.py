@@ -21,7 +21,9 @@ class Cache:
     `seen` says which of its places belong to a beam's own past. Those of the frames are computed once per video.
     """
 
-    def __init__(self, B, K, prompt_length, max_length, device):
+    def __init__(self, frame_mask, K, prompt_length, max_length, dtype):
+        B, device = len(frame_mask), frame_mask.device
+        self.frame_bias = bias_of(frame_mask[:, None, None, :], dtype)  # (B, 1, 1, T)
         self.position = 0  # of the next token in its caption
         self.filled = 0  # places of the buffers
         places = prompt_length + (max_length - prompt_length) * K
@@ -34,7 +36,7 @@ class Cache:
         """Store keys and values of new tokens, (B, H, new, Dh) each; return all so far."""
         if layer not in self.self_kv:
             B, heads, _, width = k.shape
-            self.self_kv[layer] = k.new_zeros(2, B, heads, self.seen.shape[2], width)
+            self.self_kv[layer] = k.new_empty(2, B, heads, self.seen.shape[2], width)
         end = self.filled + k.shape[2]
         keys, values = self.self_kv[layer]
         keys[:, :, self.filled : end] = k
@@ -59,7 +61,7 @@ class Cache:
 
     def keep(self, videos):
         """Go on with these videos only, (B',) int."""
-        self.seen = self.seen[videos]
+        self.seen, self.frame_bias = self.seen[videos], self.frame_bias[videos]
         for layer in self.self_kv:
             self.self_kv[layer] = self.self_kv[layer][:, videos]
             self.cross_kv[layer] = tuple(x[videos] for x in self.cross_kv[layer])
@@ -119,6 +121,25 @@ class Dense(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
 
 
+def attend_few(q, k, v, bias):
+    """Attention of a few queries, where the fused kernels of a CPU take longer than the steps they fuse.
+
+    Args:
+        q: (B, N, H, Dh).
+        k, v: (B, H, M, Dh).
+        bias: 0 where a query sees a key and -inf where not, broadcast to (B, H, N, M).
+    Returns:
+        (B, N, H, Dh)
+    """
+    scores = (q * q.shape[-1] ** -0.5).transpose(1, 2) @ k.transpose(2, 3)  # (B, H, N, M)
+    return ((scores + bias).softmax(-1).to(v.dtype) @ v).transpose(1, 2)
+
+
+def bias_of(seen, dtype):
+    """Turn who sees whom, bool, into what is added to the scores."""
+    return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, float("-inf"))
+
+
 class DecoderLayer(nn.Module):
     """Causal self-attention, cross-attention to the frames, feed-forward; each followed by its norm."""
 
@@ -148,16 +169,15 @@ class DecoderLayer(nn.Module):
 
         return self._through(x, attend_tokens, attend_frames)
 
-    def step(self, x, number, cache, token_mask, frame_mask):
+    def step(self, x, number, cache, token_bias):
         """One layer, the `number`-th, over new tokens (B, N, D_txt), as `TextDecoder.step`."""
 
         def attend_tokens(q):
-            kv = cache.append(number, *(each.transpose(1, 2) for each in self.attention.key_value(x)))
-            return F.scaled_dot_product_attention(q.transpose(1, 2), *kv, attn_mask=token_mask).transpose(1, 2)
+            k, v = (each.transpose(1, 2) for each in self.attention.key_value(x))
+            return attend_few(q, *cache.append(number, k, v), token_bias)
 
         def attend_frames(q):
-            kv = cache.cross_kv[number]
-            return F.scaled_dot_product_attention(q.transpose(1, 2), *kv, attn_mask=frame_mask).transpose(1, 2)
+            return attend_few(q, *cache.cross_kv[number], cache.frame_bias)
 
         return self._through(x, attend_tokens, attend_frames)
 
@@ -293,33 +313,37 @@ class TextDecoder(nn.Module):
             cache for `step`, and (B, V) logits of what follows the prompt.
         """
         B, P = len(frames), len(prompt_ids)
-        cache = Cache(B, num_beams, P, max_length, frames.device)
+        cache = Cache(frame_mask, num_beams, P, max_length, frames.dtype)
         for i, layer in enumerate(self.bert.encoder.layer):
             # In one piece per head, as the kernels read it at each step.
             cache.cross_kv[i] = tuple(x.transpose(1, 2).contiguous() for x in layer.crossattention.key_value(frames))
         ids = to_device(torch.tensor(prompt_ids), frames.device).expand(B, P)
         causal = torch.ones(P, P, dtype=torch.bool, device=frames.device).tril()
-        return cache, self.logits(self._new_tokens(ids, P, cache, causal, frame_mask)[:, -1])
+        return cache, self.logits(self._new_tokens(ids, P, cache, causal)[:, -1])
 
-    def step(self, input_ids, cache, frame_mask):
+    def step(self, input_ids, cache):
         """Feed each beam's next token and score what follows it.
 
         Args:
             input_ids: (B, K) int.
             cache: from `start`; grows by one token per beam.
-            frame_mask: (B, T) bool.
         Returns:
             (B, K, V) logits.
         """
-        return self.logits(self._new_tokens(input_ids, 1, cache, cache.open_places()[:, None], frame_mask))
+        return self.logits(self._new_tokens(input_ids, 1, cache, cache.open_places()[:, None]))
 
-    def _new_tokens(self, input_ids, count, cache, token_mask, frame_mask):
-        """Run `count` new tokens of each caption, (B, N) ids -> (B, N, D_txt) states."""
-        device = input_ids.device
-        positions = torch.arange(cache.position, cache.position + count, device=device)
+    def _new_tokens(self, input_ids, count, cache, seen):
+        """Run `count` new tokens of each caption, (B, N) ids, which see `seen` of the places: (B, N, D_txt)."""
+        positions = torch.arange(cache.position, cache.position + count, device=input_ids.device)
         x = self.bert.embeddings(input_ids, positions)
-        frame_mask = frame_mask[:, None, None, :]  # (B, 1, 1, T)
+        token_bias = bias_of(seen, x.dtype)
         for i, layer in enumerate(self.bert.encoder.layer):
-            x = layer.step(x, i, cache, token_mask, frame_mask)
+            x = layer.step(x, i, cache, token_bias)
         cache.advance(count, input_ids.shape[1])
         return x
+
+    def step_layers(self):
+        """The linear layers that each step of decoding runs through."""
+        once = {id(m) for layer in self.bert.encoder.layer for m in layer.crossattention.self.children()}
+        once -= {id(layer.crossattention.self.query) for layer in self.bert.encoder.layer}
+        return [m for m in self.modules() if isinstance(m, nn.Linear) and id(m) not in once]

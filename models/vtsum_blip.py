@@ -4,6 +4,7 @@ Axes: B videos, T frames (1 fps, padded), R annotators, D width (768 base, 1024 
 """
 
 import contextlib
+import functools
 import pathlib
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from models.beam_search import beam_search, nucleus_sample
 from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES, next_token_targets
 from models.med_config import TextDecoderConfig
+from models.packed_linear import packed_linears
 from models.positions import position_rows
 from models.ragged import Ragged, take_rows, to_device
 from models.temporal import ContextAggregation, TemporalTransformer
@@ -230,9 +232,10 @@ class VTSumBLIP(nn.Module):
             raise ValueError(f"num_beams: found {num_beams}, expected at least 1")
         limits = dict(max_length=max_length, min_length=min_length, repetition_penalty=repetition_penalty)
         ids = dict(end_id=self.tokenizer.end_id, pad_id=self.tokenizer.pad_id)
-        if sample:
-            return nucleus_sample(self.text_decoder, frames, frame_mask, prompt_ids, top_p=top_p, **limits, **ids)
-        return beam_search(self.text_decoder, frames, frame_mask, prompt_ids, num_beams=num_beams, **limits, **ids)
+        search = functools.partial(nucleus_sample, top_p=top_p) if sample else beam_search
+        limits |= {} if sample else dict(num_beams=num_beams)
+        with packed_linears(self.text_decoder.step_layers()):
+            return search(self.text_decoder, frames, frame_mask, prompt_ids, **limits, **ids)
 
     def decode(self, ids):
         """Turn id sequences (B, n), or a list of id lists, into B captions without special tokens and prompt."""

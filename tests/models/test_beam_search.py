@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from models import beam_search as search
 from models.beam_search import apply_repetition_penalty, keep_top
+from tests.models.padded import caption_states
 
 END = 102
 
@@ -17,7 +19,7 @@ def reference_search(model, frames, frame_mask, *, num_beams, max_length, min_le
         ids = torch.tensor([tokens for _, tokens in beams])
         everything = torch.ones_like(ids, dtype=torch.bool)
         n = len(beams)
-        states = decoder(ids, everything, frames.expand(n, -1, -1), frame_mask.expand(n, -1))
+        states = caption_states(decoder, ids, everything, frames.expand(n, -1, -1), frame_mask.expand(n, -1))
         log_probs = decoder.logits(states[:, -1]).log_softmax(-1)
         if length < min_length:
             log_probs[:, END] = float("-inf")
@@ -54,8 +56,10 @@ def strip(row):
 
 @pytest.mark.parametrize("num_beams", [1, 2, 3, 5])
 @pytest.mark.parametrize("end_bias", [2.0, 4.0, 7.0])
+@pytest.mark.parametrize("check_every", [1, 8])
 @torch.no_grad()
-def test_equals_the_reference_search(small_model, random_videos, num_beams, end_bias):
+def test_equals_the_reference_search(small_model, random_videos, num_beams, end_bias, check_every, monkeypatch):
+    monkeypatch.setattr(search, "check_every", lambda device: check_every)
     model = small_model(scale=0.2, end_bias=end_bias)
     lengths = [13, 4, 9, 1, 13]
     embeddings, mask, _ = random_videos(lengths, seed=num_beams)

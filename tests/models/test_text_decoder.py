@@ -5,9 +5,11 @@ import torch
 from transformers import BlipTextConfig
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
+from benchmarks.peers import pass_frame_mask
 from models.med_config import TextDecoderConfig
 from models.text_decoder import TextDecoder
 from tests.conftest import GOLDEN
+from tests.models.padded import caption_states
 
 SIZES = (
     '{"hidden_size": %s, "num_hidden_layers": 2, "intermediate_size": 9, "vocab_size": 9, "num_attention_heads": %s}'
@@ -37,6 +39,8 @@ def pair():
             is_decoder=True,
         )
     ).eval()
+    for layer in theirs.bert.encoder.layer:
+        layer.crossattention.self.register_forward_pre_hook(pass_frame_mask, with_kwargs=True)
     missing, unexpected = theirs.load_state_dict(ours.state_dict(), strict=False)
     assert not unexpected and all(name.endswith("position_ids") for name in missing)
     return ours, theirs
@@ -47,7 +51,7 @@ def test_equals_transformers(pair):
     ids = torch.randint(5, 500, (3, 17))
     attention = torch.arange(17) < torch.tensor([17, 9, 4])[:, None]
     frames = torch.randn(3, 23, 96)
-    seen = torch.ones(3, 23, dtype=torch.bool)
+    seen = torch.arange(23) < torch.tensor([23, 11, 2])[:, None]
     expected = theirs(
         input_ids=ids,
         attention_mask=attention.long(),
@@ -56,10 +60,11 @@ def test_equals_transformers(pair):
         return_dict=True,
         is_decoder=True,
     ).logits
-    found = ours.logits(ours(ids, attention, frames, seen))
+    found = ours.logits(caption_states(ours, ids, attention, frames, seen))
     torch.testing.assert_close(found[attention], expected[attention], rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
 def test_cached_steps_equal_whole_captions(pair):
     ours, _ = pair
     K, B, L = 3, 2, 9
@@ -68,33 +73,34 @@ def test_cached_steps_equal_whole_captions(pair):
     frames = torch.randn(B, 12, 96)
     seen = torch.arange(12) < torch.tensor([12, 5])[:, None]
     everything = torch.ones(B * K, L, dtype=torch.bool)
-    expected = ours.logits(ours(ids, everything, frames.repeat_interleave(K, 0), seen.repeat_interleave(K, 0)))
-    cache = ours.start(frames, L)
-    logits = ours.step(ids[::K, :4], cache, seen).repeat_interleave(K, 0)
-    torch.testing.assert_close(logits, expected[:, 3], rtol=1e-4, atol=1e-4)
-    cache.reorder(torch.arange(B).repeat_interleave(K))
+    beams = frames.repeat_interleave(K, 0), seen.repeat_interleave(K, 0)
+    expected = ours.logits(caption_states(ours, ids, everything, *beams)).view(B, K, L, -1)
+    cache, logits = ours.start(ids[0, :4].tolist(), frames, seen, num_beams=K, max_length=L)
+    torch.testing.assert_close(logits, expected[:, 0, 3], rtol=1e-4, atol=1e-4)
     for place in range(4, L):
-        logits = ours.step(ids[:, place : place + 1], cache, seen)
-        torch.testing.assert_close(logits, expected[:, place], rtol=1e-4, atol=1e-4)
+        logits = ours.step(ids[:, place].view(B, K), cache)
+        torch.testing.assert_close(logits, expected[:, :, place], rtol=1e-4, atol=1e-4)
 
 
-def test_reordered_cache_follows_its_beams(pair):
+@torch.no_grad()
+def test_cache_follows_its_beams_and_lets_videos_go(pair):
     ours, _ = pair
-    ids = torch.randint(5, 500, (4, 6))
-    frames, seen = torch.randn(1, 7, 96), torch.ones(1, 7, dtype=torch.bool)
-    rows = torch.tensor([2, 2, 0, 3])
-    cache = ours.start(frames, 8)
-    ours.step(ids[:1, :1], cache, seen)
-    cache.reorder(torch.zeros(4, dtype=torch.long))
-    ids[:, 0] = ids[0, 0]
-    for place in range(1, 5):
-        ours.step(ids[:, place : place + 1], cache, seen)
-    cache.reorder(rows)
-    found = ours.step(ids[:, 5:], cache, seen)
-    whole = torch.cat([ids[rows, :5], ids[:, 5:]], 1)
-    expected = ours.logits(
-        ours(whole, torch.ones(4, 6, dtype=torch.bool), frames.expand(4, -1, -1), seen.expand(4, -1))
-    )[:, -1]
+    B, K = 3, 4
+    ids = torch.randint(5, 500, (B, K, 6))
+    ids[:, :, 0] = 7
+    frames, seen = torch.randn(B, 7, 96), torch.arange(7) < torch.tensor([7, 3, 5])[:, None]
+    parents = torch.tensor([[2, 2, 0, 3], [0, 1, 2, 3], [3, 3, 3, 3]])
+    cache, _ = ours.start([7], frames, seen, num_beams=K, max_length=8)
+    for place in range(1, 4):
+        ours.step(ids[:, :, place], cache)
+    cache.follow(parents)
+    ours.step(ids[:, :, 4], cache)
+    cache.keep(torch.tensor([0, 2]))
+    found = ours.step(ids[[0, 2], :, 5], cache)
+    whole = torch.cat([ids[:, :, :4].gather(1, parents[..., None].expand(-1, -1, 4)), ids[:, :, 4:]], 2)[[0, 2]]
+    beams = (x[[0, 2]].repeat_interleave(K, 0) for x in (frames, seen))
+    states = caption_states(ours, whole.flatten(0, 1), torch.ones(8, 6, dtype=torch.bool), *beams)
+    expected = ours.logits(states[:, -1]).view(2, K, -1)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from models.vtsum_blip import TASKS, VERSIONS, v2vt_sum
 from tests.conftest import ROOT
+from tests.models.padded import through
 
 CAPTIONS = [
     "a video of a red circle bounces",
@@ -111,7 +112,7 @@ def test_position_table_is_added_twice_and_context_reaches_the_decoder(mini_mode
     model = mini_model().eval()
     embeddings, mask, _ = random_videos([9])
     table = model.position_embeddings.weight[:9]
-    expected = model.local_atten_head(model.tt(embeddings + table, mask.bool()) + table, mask.bool())
+    expected = through(model.local_atten_head, through(model.tt, embeddings + table, mask) + table, mask)
     torch.testing.assert_close(model.encode(embeddings, mask)[0], expected)
     plain = copy.deepcopy(model)
     plain.local_atten_head = None
@@ -149,7 +150,7 @@ def test_a_task_builds_only_its_heads(mini_model, random_videos, task):
 def test_large_features_are_1024_wide(mini_model, random_videos):
     model = mini_model(vit="large")
     assert model.position_embeddings.weight.shape == (512, 1024)
-    assert model.tt.blocks[0].attn.num_heads == model.local_atten_head.attn.num_heads == 16
+    assert model.tt.blocks[0].attn.qkv.weight.shape == model.local_atten_head.attn.qkv.weight.shape == (3072, 1024)
     assert model.text_decoder.bert.encoder.layer[0].crossattention.self.key.weight.shape == (128, 1024)
     assert all(torch.isfinite(loss) for loss in model(*random_videos([6, 4, 2], width=1024), CAPTIONS))
 
