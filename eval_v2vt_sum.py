@@ -26,6 +26,7 @@ from utils.config import load_config, write_config
 from utils.log import progress, run_main, setup_logging
 from utils.metrics import require_java, vt_clip_score
 from utils.metrics.scoring import format_table, score_predictions, write_scores
+from utils.precision import allow_tf32, autocast
 from utils.seed import seed_everything
 
 logger = logging.getLogger(__name__)
@@ -124,13 +125,14 @@ class Evaluator:
 
     def _predict_batch(self, model, batch):
         config = self.config
-        captions, saliency = model.generate(
-            batch.video_embeddings,
-            batch.video_mask,
-            num_beams=config.num_beams,
-            max_length=config.max_text_length,
-            min_length=config.min_text_length,
-        )
+        with autocast(config.precision, self.world.device):
+            captions, saliency = model.generate(
+                batch.video_embeddings,
+                batch.video_mask,
+                num_beams=config.num_beams,
+                max_length=config.max_text_length,
+                min_length=config.min_text_length,
+            )
         B, rows, clip = len(batch.lengths), None, None
         if saliency is not None:
             scores = saliency.view(B, -1)  # (B, T)
@@ -230,6 +232,7 @@ def begin(config, overridden, *, splits, log_file, config_file):
     if world.is_main:
         write_config(config, output_dir / config_file)
     seed_everything(config.seed + world.rank)
+    allow_tf32(config.tf32)
     return world
 
 

@@ -5,14 +5,17 @@
         --lambda_vsum 15.0 --init_lr 2e-5 --kernel_size 5 --batch_size 16 --ckpt_freq 56
 """
 
+import contextlib
 import functools
 import logging
+import math
 import pathlib
 import time
 
 import torch
 
 from data.loaders import TrainBatches, make_loader
+from data.resident import keep_resident
 from data.videoxum import VideoXum
 from eval_v2vt_sum import Evaluator, annotation_file, begin, build_model, warn_of_differences
 from models.vtsum_blip import WIDTHS
@@ -21,6 +24,7 @@ from utils import distributed
 from utils.checkpoint import load_training_state, save_checkpoint
 from utils.config import load_config
 from utils.log import JsonLines, progress, run_main
+from utils.precision import autocast, gradient_scaler
 from utils.schedule import cosine_lr, set_lr
 from utils.seed import epoch_seed, seed_everything
 
@@ -28,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_loader(config, world, model):
-    """Training split -> loader of this process's shuffled batches."""
+    """Training split -> loader of this process's shuffled batches, and what puts preloaded frames into a batch."""
     tokenize, pad_id = None, 0
     if model.tokenizer is not None:
         tokenize = functools.partial(model.tokenizer.encode, max_tokens=config.max_text_length)
@@ -42,10 +46,23 @@ def build_loader(config, world, model):
         max_words=config.max_text_length,
         tokenize=tokenize,
     )
-    batches = TrainBatches(len(dataset), config.batch_size, rank=world.rank, world_size=world.size, seed=config.seed)
-    return make_loader(
+    batches = TrainBatches(
+        [min(record.num_frames, config.max_video_length) for record in dataset.records],
+        config.batch_size,
+        rank=world.rank,
+        world_size=world.size,
+        seed=config.seed,
+        bucketing=config.length_bucketing,
+    )
+    logger.info(
+        "padding: %.1f %% of the first epoch's frame places; %.1f %% with length_bucketing",
+        *(100 * batches.padded_share(bucketing) for bucketing in (False, True)),
+    )
+    complete = keep_resident(dataset, config.preload, world.device)
+    loader = make_loader(
         dataset, batches, num_workers=config.num_workers, pad_id=pad_id, pin_memory=world.device.type == "cuda"
     )
+    return loader, complete
 
 
 def weighted_loss(config, loss_tsum, loss_vsum):
@@ -54,30 +71,37 @@ def weighted_loss(config, loss_tsum, loss_vsum):
     return sum(weight * loss for weight, loss in parts if loss is not None)
 
 
-def train_one_epoch(model, loader, optimizer, *, epoch, config, world, log):
-    """Run one epoch; returns the mean of each loss over its steps and processes.
+def train_one_epoch(model, loader, complete, optimizer, scaler, *, epoch, config, world, log):
+    """Run one epoch; returns the mean of each loss over its batches and processes.
 
     Raises:
         FloatingPointError: a loss is not finite; the message names epoch, step and videos.
     """
-    totals, start = None, time.monotonic()
+    totals, previous, start = None, None, time.monotonic()
     with progress(loader, world.is_main, desc=f"epoch {epoch}", unit="step") as bar:
         for step, batch in enumerate(bar):
-            batch = batch.to(world.device)
-            losses = model(batch.video_embeddings, batch.video_mask, batch.vsum_labels, batch.tsum_labels)
-            loss = weighted_loss(config, *losses)
+            batch = complete(batch.to(world.device))
+            first = step - step % config.accumulate
+            group = min(config.accumulate, len(loader) - first)  # batches of this step of the optimiser
+            is_last = step + 1 == first + group
+            with contextlib.nullcontext() if is_last or world.size == 1 else model.no_sync():
+                with autocast(config.precision, world.device):
+                    losses = model(batch.video_embeddings, batch.video_mask, batch.vsum_labels, batch.tsum_labels)
+                loss = weighted_loss(config, *losses)
+                scaler.scale(loss / group).backward()
+            if is_last:
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad(set_to_none=True)
             named = dict(loss=loss, loss_tsum=losses[0], loss_vsum=losses[1])
             named = {name: value.detach() for name, value in named.items() if value is not None}
-            if not torch.isfinite(loss):
-                values = ", ".join(f"{name} {value.item()}" for name, value in named.items())
-                videos = " ".join(batch.video_ids)
-                raise FloatingPointError(f"epoch {epoch}, step {step}: not finite: {values}; videos: {videos}")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            values = torch.stack(list(named.values())).double()
+            values = torch.stack([value.double() for value in named.values()])
             totals = values if totals is None else totals + values
+            if previous is not None:  # the batch before this: nobody need wait for it
+                require_finite(*previous)
+            previous = (named, epoch, step, batch.video_ids)
             if (step + 1) % config.log_freq == 0 or step + 1 == len(loader):
+                require_finite(*previous)
                 means = dict(zip(named, distributed.mean(values, world).tolist()))
                 lr = optimizer.param_groups[0]["lr"]
                 log.write(type="step", epoch=epoch, step=step, lr=lr, **means)
@@ -85,6 +109,14 @@ def train_one_epoch(model, loader, optimizer, *, epoch, config, world, log):
     means = dict(zip(named, (distributed.mean(totals, world) / len(loader)).tolist()))
     log.write(type="epoch", epoch=epoch, seconds=round(time.monotonic() - start, 3), **means)
     return means
+
+
+def require_finite(named, epoch, step, video_ids):
+    """Raise a FloatingPointError that names the batch if a loss is NaN or infinite."""
+    values = {name: value.item() for name, value in named.items()}
+    if not all(map(math.isfinite, values.values())):
+        shown = ", ".join(f"{name} {value}" for name, value in values.items())
+        raise FloatingPointError(f"epoch {epoch}, step {step}: not finite: {shown}; videos: {' '.join(video_ids)}")
 
 
 def starting_weights(config, world, model):
@@ -145,13 +177,16 @@ def main(argv=None):
 
 def train(config, world, model, output_dir):
     """Train to the last epoch, with checkpoints and evaluations on the way."""
-    loader = build_loader(config, world, model)
+    loader, complete = build_loader(config, world, model)
     evaluator = Evaluator(config, world)
     if not config.resume:
         starting_weights(config, world, model)
     model.to(world.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.init_lr, weight_decay=config.weight_decay)
-    first_epoch = load_training_state(config.resume, model=model, optimizer=optimizer) if config.resume else 0
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.init_lr, weight_decay=config.weight_decay, fused=True)
+    state = dict(model=model, optimizer=optimizer, scaler=gradient_scaler(config.precision, world.device))
+    first_epoch = load_training_state(config.resume, **state) if config.resume else 0
+    if config.compile:
+        model.compile_layers()
     wrapped = distributed.parallel(model, world)
     logger.info(
         "%s, task %s: %.1f M parameters; %d videos, %d steps per epoch on %d processes (%s)",
@@ -171,10 +206,12 @@ def train(config, world, model, output_dir):
         loader.batch_sampler.set_epoch(epoch)
         seed_everything(epoch_seed(config.seed, world.rank, epoch))
         wrapped.train()
-        means = train_one_epoch(wrapped, loader, optimizer, epoch=epoch, config=config, world=world, log=log)
+        means = train_one_epoch(
+            wrapped, loader, complete, optimizer, state["scaler"], epoch=epoch, config=config, world=world, log=log
+        )
         logger.info("epoch %d: %s", epoch, ", ".join(f"{name} {value:.4f}" for name, value in means.items()))
         if world.is_main:
-            save = functools.partial(save_checkpoint, model=model, optimizer=optimizer, epoch=epoch, config=config)
+            save = functools.partial(save_checkpoint, **state, epoch=epoch, config=config)
             save(newest)
             if config.ckpt_freq and (epoch + 1) % config.ckpt_freq == 0:
                 (output_dir / "checkpoints").mkdir(exist_ok=True)

@@ -173,7 +173,7 @@ def build_loaders(config, world, vt_clip):
     train, val = (Pairs(pathlib.Path(config.ann_root, f"{split}_videoxum.json"), **how) for split in ("train", "val"))
     place = dict(rank=world.rank, world_size=world.size)
     batches = (
-        TrainBatches(len(train), config.batch_size, seed=config.seed, **place),
+        TrainBatches([record.num_frames for record in train.records], config.batch_size, seed=config.seed, **place),
         EvalBatches([0] * len(val), config.batch_size, alone_above=0, **place),
     )
     make = functools.partial(make_loader, collate_fn=collate_pairs, pin_memory=world.device.type == "cuda")

@@ -13,6 +13,9 @@ from data.videoxum import Sample
 class Batch:
     """B videos padded with zeros to T frames; `video_mask` is 1 at real frames.
 
+    What the model reads lengths from, `video_mask` and `caption_ids`, stays on the host, so that nobody has to wait for
+    a device to learn them.
+
     `caption_ids` (padded with the tokeniser's [PAD]) and `clip_vision` are None where the data set gives none.
     """
 
@@ -37,8 +40,9 @@ class Batch:
         return dataclasses.replace(self, **tensors)
 
     def to(self, device):
-        """Copy the tensors to a device."""
-        return self._map(functools.partial(torch.Tensor.to, device=device, non_blocking=True))
+        """Copy the tensors to a device, but for those that stay on the host."""
+        there = self._map(functools.partial(torch.Tensor.to, device=device, non_blocking=True))
+        return dataclasses.replace(there, video_mask=self.video_mask, caption_ids=self.caption_ids)
 
     def pin_memory(self):
         """Pin the tensors; the loader calls it."""

@@ -1,9 +1,53 @@
-"""Feature `.npz` -> arrays, checked."""
+"""Features on disk -> arrays, checked: a folder of `.npz` files, or one that `data.pack` made from it."""
 
 import pathlib
 import zipfile
 
 import numpy as np
+
+from data.store import FeatureStore, indices
+
+
+def open_features(root, video_ids, field, width, what):
+    """Open a folder of features, packed or not, and make sure that it has every video.
+
+    Args:
+        root: folder.
+        video_ids: the videos needed.
+        field: `features` of BLIP or `vision` of VT-CLIP.
+        width: columns expected; None takes any.
+        what: what the features are called in messages.
+    Returns:
+        `FeatureFiles` or `FeatureStore`: `load(video_id)` gives (T, width) float32, `path(video_id)` its file.
+    Raises:
+        FileNotFoundError, ValueError: the folder or a video is missing, or a packed file is damaged.
+    """
+    if not indices(root):
+        check_files(root, video_ids, what)
+        return FeatureFiles(root, field, width)
+    store = FeatureStore(root, field, width)
+    missing = [video_id for video_id in video_ids if video_id not in store]
+    if missing:
+        rest = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise FileNotFoundError(f"{root}: video {missing[0]}: {what}: not in the packed features{rest}")
+    return store
+
+
+class FeatureFiles:
+    """A folder with one `.npz` file per video."""
+
+    def __init__(self, root, field, width=None):
+        self.root, self.field, self.width = root, field, width
+
+    def path(self, video_id):
+        """File of a video."""
+        return feature_path(self.root, video_id)
+
+    def load(self, video_id):
+        """Read one video: (T, width) float32; raises as `load_features`."""
+        return load_features(self.root, video_id, self.field, self.width)
+
+    stored = load
 
 
 def feature_path(root, video_id):

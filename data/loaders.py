@@ -7,41 +7,65 @@ from torch.utils.data import DataLoader
 
 from data.collate import collate
 
+# Videos are sorted by length within so many batches at a time: enough for little padding, and still well mixed.
+POOL_BATCHES = 50
+
 
 class TrainBatches:
     """Shuffled batches of one process; the epoch's last incomplete batch is dropped.
 
-    The order is drawn from seed and epoch alone; of each step's `batch_size * world_size` videos, a process gets
-    its share.
+    The order is drawn from seed and epoch alone: the batches are the same for any number of processes, which take
+    them in turn.
+
+    Args:
+        lengths: frames of each video.
+        batch_size: videos per process and step.
+        rank, world_size: this process among all.
+        seed: of the order.
+        bucketing: put videos of like length together, within pools of `POOL_BATCHES` shuffled batches.
 
     Raises:
         ValueError: there are fewer videos than one step needs.
     """
 
-    def __init__(self, num_videos, batch_size, *, rank, world_size, seed):
-        self.num_videos, self.batch_size = num_videos, batch_size
+    def __init__(self, lengths, batch_size, *, rank, world_size, seed, bucketing=False):
+        self.lengths, self.batch_size, self.bucketing = torch.as_tensor(lengths), batch_size, bucketing
         self.rank, self.world_size, self.seed, self.epoch = rank, world_size, seed, 0
         if len(self) == 0:
             raise ValueError(
                 f"batch_size: found {batch_size} on {world_size} processes, "
-                f"expected at most the {num_videos} training videos in one step"
+                f"expected at most the {len(lengths)} training videos in one step"
             )
 
     def set_epoch(self, epoch):
         self.epoch = epoch
 
     def __len__(self):
-        return self.num_videos // (self.batch_size * self.world_size)
+        return len(self.lengths) // (self.batch_size * self.world_size)
+
+    def _batches(self, bucketing):
+        """All processes' batches of the epoch, in order: (batches, batch_size)."""
+        generator = torch.Generator().manual_seed((self.seed + 1_000_003 * self.epoch) % 2**63)
+        order = torch.randperm(len(self.lengths), generator=generator)
+        order = order[: len(order) // self.batch_size * self.batch_size]
+        if bucketing:
+            pools = order.split(POOL_BATCHES * self.batch_size)
+            order = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools])
+        batches = order.view(-1, self.batch_size)
+        return batches[torch.randperm(len(batches), generator=generator)] if bucketing else batches
 
     def __iter__(self):
-        generator = torch.Generator().manual_seed((self.seed + 1_000_003 * self.epoch) % 2**63)
-        order = torch.randperm(self.num_videos, generator=generator)
-        steps = order[: len(self) * self.batch_size * self.world_size].view(-1, self.world_size, self.batch_size)
-        yield from steps[:, self.rank].tolist()
+        steps = self._batches(self.bucketing)[: len(self) * self.world_size]
+        yield from steps[self.rank :: self.world_size].tolist()
+
+    def padded_share(self, bucketing):
+        """Share of the epoch's frame places, of all processes, that are padding, with bucketing or without."""
+        lengths = self.lengths[self._batches(bucketing)]
+        return 1 - (lengths.sum() / (lengths.amax(1).sum() * self.batch_size)).item()
 
 
 class EvalBatches:
-    """Batches formed first, in the data set's order, and then dealt to the processes: every video exactly once.
+    """Batches formed first, of videos of like length, and then dealt to the processes: every video exactly once.
 
     Since the same videos meet whatever the number of processes, so are the numbers. Videos above `alone_above`
     frames stay alone: in the model their position table depends on the batch's length (QUIRK-5), and their memory
@@ -50,8 +74,8 @@ class EvalBatches:
 
     def __init__(self, lengths, batch_size, *, rank, world_size, alone_above):
         batches, current = [], []
-        for i, length in enumerate(lengths):
-            if length > alone_above:
+        for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+            if lengths[i] > alone_above:
                 batches.append([i])
                 continue
             current.append(i)

@@ -1,7 +1,6 @@
 """The VideoXum data set: annotation + features + caption -> unpadded `Sample`."""
 
 import dataclasses
-import pathlib
 
 import numpy as np
 import torch
@@ -9,7 +8,7 @@ from torch.utils.data import Dataset
 
 from data.annotations import load_annotations
 from data.captions import reference_caption
-from data.features import check_files, load_features
+from data.features import open_features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +61,13 @@ class VideoXum(Dataset):
         clip_width=None,
     ):
         self.records = load_annotations(ann_file)
-        self.feature_root, self.clip_root = feature_root, clip_root
-        self.width, self.clip_width = width, clip_width
         self.prompt, self.tokenize = prompt, tokenize
         self.max_frames, self.max_words = max_frames, max_words
         video_ids = [record.video_id for record in self.records]
-        check_files(feature_root, video_ids, "BLIP features")
+        self.features = open_features(feature_root, video_ids, "features", width, "BLIP features")
+        self.clip_features = None
         if clip_root is not None:
-            check_files(clip_root, video_ids, "VT-CLIP features")
+            self.clip_features = open_features(clip_root, video_ids, "vision", clip_width, "VT-CLIP features")
 
     def __len__(self):
         return len(self.records)
@@ -80,16 +78,16 @@ class VideoXum(Dataset):
 
     def __getitem__(self, i):
         record = self.records[i]
-        features = load_features(self.feature_root, record.video_id, "features", self.width)  # (T, D)
+        features = self.features.load(record.video_id)  # (T, D)
         labels = record.vsum_onehot  # (R, T)
         if len(features) != record.num_frames:
             raise ValueError(
-                f"{pathlib.Path(self.feature_root, record.video_id)}.npz: video {record.video_id}: features: "
+                f"{self.features.path(record.video_id)}: video {record.video_id}: features: "
                 f"found {len(features)} frames, expected {record.num_frames} as in vsum_onehot"
             )
         clip_vision, stop = None, self.max_frames
-        if self.clip_root is not None:
-            clip_vision = load_features(self.clip_root, record.video_id, "vision", self.clip_width)  # (T', C)
+        if self.clip_features is not None:
+            clip_vision = self.clip_features.load(record.video_id)  # (T', C)
             stop = min(len(clip_vision), record.num_frames, self.max_frames or record.num_frames)
             clip_vision = torch.from_numpy(clip_vision[:stop])
         caption = self.prompt + reference_caption(record.tsum, self.max_words)

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from data.annotations import load_annotations
 from data.captions import reference_caption
-from data.features import check_files, load_features
+from data.features import open_features
 from data.video import Video, as_shown
 
 
@@ -58,10 +58,10 @@ class Pairs(Dataset):
 
     def __init__(self, ann_file, *, seed, vision_root=None, width=None, videos=None, look=None, frames=8):
         self.records, self.seed = load_annotations(ann_file), seed
-        self.vision_root, self.width = vision_root, width
         self.videos, self.look, self.frames = videos, look, frames
         if videos is None:
-            check_files(vision_root, [record.video_id for record in self.records], "VT-CLIP features")
+            video_ids = [record.video_id for record in self.records]
+            self.features = open_features(vision_root, video_ids, "vision", width, "VT-CLIP features")
         else:
             missing = [record.video_id for record in self.records if record.video_id not in videos]
             if missing:
@@ -77,7 +77,7 @@ class Pairs(Dataset):
         record, rng = self.records[index], np.random.default_rng((self.seed, epoch, index))
         labels = record.vsum_onehot.astype(bool)  # (R, T)
         if self.videos is None:
-            features = load_features(self.vision_root, record.video_id, "vision", self.width)  # (T', C)
+            features = self.features.load(record.video_id)  # (T', C)
             T = min(len(features), labels.shape[1])
             chosen, rest = _draw(labels[:, :T], rng)
             means = [

@@ -173,6 +173,12 @@ class VTSumBLIP(nn.Module):
             states, targets, scored = take_rows(states, rows), targets[rows], scored[scored]
         return self.text_decoder.loss(states, targets, to_device(scored, device), self.smoothing_scope)
 
+    def compile_layers(self):
+        """Have torch.compile fuse the layers when they first run; parameters keep their names."""
+        decoder_layers = [] if self.text_decoder is None else self.text_decoder.bert.encoder.layer
+        for layer in (*self.tt.blocks, *decoder_layers):
+            layer.compile(dynamic=True)
+
     @torch.no_grad()
     def generate(
         self,

@@ -70,23 +70,26 @@ def _is_running(process):
     return True
 
 
-def save_checkpoint(path, *, model, optimizer, epoch, config):
+def save_checkpoint(path, *, model, optimizer, scaler=None, epoch, config):
     """Write a checkpoint in the released layout, with the optimiser beside the weights.
 
     Args:
         path: file to write or replace.
         model: `VTSumBLIP` (not wrapped).
         optimizer: the optimiser.
+        scaler: `torch.amp.GradScaler` or None; kept where it is enabled.
         epoch: epochs finished, counted from 0: the number of the last one.
         config: `Config`.
     """
     state = dict(model=model.state_dict(), optimizer=optimizer.state_dict(), config=config.as_dict(), epoch=epoch)
+    if scaler is not None and scaler.is_enabled():
+        state["scaler"] = scaler.state_dict()
     with replacing(path, "wb") as file:
         torch.save(state, file)
 
 
-def load_training_state(path, *, model, optimizer):
-    """Load what `save_checkpoint` wrote into model and optimiser; returns the next epoch's number.
+def load_training_state(path, *, model, optimizer, scaler=None):
+    """Load what `save_checkpoint` wrote into model, optimiser and scaler; returns the next epoch's number.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or it does not fit the run.
@@ -95,16 +98,18 @@ def load_training_state(path, *, model, optimizer):
     missing = [key for key in ("model", "optimizer", "epoch") if not isinstance(state, dict) or key not in state]
     if missing:
         raise ValueError(f"{path}: resume: missing {', '.join(missing)}, expected the checkpoint.pth of a training run")
-    decays = [group["weight_decay"] for group in optimizer.param_groups]
+    own = [{name: group[name] for name in ("weight_decay", "fused", "foreach")} for group in optimizer.param_groups]
     if isinstance(state["epoch"], bool) or not isinstance(state["epoch"], int) or state["epoch"] < 0:
         raise ValueError(f"{path}: resume: epoch: found {state['epoch']!r}, expected the number of the last epoch")
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if scaler is not None and scaler.is_enabled() and "scaler" in state:  # not in a checkpoint of another precision
+            scaler.load_state_dict(state["scaler"])
     except Exception as error:  # torch checks little of an optimiser's state before it uses it
         raise ValueError(f"{path}: resume: does not fit the model ({' '.join(str(error).split())[:500]})") from None
-    for group, decay in zip(optimizer.param_groups, decays):
-        group["weight_decay"] = decay  # what this run was told, not what the other was
+    for group, settings in zip(optimizer.param_groups, own):
+        group.update(settings)  # what this run was told, not what the other was
     return state["epoch"] + 1
 
 

@@ -15,6 +15,8 @@ import typing
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
+from utils.precision import PRECISIONS
+
 
 def option(default, help, choices=None, least=None, above=None, most=None):
     """Declare a field with its help text and its limits."""
@@ -56,6 +58,14 @@ class Config(Settings):
         128, "longest caption in words, then tokens with the prompt; also when generating", least=2
     )
     num_workers: int = option(2, "loader processes per training process", least=0)
+    preload: str = option(
+        "none",
+        "keep the training features in memory, if they fit: of each process, or of its GPU",
+        choices=("none", "ram", "device"),
+    )
+    length_bucketing: bool = option(
+        False, "train on batches of videos of like length: less padding, but other batches and another loss scale"
+    )
     # Weights
     pretrained: str = option(
         "outputs/blip/model_base_capfilt_large.pth",
@@ -98,6 +108,7 @@ class Config(Settings):
     batch_size: int = option(16, "videos per process and step", least=1)
     weight_decay: float = option(0.05, "AdamW's weight decay", least=0)
     seed: int = option(42, "seed of everything; each process adds its rank", least=0, most=2**31)
+    accumulate: int = option(1, "batches per process that make up one step of the optimiser", least=1)
     # Generation and scoring
     num_beams: int = option(3, "beams of the caption search", least=1)
     min_text_length: int = option(10, "shortest generated caption in tokens, prompt included", least=0)
@@ -106,6 +117,11 @@ class Config(Settings):
     evaluate: bool = option(False, "score the weights and do not train")
     # Running
     output_dir: str = option("outputs/run", "where the run leaves its files")
+    precision: str = option(
+        "fp32", "arithmetic of the model; weights, losses and scores stay in float32", choices=tuple(PRECISIONS)
+    )
+    tf32: bool = option(False, "let GPUs round the factors of float32 products to TF32")
+    compile: bool = option(False, "train with torch.compile: faster on GPUs after a slow start")
     device: str = option("auto", "auto takes a GPU where there is one", choices=("auto", "cpu", "cuda"))
     ckpt_freq: int = option(5, "keep a checkpoint in checkpoints/ every so many epochs; 0 keeps none", least=0)
     log_freq: int = option(10, "write a line of losses every so many steps", least=1)

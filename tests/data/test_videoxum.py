@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from data import loaders
 from data.captions import reference_caption
 from data.collate import collate
 from data.loaders import EvalBatches, TrainBatches, make_loader
@@ -88,8 +89,11 @@ def test_collate_pads_with_zeros(dataset, mini_model):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_training_batches_share_an_epoch(world_size):
-    ranks = [TrainBatches(50, 4, rank=r, world_size=world_size, seed=1) for r in range(world_size)]
+@pytest.mark.parametrize("bucketing", [False, True])
+def test_training_batches_share_an_epoch(world_size, bucketing, monkeypatch):
+    monkeypatch.setattr(loaders, "POOL_BATCHES", 5)
+    lengths, how = [10 + 7 * i % 50 for i in range(50)], dict(seed=1, bucketing=bucketing)
+    ranks = [TrainBatches(lengths, 4, rank=r, world_size=world_size, **how) for r in range(world_size)]
     steps = 50 // (4 * world_size)
     epochs = []
     for epoch in (0, 1):
@@ -102,10 +106,18 @@ def test_training_batches_share_an_epoch(world_size):
         epochs.append(videos)
     assert epochs[0] != epochs[1]
     assert list(ranks[0]) == epochs[1][0]  # the same epoch, the same order
+    alone = TrainBatches(lengths, 4, rank=0, world_size=1, **how)
+    alone.set_epoch(1)
+    in_turn = [batch for step in zip(*epochs[1]) for batch in step]
+    assert in_turn == list(alone)[: len(in_turn)]  # the same batches in the same order for any number of processes
+    places = sum(max(lengths[i] for i in batch) * 4 for batch in alone)
+    frames = sum(lengths[i] for batch in alone for i in batch)
+    assert alone.padded_share(bucketing) == pytest.approx(1 - frames / places)
+    assert alone.padded_share(True) < 0.2 < 0.25 < alone.padded_share(False)
     with pytest.raises(
         ValueError, match="batch_size: found 40 on 2 processes, expected at most the 50 training videos"
     ):
-        TrainBatches(50, 40, rank=0, world_size=2, seed=1)
+        TrainBatches(lengths, 40, rank=0, world_size=2, seed=1)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])

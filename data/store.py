@@ -1,0 +1,173 @@
+"""Packed features: all videos of a split in one file that is mapped into memory.
+
+A folder holds, for each split, `{name}.npy`, the frames of all its videos one after another, (frames, width), and
+`{name}.json`: where each video lies, its checksum, and what the file was made from.
+"""
+
+import hashlib
+import json
+import pathlib
+import zlib
+
+import numpy as np
+
+from utils.checkpoint import replacing
+
+FORMAT = 1
+DTYPES = ("float32", "float16")
+
+
+class FeatureStore:
+    """Features in packed form; only the frames asked for are read.
+
+    Args:
+        root: folder of `{name}.npy` and `{name}.json`.
+        field: what the features have to be, `features` of BLIP or `vision` of VT-CLIP.
+        width: columns expected; None takes any.
+    Raises:
+        ValueError: an index is damaged or does not fit its file, the field or the width; a video lies in two files.
+    """
+
+    def __init__(self, root, field, width=None):
+        self.root, self.videos = pathlib.Path(root), {}
+        for path in indices(root):
+            index, place = read_index(path), f"{path}: packed features"
+            if index["field"] != field:
+                raise ValueError(f"{place}: field: found {index['field']!r}, expected {field!r}")
+            frames = _mapped(path, index)
+            if width is not None and frames.shape[1] != width:
+                raise ValueError(f"{place}: found width {frames.shape[1]}, expected {width}")
+            for video_id, (start, count, _) in index["videos"].items():
+                if video_id in self.videos:
+                    raise ValueError(f"{place}: video {video_id}: found in {self.videos[video_id][0].filename} too")
+                self.videos[video_id] = frames, start, start + count
+
+    def __contains__(self, video_id):
+        return video_id in self.videos
+
+    def path(self, video_id):
+        """File that holds a video's features."""
+        return self.videos[video_id][0].filename
+
+    def load(self, video_id):
+        """Read one video: (T, width) float32."""
+        frames, start, stop = self.videos[video_id]
+        return np.array(frames[start:stop], np.float32)
+
+    def stored(self, video_id):
+        """One video as it is stored, not copied: (T, width) float32 or float16."""
+        frames, start, stop = self.videos[video_id]
+        return frames[start:stop]
+
+
+def indices(root):
+    """Index files of a folder of packed features, sorted; [] where it holds none."""
+    root = pathlib.Path(root)
+    return sorted(path for path in root.glob("*.json") if path.with_suffix(".npy").is_file())
+
+
+def read_index(path):
+    """Read an index.
+
+    Returns:
+        dictionary with `field`, `source`, `dtype`, `sha256` of the file of features, and `videos`: video id ->
+        [first frame, frames, CRC-32 of its bytes].
+    Raises:
+        ValueError: it is damaged, or of another format.
+    """
+    place = f"{path}: packed features"
+    try:
+        index = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise ValueError(f"{place}: damaged index ({error})") from None
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        found = index.get("format") if isinstance(index, dict) else type(index).__name__
+        raise ValueError(f"{place}: format: found {found!r}, expected {FORMAT}; pack the features again")
+    videos = index.get("videos")
+    entries = videos.values() if isinstance(videos, dict) else [None]
+    whole = all(isinstance(e, list) and len(e) == 3 and all(isinstance(n, int) and n >= 0 for n in e) for e in entries)
+    if not whole or not all(isinstance(index.get(name), str) for name in ("field", "source", "dtype", "sha256")):
+        raise ValueError(f"{place}: damaged index; pack the features again")
+    return index
+
+
+def _mapped(path, index):
+    """Map the file of an index into memory: (frames, width)."""
+    file = path.with_suffix(".npy")
+    try:
+        frames = np.load(file, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # damaged bytes raise nearly anything in NumPy's header parser
+        raise ValueError(f"{file}: packed features: damaged ({' '.join(str(error).split())})") from None
+    end = 0
+    for video_id, (start, count, _) in index["videos"].items():
+        if start != end or count < 1:
+            raise ValueError(f"{path}: packed features: video {video_id}: damaged index; pack the features again")
+        end = start + count
+    if frames.ndim != 2 or len(frames) != end or str(frames.dtype) != index["dtype"] or index["dtype"] not in DTYPES:
+        raise ValueError(
+            f"{file}: packed features: found shape {frames.shape} of {frames.dtype}, "
+            f"expected {end} frames of {index['dtype']} as in {path.name}"
+        )
+    return frames
+
+
+def write_store(root, name, videos, *, field, source, dtype):
+    """Pack videos into `{name}.npy` and `{name}.json`; nothing half-written is left behind.
+
+    Args:
+        root: folder, which is there.
+        name: of the split.
+        videos: list of (video id, frames); the arrays are asked for one by one.
+        field, source: what the features are, and where they come from.
+        dtype: `float32` or `float16`.
+    Returns:
+        number of frames.
+    Raises:
+        ValueError: a value does not fit into `dtype`, or the videos' widths differ.
+    """
+    path, entries, end, width = pathlib.Path(root, f"{name}.npy"), {}, 0, None
+    with replacing(path, "wb") as file:
+        header = 0
+        for video_id, array in videos:
+            place = f"{source}: video {video_id}: {field}"
+            if width is None:
+                width = array.shape[1]
+                header = _write_header(file, dtype, 0, width)
+            if array.shape[1] != width:
+                raise ValueError(f"{place}: found width {array.shape[1]}, expected {width} as of the videos before")
+            with np.errstate(over="ignore"):
+                small = np.ascontiguousarray(array, dtype)
+            if not np.isfinite(small).all():
+                raise ValueError(f"{place}: found {np.abs(array).max():g}, too large for {dtype}")
+            data = small.tobytes()
+            file.write(data)
+            entries[video_id] = [end, len(array), zlib.crc32(data)]
+            end += len(array)
+        file.seek(0)
+        assert _write_header(file, dtype, end, width) == header, "the header grew into the data"
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    index = dict(format=FORMAT, field=field, source=str(source), dtype=dtype, sha256=digest, videos=entries)
+    with replacing(path.with_suffix(".json")) as file:
+        json.dump(index, file)
+    return end
+
+
+def _write_header(file, dtype, frames, width):
+    """Write the header of an .npy file, of the same size whatever the number of frames; returns where data begins."""
+    header = f"{{'descr': '{np.dtype(dtype).str}', 'fortran_order': False, 'shape': ({frames}, {width}), }}"
+    file.write(b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + header.ljust(117).encode() + b"\n")
+    return file.tell()
+
+
+def verify(path):
+    """Compare every video of a packed file with its checksum.
+
+    Raises:
+        ValueError: a video's bytes have changed; the message names it.
+    """
+    index = read_index(path)
+    frames = _mapped(path, index)
+    for video_id, (start, count, checksum) in index["videos"].items():
+        if zlib.crc32(frames[start : start + count].tobytes()) != checksum:
+            raise ValueError(f"{path.with_suffix('.npy')}: video {video_id}: its checksum is not that of the index")
