@@ -1,12 +1,12 @@
 """Key-frame scores: F1 (two definitions), Kendall's τ-b, Spearman's ρ; for the model, chance and the annotators.
 
-One video at a time, NumPy, unpadded. Axes: R annotators, T frames at 1 fps.
+One video at a time, NumPy, unpadded. Axes: R annotators, T frames at 1 fps, N rows of scores for one video.
 """
 
-import warnings
-
 import numpy as np
-from scipy import stats
+
+from utils.metrics import ranks
+from utils.metrics.ranks import Ranks
 
 BUDGET = 0.15
 NAMES = ("F1", "F1_max", "F1_published", "F1_published_max", "Kendall", "Spearman")
@@ -35,10 +35,24 @@ def budget(T):
 
 
 def binary_f1(chosen, keyframes):
-    """F1 of chosen frames (…, T) against key-frames (…, T), both in {0, 1}; 0 where neither has any: (…,)."""
-    hits = (chosen * keyframes).sum(-1)
-    total = chosen.sum(-1) + keyframes.sum(-1)
-    return np.divide(2.0 * hits, total, out=np.zeros(np.broadcast(hits, total).shape), where=total > 0)
+    """F1 of each row of chosen frames (N, T) against each of key-frames (R, T), in {0, 1}; 0 without any: (N, R)."""
+    hits = chosen @ keyframes.T
+    total = chosen.sum(-1)[:, None] + keyframes.sum(-1)
+    return np.divide(2.0 * hits, total, out=np.zeros(total.shape), where=total > 0)
+
+
+def _top(saliency):
+    """Frames (N, T) in {0, 1} that score at least the (n+1)-th highest of their row, n = int(0.15 T)."""
+    T = saliency.shape[1]
+    place = T - 1 - min(budget(T), T - 1)
+    threshold = np.partition(saliency, place, axis=1)[:, place, None]
+    return (saliency >= threshold).astype(np.float64)
+
+
+def _published_top(saliency):
+    """Frames (N, T) in {0, 1} that the released script chooses."""
+    T = saliency.shape[1]
+    return (saliency >= saliency[:, T - 1 - budget(T), None]).astype(np.float64)  # QUIRK-7
 
 
 def f1_per_annotator(saliency, keyframes):
@@ -55,8 +69,7 @@ def f1_per_annotator(saliency, keyframes):
         (n+1)-th highest, n = int(0.15 T): the threshold is inclusive (QUIRK-4).
     """
     saliency, keyframes = _checked(saliency, keyframes, "keyframes")
-    threshold = np.sort(saliency)[::-1][min(budget(saliency.size), saliency.size - 1)]
-    return binary_f1((saliency >= threshold).astype(np.float64), keyframes)
+    return binary_f1(_top(saliency[None]), keyframes)[0]
 
 
 def f1_published_per_annotator(saliency, keyframes):
@@ -68,28 +81,29 @@ def f1_published_per_annotator(saliency, keyframes):
     Args, Returns, Raises: as in `f1_per_annotator`.
     """
     saliency, keyframes = _checked(saliency, keyframes, "keyframes")
-    threshold = saliency[saliency.size - 1 - budget(saliency.size)]
-    return binary_f1((saliency >= threshold).astype(np.float64), keyframes)
+    return binary_f1(_published_top(saliency[None]), keyframes)[0]
 
 
 def _correlation(function, saliency, importance):
     saliency, importance = _checked(saliency, importance, "importance")
-    if np.ptp(saliency) == 0 or np.ptp(importance) == 0:
-        return 0.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        value = float(function(saliency, importance).statistic)
-    return value if np.isfinite(value) else 0.0
+    return float(function(Ranks(saliency[None]), Ranks(importance[None]))[0])
 
 
 def kendall_tau(saliency, importance):
     """Kendall's τ-b between scores (T,) and importance (T,), the annotators' mean; 0 where undefined."""
-    return _correlation(stats.kendalltau, saliency, importance)
+    return _correlation(ranks.kendall, saliency, importance)
 
 
 def spearman_rho(saliency, importance):
     """Spearman's ρ between scores (T,) and importance (T,), the annotators' mean; 0 where undefined."""
-    return _correlation(stats.spearmanr, saliency, importance)
+    return _correlation(ranks.spearman, saliency, importance)
+
+
+def _named(f1, published, saliency, importance):
+    """Scores of N rows: dictionary from `NAMES` to (N,); f1 and published are (N, R), the others (N, T) or (1, T)."""
+    x, y = Ranks(saliency), Ranks(importance)
+    correlations = ranks.kendall(x, y), ranks.spearman(x, y)
+    return dict(zip(NAMES, (f1.mean(1), f1.max(1), published.mean(1), published.max(1), *correlations)))
 
 
 def keyframe_scores(saliency, keyframes):
@@ -99,17 +113,14 @@ def keyframe_scores(saliency, keyframes):
         saliency: (T,) float.
         keyframes: (R, T) in {0, 1}.
     """
-    keyframes = np.asarray(keyframes, np.float64)
-    f1, published = f1_per_annotator(saliency, keyframes), f1_published_per_annotator(saliency, keyframes)
-    importance = keyframes.mean(0)  # (T,)
-    return dict(
-        F1=float(f1.mean()),
-        F1_max=float(f1.max()),
-        F1_published=float(published.mean()),
-        F1_published_max=float(published.max()),
-        Kendall=kendall_tau(saliency, importance),
-        Spearman=spearman_rho(saliency, importance),
-    )
+    saliency, keyframes = _checked(saliency, keyframes, "keyframes")
+    return {name: float(value[0]) for name, value in _scores_of_rows(saliency[None], keyframes).items()}
+
+
+def _scores_of_rows(saliency, keyframes):
+    """As `keyframe_scores`, of N scorings (N, T) of one video: dictionary from `NAMES` to (N,)."""
+    tops = binary_f1(_top(saliency), keyframes), binary_f1(_published_top(saliency), keyframes)
+    return _named(*tops, saliency, keyframes.mean(0, keepdims=True))
 
 
 def average(scores):
@@ -124,11 +135,12 @@ def random_baseline(keyframes, seeds=range(5)):
         keyframes: list of (R, T) arrays, one per video.
         seeds: one run over all videos for each.
     """
-    runs = []
-    for seed in seeds:
-        rng = np.random.default_rng(seed)
-        runs.append(average([keyframe_scores(rng.random(rows.shape[1]), rows) for rows in keyframes]))
-    return average(runs)
+    generators = [np.random.default_rng(seed) for seed in seeds]
+    scores = []
+    for rows in keyframes:
+        saliency = np.stack([rng.random(rows.shape[1]) for rng in generators])
+        scores.append(_scores_of_rows(saliency, np.asarray(rows, np.float64)))
+    return average(scores)
 
 
 def human_scores(keyframes):
@@ -142,21 +154,11 @@ def human_scores(keyframes):
     """
     keyframes = np.asarray(keyframes, np.float64)
     R = len(keyframes)
-    scores = []
-    for r in range(R):
-        row, others = keyframes[r], np.delete(keyframes, r, axis=0)  # (T,), (R-1, T)
-        f1, published = binary_f1(row, others), f1_published_per_annotator(row, others)
-        scores.append(
-            dict(
-                F1=float(f1.mean()),
-                F1_max=float(f1.max()),
-                F1_published=float(published.mean()),
-                F1_published_max=float(published.max()),
-                Kendall=kendall_tau(row, others.mean(0)),
-                Spearman=spearman_rho(row, others.mean(0)),
-            )
-        )
-    return average(scores)
+    others = ~np.eye(R, dtype=bool)
+    tables = (binary_f1(chosen, keyframes) for chosen in (keyframes, _published_top(keyframes)))
+    f1, published = (table[others].reshape(R, R - 1) for table in tables)
+    scores = _named(f1, published, keyframes, keyframes.sum(0) - keyframes)
+    return {name: float(value.mean()) for name, value in scores.items()}
 
 
 def human_baseline(keyframes):

@@ -12,6 +12,7 @@ from utils.metrics import (
     kendall_tau,
     keyframe_scores,
     random_baseline,
+    ranks,
     spearman_rho,
 )
 
@@ -68,6 +69,20 @@ def test_correlations_are_scipys(video):
         rho = stats.spearmanr(saliency, importance).statistic if len(saliency) > 1 else np.nan
     assert kendall_tau(saliency, importance) == pytest.approx(np.nan_to_num(tau), abs=1e-12)
     assert spearman_rho(saliency, importance) == pytest.approx(np.nan_to_num(rho), abs=1e-12)
+
+
+@pytest.mark.parametrize("levels", [(2, 2), (2, 11), (11, 10), (11, 1000), (1000, 1000), (1, 5)])
+@pytest.mark.parametrize("T", [2, 3, 17, 400])
+def test_rows_of_correlations_are_scipys(levels, T):
+    rng = np.random.default_rng(T)
+    x, y = (rng.integers(0, n, (6, T)) / 7 for n in levels)
+    found = ranks.kendall(ranks.Ranks(x), ranks.Ranks(y)), ranks.spearman(ranks.Ranks(x), ranks.Ranks(y))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = [[f(*pair).statistic for pair in zip(x, y)] for f in (stats.kendalltau, stats.spearmanr)]
+    np.testing.assert_allclose(found, np.nan_to_num(expected), rtol=0, atol=1e-12)
+    one = ranks.kendall(ranks.Ranks(x), ranks.Ranks(y[:1]))
+    np.testing.assert_allclose(one, ranks.kendall(ranks.Ranks(x), ranks.Ranks(y[[0] * 6])), rtol=0, atol=0)
 
 
 def test_undefined_is_zero():
