@@ -4,6 +4,7 @@
         --output_dir outputs/vtsum_tt --pretrained_model outputs/vtsum_tt/vtsum_tt.pth --model vtsum_blip_tt
 """
 
+import concurrent.futures
 import importlib.metadata
 import itertools
 import json
@@ -25,6 +26,7 @@ from utils.checkpoint import make_folder, replacing, sha256_of
 from utils.config import load_config, write_config
 from utils.log import progress, run_main, setup_logging
 from utils.metrics import require_java, vt_clip_score
+from utils.metrics.captions import start_meteor
 from utils.metrics.scoring import format_table, score_predictions, write_scores
 from utils.precision import allow_tf32, autocast
 from utils.seed import seed_everything
@@ -171,13 +173,18 @@ class Evaluator:
             | {name: _version(name) for name in PACKAGES},
             checkpoint_sha256=sha256_of(checkpoint) if checkpoint and self.world.is_main else None,
         )
-        everything = {}
-        for split in self.config.splits:
-            gathered = distributed.gather_objects(self.predict(model, split), self.world)
-            if self.world.is_main:
-                everything[split] = self._score(split, list(itertools.chain.from_iterable(gathered)), origin)
-            distributed.barrier()
-        return everything
+        if self.world.is_main and self.config.task != "v2v":
+            start_meteor()
+        scoring = {}
+        with concurrent.futures.ThreadPoolExecutor(1) as beside:  # a split is scored while the next one is predicted
+            for split in self.config.splits:
+                gathered = distributed.gather_objects(self.predict(model, split), self.world)
+                if self.world.is_main:
+                    predictions = list(itertools.chain.from_iterable(gathered))
+                    scoring[split] = beside.submit(self._score, split, predictions, origin)
+            results = {split: future.result() for split, future in scoring.items()}
+        distributed.barrier()
+        return results
 
     def _score(self, split, indexed, origin):
         records = self.datasets[split].records

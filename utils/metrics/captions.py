@@ -10,7 +10,7 @@ import io
 import os
 import pathlib
 import shutil
-import tempfile
+import subprocess
 
 NAMES = ("BLEU_1", "BLEU_2", "BLEU_3", "BLEU_4", "METEOR", "ROUGE_L", "CIDEr")
 
@@ -54,10 +54,9 @@ def caption_scores(captions, references):
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
-    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     videos = list(references)
-    tokens = tokenize(PTBTokenizer(), [captions[v] for v in videos] + [references[v] for v in videos])
+    tokens = tokenize([captions[v] for v in videos] + [references[v] for v in videos])
     found = {v: [line] for v, line in zip(videos, tokens)}
     truth = {v: [line] for v, line in zip(videos, tokens[len(videos) :])}
     if not any(tokens[len(videos) :]):
@@ -77,6 +76,12 @@ def caption_scores(captions, references):
     record("ROUGE_L", *Rouge().compute_score(truth, found))
     record("CIDEr", *Cider().compute_score(truth, found))
     return corpus, per_video
+
+
+def start_meteor():
+    """Let METEOR's Java start now, beside other work."""
+    require_java()
+    _meteor()
 
 
 @functools.cache
@@ -104,30 +109,27 @@ def _meteor_scores(truth, found):
         raise OSError(f"METEOR: its Java process failed ({error}); it needs about 2 GB of memory") from None
 
 
-def tokenize(tokenizer, lines):
-    """Run the PTB tokeniser once over all lines.
+def tokenize(lines):
+    """Run the PTB tokeniser once over all lines, as pycocoevalcap's `PTBTokenizer` does, punctuation left out.
+
+    Not through that class, which writes a file beside its own code and lets Java talk on stderr. Java reads to the end
+    of its input before it answers, so that it cannot be kept for the next lines as METEOR is.
 
     Raises:
         OSError: it did not give one line for each.
     """
+    from pycocoevalcap.tokenizer import ptbtokenizer as ptb
+
+    command = ["java", "-cp", ptb.STANFORD_CORENLP_3_4_1_JAR, "edu.stanford.nlp.process.PTBTokenizer"]
     lines = [" ".join(line.split()) for line in lines]  # a line break of any kind would shift all that follow
-    with _stderr_in_file() as said:
-        result = tokenizer.tokenize({i: [{"caption": line}] for i, line in enumerate(lines)})
-        said.seek(0)
-        remarks = " ".join(said.read().decode(errors="replace").split())[-500:]
-    if len(result) != len(lines):
-        raise OSError(f"PTB tokeniser: found {len(result)} lines, expected {len(lines)}; java said: {remarks}")
-    return [result[i][0] for i in range(len(lines))]
-
-
-@contextlib.contextmanager
-def _stderr_in_file():
-    """Send what child processes write to stderr into a temporary file: the tokeniser reports its speed each time."""
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as file:
-        try:
-            os.dup2(file.fileno(), 2)
-            yield file
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+    done = subprocess.run(
+        [*command, "-preserveLines", "-lowerCase"],
+        cwd=pathlib.Path(ptb.__file__).parent,
+        input="\n".join(lines).encode() + b"\n",
+        capture_output=True,
+    )
+    found = done.stdout.decode(errors="replace").split("\n")[:-1]
+    if len(found) != len(lines):
+        remarks = " ".join(done.stderr.decode(errors="replace").split())[-500:]
+        raise OSError(f"PTB tokeniser: found {len(found)} lines, expected {len(lines)}; java said: {remarks}")
+    return [" ".join(word for word in line.rstrip().split(" ") if word not in ptb.PUNCTUATIONS) for line in found]
