@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import train_v2vt_sum
 from data.mini import write_mini
 from models.vtsum_blip import v2vt_sum
 from tests.golden.weights import fill_state_dict
@@ -103,6 +104,28 @@ def mini_flags(mini_root):
         *("--med_config", str(ROOT / "configs/med_config_mini.json")),
         *("--num_workers", "0", "--device", "cpu"),
     ]
+
+
+@pytest.fixture
+def train(mini_flags, tmp_path, monkeypatch):
+    """Train in this process on mini VideoXum; returns the run's folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def start(name, *flags, config="mini.yaml"):
+        words = ["--config", str(ROOT / "configs" / config), *mini_flags, "--pretrained", "", "--output_dir", name]
+        train_v2vt_sum.main([*words, "--batch_size", "11", *flags])
+        return tmp_path / name
+
+    return start
+
+
+@pytest.fixture
+def without_dropout(tmp_path):
+    """Flags of the small decoder without dropout, so that runs that draw in another order can be compared."""
+    sizes = json.loads((ROOT / "configs/med_config_mini.json").read_text())
+    sizes |= dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    (tmp_path / "med.json").write_text(json.dumps(sizes))
+    return ["--med_config", str(tmp_path / "med.json")]
 
 
 @pytest.fixture

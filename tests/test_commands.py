@@ -107,19 +107,6 @@ def test_the_published_commands(clone):
     assert [c["image_id"] for c in captions] == [a["image_id"] for a in truth["annotations"]] == list(range(7))
 
 
-@pytest.fixture
-def train(mini_flags, tmp_path, monkeypatch):
-    """Train in this process on mini VideoXum; returns the run's folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def start(name, *flags, config="mini.yaml"):
-        words = ["--config", str(ROOT / "configs" / config), *mini_flags, "--pretrained", "", "--output_dir", name]
-        train_v2vt_sum.main([*words, "--batch_size", "11", *flags])
-        return tmp_path / name
-
-    return start
-
-
 def weights(folder, name="checkpoint.pth"):
     return torch.load(folder / name, weights_only=True)["model"]
 

@@ -1,0 +1,112 @@
+"""Options that make a run faster, against the plain run; and more than one machine."""
+
+import json
+import shutil
+import socket
+
+import pytest
+import torch
+
+from data.pack import main as pack
+from tests.conftest import ROOT
+from tests.processes import run, start
+
+
+def weights(folder):
+    return torch.load(folder / "checkpoint.pth", weights_only=True)["model"]
+
+
+def same(ours, theirs):
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def losses(folder):
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [entry["loss"] for entry in log if entry["type"] == "step"]
+
+
+SHORT = ["--max_epoch", "2", "--task", "v2v", "--splits", "val", "--log_freq", "1"]
+
+
+def test_where_features_come_from_changes_nothing(train, mini_root, tmp_path):
+    plain = train("plain", *SHORT)
+    pack(
+        ["--features", str(mini_root / "feat/blip"), "--out", "packed", "--annotations"]
+        + [str(path) for path in (mini_root / "anno").glob("*.json")]
+    )
+    packed = ["--video_embeddings_root", "packed"]
+    for name, flags in dict(
+        packed=packed,
+        ram=["--preload", "ram", "--num_workers", "1"],
+        device=["--preload", "device"],
+        both=[*packed, "--preload", "device", "--num_workers", "1"],
+    ).items():
+        found = train(name, *SHORT, *flags)
+        assert same(weights(found), weights(plain)), name
+        assert (found / "predictions_val.jsonl").read_bytes() == (plain / "predictions_val.jsonl").read_bytes()
+        log = (found / "train.log").read_text()
+        assert ("GB of features on cpu" in log) == ("--preload" in flags)
+
+
+def test_bucketing_meets_other_videos(train):
+    plain, bucketed = train("plain", *SHORT), train("bucketed", *SHORT, "--length_bucketing")
+    assert losses(plain) != losses(bucketed) and len(losses(plain)) == len(losses(bucketed))
+    assert "frame places; " in (plain / "train.log").read_text()
+
+
+def test_bf16_learns_the_same(train, without_dropout):
+    flags = ["--max_epoch", "1", "--splits", "val", "--log_freq", "1", "--init_lr", "1e-4", *without_dropout]
+    plain, half = train("plain", *flags), train("half", *flags, "--precision", "bf16")
+    assert losses(half) != losses(plain) and losses(half) == pytest.approx(losses(plain), rel=0.02)
+    assert all(value.dtype == torch.float32 for value in weights(half).values())
+    scores = [json.loads((folder / "results_val.json").read_text())["metrics"] for folder in (plain, half)]
+    assert scores[0].keys() == scores[1].keys()
+
+
+def test_fp16_keeps_its_scale_when_resumed(train):
+    short = [*SHORT, "--max_video_length", "3"]  # float16 is slow on a CPU
+    plain, half = train("plain", *short), train("half", *short, "--precision", "fp16")
+    assert losses(half)[0] == pytest.approx(losses(plain)[0], rel=0.01)
+    scaler = torch.load(half / "checkpoint.pth", weights_only=True)["scaler"]
+    assert scaler["scale"] > 1 and "scaler" not in torch.load(plain / "checkpoint.pth", weights_only=True)
+    again = train("again", *short, "--max_epoch", "3", "--precision", "fp16", "--resume", "half/checkpoint.pth")
+    resumed = torch.load(again / "checkpoint.pth", weights_only=True)["scaler"]
+    assert (resumed["scale"], resumed["_growth_tracker"]) == (scaler["scale"], scaler["_growth_tracker"] + 3)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_layers_learn_the_same(train, without_dropout):
+    flags = ["--max_epoch", "1", "--splits", "val", "--log_freq", "1", "--num_beams", "1", *without_dropout]
+    plain, compiled = train("plain", *flags), train("compiled", *flags, "--compile")
+    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-5)
+    assert weights(compiled).keys() == weights(plain).keys()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_two_machines_equal_one_and_accumulated_batches(mini_flags, without_dropout, tmp_path):
+    """Two launchers on this machine, as in the README; one launcher; one process with two batches a step."""
+    script = [str(ROOT / "train_v2vt_sum.py"), "--config", str(ROOT / "configs/mini.yaml"), *mini_flags]
+    script += [*without_dropout, *SHORT, "--batch_size", "8", "--ckpt_freq", "0"]
+    launcher = ["python", "-m", "torch.distributed.run"]
+    meeting = ["--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+    nodes = [[*meeting, f"--node_rank={rank}"] for rank in range(2)]
+    agents = [start([*launcher, *node, *script, "--output_dir", "nodes"], tmp_path) for node in nodes]
+    shown = [agent.communicate(timeout=200)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], shown
+    one = [*launcher, "--standalone", "--nproc_per_node=2", *script, "--output_dir", "one"]
+    accumulated = ["python", *script, "--accumulate", "2", "--output_dir", "accumulated"]
+    for words in (one, accumulated):
+        status, shown = run(words, tmp_path)
+        assert status == 0, shown
+    folders = [tmp_path / name for name in ("nodes", "one", "accumulated")]
+    nodes, one, accumulated = map(weights, folders)
+    assert same(nodes, one)
+    for name in one:
+        torch.testing.assert_close(accumulated[name], one[name], rtol=0, atol=2e-4, msg=name)
+    results = [json.loads((folder / "results_val.json").read_text())["metrics"] for folder in folders]
+    assert results[0] == pytest.approx(results[1], abs=1e-6)
