@@ -6,11 +6,12 @@ RUN := $(VENV)/bin/python
 DEMO := OMP_NUM_THREADS=1 $(RUN) -m torch.distributed.run --standalone --nproc_per_node=2
 MINI := dataset/mini
 
-.PHONY: help venv demo test lint format clean
+.PHONY: help venv demo test bench lint format clean
 
 help:
 	@echo "make demo   small videos -> features -> training -> scores -> a summary to watch (minutes, two cores)"
 	@echo "make test   run the test suite"
+	@echo "make bench  measure speed beside peers and the machine's limits (minutes); see docs/performance.md"
 	@echo "make venv   only make the environment in $(VENV)"
 	@echo "make lint   ruff check and format check; make format mends"
 
@@ -35,6 +36,9 @@ demo: venv
 
 test: venv
 	$(RUN) -m pytest
+
+bench: venv
+	$(RUN) -m benchmarks
 
 lint: venv
 	$(RUN) -m ruff check .

@@ -6,6 +6,9 @@ Axes: B sequences, N places of a padded one, n real places of all, H heads, Dh h
 import torch
 import torch.nn.functional as F
 
+# Where a call costs little, attention goes sequence by sequence, and nothing is computed for padding. On GPUs it is the
+# calls that cost: there it is one, with padding that nobody sees.
+ONE_BY_ONE = {"cpu"}
 # Local attention handles so many queries at a time, each time with their own stretch of keys.
 QUERY_BLOCK = 256
 
@@ -120,10 +123,9 @@ def attend(q, k, v, queries, keys, *, causal=False, radius=None, dropout=0.0):
         (n, H, Dh)
     """
     how = dict(causal=causal, radius=radius, dropout=dropout)
-    if q.device.type == "cpu":  # where a call costs little: sequence by sequence, and nothing is done for padding
+    if q.device.type in ONE_BY_ONE:
         parts = zip(q.split(queries.lengths), k.split(keys.lengths), v.split(keys.lengths))
         return torch.cat([_attend(*(x[None].transpose(1, 2) for x in part), None, **how)[0] for part in parts])
-    # In one call, with padding that nobody sees, since on a GPU it is the calls that cost.
     seen = keys.mask
     if causal and queries.lengths == keys.lengths:
         seen = None  # padding lies behind every real place

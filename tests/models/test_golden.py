@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from models import ragged
+
 
 def inputs(figures):
     """Embeddings and mask of a golden file."""
@@ -22,7 +24,11 @@ def inputs(figures):
         ("loss_padding", "vtsum_blip_tt_ca", 0.2, torch.float32, 3e-2),
     ],
 )
-def test_losses_and_gradients(golden, small_model, name, version, scale, dtype, grad_tolerance):
+@pytest.mark.parametrize("one_by_one", [{"cpu"}, set()], ids=["one by one", "padded as on a GPU"])
+def test_losses_and_gradients(
+    golden, small_model, name, version, scale, dtype, grad_tolerance, one_by_one, monkeypatch
+):
+    monkeypatch.setattr(ragged, "ONE_BY_ONE", one_by_one)
     figures, model = golden(f"{name}.npz"), small_model(version, scale).to(dtype)
     embeddings, mask = inputs(figures)
     ids = torch.from_numpy(figures["tokenizer_input_ids"])
