@@ -44,6 +44,9 @@ def main(argv=None):
     parser.add_argument("--name", help="of the machine, for the file of results")
     args = parser.parse_args(argv)
     device = torch.device(args.device)
+    unknown = set(args.only or ()) - groups(device, args.full).keys()
+    if unknown:
+        raise ValueError(f"--only: found {min(unknown)!r}, expected some of {', '.join(groups(device, args.full))}")
     about = describe(device)
     name = (
         args.name or re.sub(r"\W+", "-", about.get("gpu", f"{about['processor']} {about['threads']} threads")).lower()

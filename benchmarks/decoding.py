@@ -79,9 +79,9 @@ def run(device, *, B=16, T=120, K=3, L=48, rounds=2, references=1, model_options
     return [row]
 
 
-def test_split(device, *, count=4000, batch_size=64, L=48, precision="bf16"):
+def test_split(device, *, count=4000, batch_size=64, L=48, precision="bf16", model_options=None):
     """Decode as many videos as the test split has, by length, in low precision: a GPU's work."""
-    model = lively(full_size_model().to(device))
+    model = lively(full_size_model(**(model_options or {})).to(device))
     lengths = sorted(draw_lengths(count, seed=2)[0].tolist())
     batches = [draw_videos(lengths[i : i + batch_size], seed=i)[:2] for i in range(0, count, batch_size)]
 

@@ -1,5 +1,6 @@
 """Videos -> features: right, the same each time, and undisturbed by broken files and kills."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -133,17 +134,23 @@ def test_killed_and_started_again(extracted, flags, tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_interrupted(flags, tmp_path):
+def test_interrupted(mini_videos, tmp_path):
     """Ctrl-C: one word, no traceback, no process left."""
-    with start(["python", SCRIPT, *flags, "--out", tmp_path, "--num_workers", "1"], ROOT) as process:
+    many, out = tmp_path / "many", tmp_path / "out"
+    many.mkdir()
+    for i, path in itertools.product(range(50), (mini_videos / "videos").iterdir()):  # more than are done by then
+        (many / f"{i}_{path.name}").symlink_to(path)
+    words = ["--videos", many, "--out", out, "--image_size", FRAME_SIZE, "--device", "cpu", "--num_workers", "1"]
+    words += ["--blip", mini_videos / "frame_encoder.pth", "--vt_clip", ""]
+    with start(["python", SCRIPT, *words], ROOT) as process:
         deadline = time.monotonic() + 120
-        while not list(tmp_path.rglob("*.npz")) and process.poll() is None and time.monotonic() < deadline:
+        while not list(out.rglob("*.npz")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
         os.killpg(process.pid, signal.SIGINT)
         shown, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert shown.strip().splitlines()[-1] == "interrupted" and "Traceback" not in shown
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert 0 < len(list(out.rglob("*.npz"))) < 400 and not list(out.rglob("*.tmp"))
 
 
 @pytest.fixture
