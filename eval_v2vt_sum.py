@@ -179,6 +179,9 @@ class Evaluator:
         with concurrent.futures.ThreadPoolExecutor(1) as beside:  # a split is scored while the next one is predicted
             for split in self.config.splits:
                 gathered = distributed.gather_objects(self.predict(model, split), self.world)
+                for future in scoring.values():
+                    if future.done():
+                        future.result()  # a failure ends the run now
                 if self.world.is_main:
                     predictions = list(itertools.chain.from_iterable(gathered))
                     scoring[split] = beside.submit(self._score, split, predictions, origin)

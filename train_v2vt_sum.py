@@ -77,7 +77,7 @@ def train_one_epoch(model, loader, complete, optimizer, scaler, *, epoch, config
     Raises:
         FloatingPointError: a loss is not finite; the message names epoch, step and videos.
     """
-    totals, previous, start = None, None, time.monotonic()
+    totals, unchecked, start = None, [], time.monotonic()
     with progress(loader, world.is_main, desc=f"epoch {epoch}", unit="step") as bar:
         for step, batch in enumerate(bar):
             batch = complete(batch.to(world.device))
@@ -97,26 +97,35 @@ def train_one_epoch(model, loader, complete, optimizer, scaler, *, epoch, config
             named = {name: value.detach() for name, value in named.items() if value is not None}
             values = torch.stack([value.double() for value in named.values()])
             totals = values if totals is None else totals + values
-            if previous is not None:  # the batch before this: nobody need wait for it
-                require_finite(*previous)
-            previous = (named, epoch, step, batch.video_ids)
-            if (step + 1) % config.log_freq == 0 or step + 1 == len(loader):
-                require_finite(*previous)
+            unchecked.append((step, batch.video_ids, values))
+            if (step + 1) % config.log_freq == 0 or step + 1 == len(loader):  # to look means to wait for the device
+                require_finite(epoch, named, unchecked)
+                unchecked.clear()
                 means = dict(zip(named, distributed.mean(values, world).tolist()))
                 lr = optimizer.param_groups[0]["lr"]
                 log.write(type="step", epoch=epoch, step=step, lr=lr, **means)
                 bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
     means = dict(zip(named, (distributed.mean(totals, world) / len(loader)).tolist()))
-    log.write(type="epoch", epoch=epoch, seconds=round(time.monotonic() - start, 3), **means)
+    scale = dict(scale=scaler.get_scale()) if scaler.is_enabled() else {}
+    log.write(type="epoch", epoch=epoch, seconds=round(time.monotonic() - start, 3), **means, **scale)
     return means
 
 
-def require_finite(named, epoch, step, video_ids):
-    """Raise a FloatingPointError that names the batch if a loss is NaN or infinite."""
-    values = {name: value.item() for name, value in named.items()}
-    if not all(map(math.isfinite, values.values())):
-        shown = ", ".join(f"{name} {value}" for name, value in values.items())
-        raise FloatingPointError(f"epoch {epoch}, step {step}: not finite: {shown}; videos: {' '.join(video_ids)}")
+def require_finite(epoch, names, batches):
+    """Look for NaN and infinity in the losses of some batches, in one copy from the device.
+
+    Args:
+        epoch: its number.
+        names: of the losses.
+        batches: list of (step, video ids, losses).
+    Raises:
+        FloatingPointError: the message names the first such batch.
+    """
+    losses = torch.stack([values for *_, values in batches]).tolist()
+    for (step, video_ids, _), values in zip(batches, losses):
+        if not all(map(math.isfinite, values)):
+            shown = ", ".join(f"{name} {value}" for name, value in zip(names, values))
+            raise FloatingPointError(f"epoch {epoch}, step {step}: not finite: {shown}; videos: {' '.join(video_ids)}")
 
 
 def starting_weights(config, world, model):

@@ -50,7 +50,7 @@ def run(device, *, batch_size=16, rounds=2, precision="fp32", model_options=None
         with torch.no_grad():  # without dropout, in float32: the same losses
             found = torch.stack(model.eval()(*ours)), torch.stack(peer.eval()(*theirs, scope))
         error = ((found[0] - found[1]) / found[1]).abs().max().item()
-        assert error < 1e-5, f"losses differ: {found}"
+        assert error < (1e-5 if device.type == "cpu" else 1e-4), f"losses differ: {found}"
         work = []
         for network, batch, more in ((model.train(), ours, ()), (peer.train(), theirs, (scope,))):
             fused = dict(fused=True) if network is model else {}
@@ -76,7 +76,7 @@ def run(device, *, batch_size=16, rounds=2, precision="fp32", model_options=None
                 check=f"losses within {error:.0e}",
             )
         )
-        del model, peer, work
+        del model, peer, work, network, optimizer, batch
     return rows
 
 

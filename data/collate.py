@@ -35,14 +35,14 @@ class Batch:
         """What the model takes as captions: ids where the loader made them, else the texts."""
         return self.captions if self.caption_ids is None else self.caption_ids
 
-    def _map(self, function):
-        tensors = {k: function(v) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
+    def _map(self, function, but=()):
+        tensors = {k: function(v) for k, v in vars(self).items() if isinstance(v, torch.Tensor) and k not in but}
         return dataclasses.replace(self, **tensors)
 
     def to(self, device):
         """Copy the tensors to a device, but for those that stay on the host."""
-        there = self._map(functools.partial(torch.Tensor.to, device=device, non_blocking=True))
-        return dataclasses.replace(there, video_mask=self.video_mask, caption_ids=self.caption_ids)
+        copy = functools.partial(torch.Tensor.to, device=device, non_blocking=True)
+        return self._map(copy, but=("video_mask", "caption_ids"))
 
     def pin_memory(self):
         """Pin the tensors; the loader calls it."""

@@ -33,6 +33,15 @@ def open_features(root, video_ids, field, width, what):
     return store
 
 
+def require_length(found, record, path):
+    """Raise a ValueError unless a record's video has as many frames of features, `found`, as labels."""
+    if found != record.num_frames:
+        raise ValueError(
+            f"{path}: video {record.video_id}: features: "
+            f"found {found} frames, expected {record.num_frames} as in vsum_onehot"
+        )
+
+
 class FeatureFiles:
     """A folder with one `.npz` file per video."""
 

@@ -2,32 +2,40 @@
 
 import dataclasses
 import logging
+import os
 import pathlib
 
 import numpy as np
 import torch
 
+from data.features import require_length
 from models.ragged import to_device
 
 logger = logging.getLogger(__name__)
 
 
 class ResidentFeatures:
-    """Features of some videos in one tensor, in the precision they are stored in.
+    """Features of a data set's videos in one tensor, in the precision they are stored in.
 
     Args:
         features: `FeatureFiles` or `FeatureStore`.
-        video_ids: which videos.
+        records: list of `VideoRecord`.
         device: where the tensor lies.
     Raises:
         FileNotFoundError, ValueError: features are missing or bad.
     """
 
-    def __init__(self, features, video_ids, device):
-        arrays = [torch.from_numpy(np.array(features.stored(video_id))) for video_id in video_ids]
-        ends = np.cumsum([len(array) for array in arrays]).tolist()
-        self.features, self.frames = features, torch.cat(arrays).to(device)  # (n, D)
-        self.places = {video_id: (end - len(a), end) for video_id, a, end in zip(video_ids, arrays, ends)}
+    def __init__(self, features, records, device):
+        ends = np.cumsum([record.num_frames for record in records]).tolist()
+        self.features, self.frames = features, None  # (n, D)
+        self.places = {record.video_id: (end - record.num_frames, end) for record, end in zip(records, ends)}
+        for record in records:
+            array = torch.from_numpy(np.array(features.stored(record.video_id)))
+            require_length(len(array), record, self.path(record.video_id))
+            if self.frames is None:
+                self.frames = torch.empty(ends[-1], array.shape[1], dtype=array.dtype, device=device)
+            start, end = self.places[record.video_id]
+            self.frames[start:end] = array.to(device)
 
     def path(self, video_id):
         """File that a video was read from."""
@@ -52,7 +60,7 @@ class OnDevice:
     """Stands for `ResidentFeatures` on a device: the loader brings frames of no width, which `complete` replaces."""
 
     def __init__(self, resident):
-        self.path, self.places = resident.path, resident.places
+        self.path, self.places = resident.features.path, resident.places
 
     def load(self, video_id):
         start, end = self.places[video_id]
@@ -83,7 +91,7 @@ def keep_resident(dataset, where, device):
             device,
         )
         return lambda batch: batch
-    resident = ResidentFeatures(dataset.features, [record.video_id for record in dataset.records], device)
+    resident = ResidentFeatures(dataset.features, dataset.records, device)
     logger.info("preload: %.1f GB of features on %s", needed / 1e9, device)
     if where == "ram":
         dataset.features = resident
@@ -96,4 +104,5 @@ def _free_bytes(device):
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # the other processes here want the same

@@ -43,6 +43,11 @@ class FeatureStore:
                     raise ValueError(f"{place}: video {video_id}: found in {self.videos[video_id][0].filename} too")
                 self.videos[video_id] = frames, start, start + count
 
+        self.arguments = root, field, width
+
+    def __reduce__(self):  # a mapped array would travel to a loader's worker with all its bytes
+        return FeatureStore, self.arguments
+
     def __contains__(self, video_id):
         return video_id in self.videos
 
@@ -97,6 +102,8 @@ def _mapped(path, index):
     file = path.with_suffix(".npy")
     try:
         frames = np.load(file, mmap_mode="r", allow_pickle=False)
+        if not isinstance(frames, np.ndarray):
+            raise ValueError("an .npz file")
     except Exception as error:  # damaged bytes raise nearly anything in NumPy's header parser
         raise ValueError(f"{file}: packed features: damaged ({' '.join(str(error).split())})") from None
     end = 0
@@ -144,6 +151,7 @@ def write_store(root, name, videos, *, field, source, dtype):
             file.write(data)
             entries[video_id] = [end, len(array), zlib.crc32(data)]
             end += len(array)
+        path.with_suffix(".json").unlink(missing_ok=True)  # an index of other data must not stand beside these
         file.seek(0)
         assert _write_header(file, dtype, end, width) == header, "the header grew into the data"
     with open(path, "rb") as file:

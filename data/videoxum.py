@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from data.annotations import load_annotations
 from data.captions import reference_caption
-from data.features import open_features
+from data.features import open_features, require_length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +80,7 @@ class VideoXum(Dataset):
         record = self.records[i]
         features = self.features.load(record.video_id)  # (T, D)
         labels = record.vsum_onehot  # (R, T)
-        if len(features) != record.num_frames:
-            raise ValueError(
-                f"{self.features.path(record.video_id)}: video {record.video_id}: features: "
-                f"found {len(features)} frames, expected {record.num_frames} as in vsum_onehot"
-            )
+        require_length(len(features), record, self.features.path(record.video_id))
         clip_vision, stop = None, self.max_frames
         if self.clip_features is not None:
             clip_vision = self.clip_features.load(record.video_id)  # (T', C)

@@ -107,6 +107,8 @@ class _WeightedNLL(torch.autograd.Function):
                     of_states[rows] = p @ w
                     if low == weight.dtype:
                         of_weight.addmm_(p.t(), x[rows])
+                    elif low == torch.float16:  # a frequent word's sum may be too large for it
+                        of_weight.add_(p.t() @ (x[rows] / 64), alpha=64)
                     else:
                         of_weight += p.t() @ x[rows]
         ctx.lift = lift

@@ -51,7 +51,7 @@ def take_rows(x, rows):
 def to_device(tensor, device):
     """Copy a tensor from the host without waiting for the device."""
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
+        return tensor.contiguous().pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 

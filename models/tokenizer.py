@@ -53,7 +53,8 @@ class CaptionTokenizer:
 
     def encode(self, caption, max_tokens=None):
         """Tokenise one caption: [DEC] … [SEP], at most `max_tokens` ids with [SEP] kept."""
-        ids = self._wordpiece(caption, add_special_tokens=True).input_ids
+        # A caption may hold the letters "[PAD]"; as a token it would mark its end.
+        ids = [i for i in self._wordpiece(caption, add_special_tokens=True).input_ids if i != self.pad_id]
         ids[0] = self.decoder_id
         if max_tokens is not None and len(ids) > max_tokens:
             ids[max_tokens - 1 :] = [self.end_id]

@@ -157,8 +157,11 @@ class VTSumBLIP(nn.Module):
     def _caption_loss(self, input_ids, frames, videos):
         """Loss of captions (B, L) on the host; only the places that it depends on are computed."""
         device, real = frames.device, input_ids != self.tokenizer.pad_id
-        lengths = Ragged.of(real, "tsum_labels", "cpu").lengths
-        targets, scored = next_token_targets(input_ids, real, len(self.tokenizer.prompt_ids))  # (B, L - 1)
+        lengths, prompt = Ragged.of(real, "tsum_labels", "cpu").lengths, len(self.tokenizer.prompt_ids)
+        if min(lengths) <= prompt:
+            found = f"caption {lengths.index(min(lengths))} of {min(lengths)} tokens"
+            raise ValueError(f"tsum_labels: found {found}, expected more than the {prompt} of the prompt")
+        targets, scored = next_token_targets(input_ids, real, prompt)  # (B, L - 1)
         size = targets.shape[1]
         if self.smoothing_scope == "published":  # QUIRK-2: the loss depends on padding
             queries = Ragged([size] * len(lengths), size, device)

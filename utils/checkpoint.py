@@ -103,13 +103,13 @@ def load_training_state(path, *, model, optimizer, scaler=None):
         raise ValueError(f"{path}: resume: epoch: found {state['epoch']!r}, expected the number of the last epoch")
     try:
         model.load_state_dict(state["model"])
+        for group, settings in zip(state["optimizer"]["param_groups"], own):
+            group.update(settings)  # what this run was told, not what the other was
         optimizer.load_state_dict(state["optimizer"])
         if scaler is not None and scaler.is_enabled() and "scaler" in state:  # not in a checkpoint of another precision
             scaler.load_state_dict(state["scaler"])
     except Exception as error:  # torch checks little of an optimiser's state before it uses it
         raise ValueError(f"{path}: resume: does not fit the model ({' '.join(str(error).split())[:500]})") from None
-    for group, settings in zip(optimizer.param_groups, own):
-        group.update(settings)  # what this run was told, not what the other was
     return state["epoch"] + 1
 
 

@@ -148,8 +148,8 @@ def parallel(model, world):
     """Wrap a model so that the processes average its gradients; one process takes it as it is."""
     if world.size == 1:
         return model
-    devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    # Without `device_ids`, which would copy what stays on the host (lengths) to the device.
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def total(values, world):

@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -47,6 +48,24 @@ def test_half_precision_and_the_vision_field(packed, mini_root, tmp_path):
     assert np.array_equal(clip.load("mini_val_000"), expected)
 
 
+def test_a_store_travels_to_workers_without_its_bytes(packed):
+    out = packed(splits=("val",))
+    store = FeatureStore(out, "features", 768)
+    sent = pickle.dumps(store)
+    assert len(sent) < 1000
+    again = pickle.loads(sent)
+    assert np.array_equal(again.load("mini_val_000"), store.load("mini_val_000"))
+    assert again.path("mini_val_000") == out / "val.npy"
+
+
+def test_packing_again_never_leaves_an_old_index(packed, monkeypatch):
+    out = packed(splits=("val",))
+    monkeypatch.setattr("data.store.json.dump", lambda *_: 1 / 0)  # ended between the two files
+    with pytest.raises(ZeroDivisionError):
+        packed(splits=("val",))
+    assert [path.name for path in out.iterdir()] == ["val.npy"]
+
+
 def test_a_changed_byte_is_found_and_named(packed, capsys):
     out = packed(splits=("val",))
     verify(out / "val.json")
@@ -68,6 +87,7 @@ def test_a_changed_byte_is_found_and_named(packed, capsys):
             lambda out: (out / "val.npy").write_bytes((out / "val.npy").read_bytes()[:-4]),
             "packed features: damaged",
         ),
+        (lambda out: np.savez(open(out / "val.npy", "wb"), a=np.ones(3)), "packed features: damaged \\(an .npz file"),
         (lambda out: (out / "val.npy").write_bytes(b"nothing"), "val.npy: packed features: damaged"),
         (lambda out: (out / "val.json").write_text("{"), "val.json: packed features: damaged index"),
         (lambda out: (out / "val.json").write_text("[]"), "format: found 'list', expected 1"),

@@ -21,6 +21,10 @@ def test_encode(tokenizer):
     assert tokenizer.encode("A video of he w5000") == [30522, 1037, 2678, 1997, 2002, 5000, 102]
 
 
+def test_letters_of_padding_are_no_padding(tokenizer):
+    assert tokenizer.encode("a video of [PAD] he w5000") == tokenizer.encode("a video of he w5000")
+
+
 def test_golden_texts(golden, tokenizer):
     for ids, text in golden("decode.json"):
         assert [i for i in ids if i not in BERT_WORDS] == [tokenizer.decoder_id], "a word is missing in conftest.py"

@@ -11,6 +11,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import tempfile
 
 NAMES = ("BLEU_1", "BLEU_2", "BLEU_3", "BLEU_4", "METEOR", "ROUGE_L", "CIDEr")
 
@@ -122,14 +123,16 @@ def tokenize(lines):
 
     command = ["java", "-cp", ptb.STANFORD_CORENLP_3_4_1_JAR, "edu.stanford.nlp.process.PTBTokenizer"]
     lines = [" ".join(line.split()) for line in lines]  # a line break of any kind would shift all that follow
-    done = subprocess.run(
-        [*command, "-preserveLines", "-lowerCase"],
-        cwd=pathlib.Path(ptb.__file__).parent,
-        input="\n".join(lines).encode() + b"\n",
-        capture_output=True,
-    )
-    found = done.stdout.decode(errors="replace").split("\n")[:-1]
+    # Files, not pipes: a loader's worker that is forked meanwhile would hold a pipe open, and Java wait for its end.
+    with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as said:
+        asked.write("\n".join(lines).encode() + b"\n")
+        asked.seek(0)
+        files = dict(stdin=asked, stdout=answer, stderr=said)
+        subprocess.run([*command, "-preserveLines", "-lowerCase"], cwd=pathlib.Path(ptb.__file__).parent, **files)
+        answer.seek(0)
+        said.seek(0)
+        found = answer.read().decode(errors="replace").split("\n")[:-1]
+        remarks = " ".join(said.read().decode(errors="replace").split())[-500:]
     if len(found) != len(lines):
-        remarks = " ".join(done.stderr.decode(errors="replace").split())[-500:]
         raise OSError(f"PTB tokeniser: found {len(found)} lines, expected {len(lines)}; java said: {remarks}")
     return [" ".join(word for word in line.rstrip().split(" ") if word not in ptb.PUNCTUATIONS) for line in found]
