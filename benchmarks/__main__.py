@@ -23,11 +23,11 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 def groups(device, full):
     """Name of a group of measurements -> function that takes them."""
     found = dict(
-        training=lambda: training.run(device),
         padding=training.padding,
-        decoding=lambda: decoding.run(device),
         scoring=scoring.run,
         loading=loading.run,
+        training=lambda: training.run(device),
+        decoding=lambda: decoding.run(device),
         growth=lambda: growth.run(device),
     )
     if full:

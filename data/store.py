@@ -38,10 +38,11 @@ class FeatureStore:
             frames = _mapped(path, index)
             if width is not None and frames.shape[1] != width:
                 raise ValueError(f"{place}: found width {frames.shape[1]}, expected {width}")
+            plain = frames.view(np.ndarray)  # slices of a memmap are slow to make
             for video_id, (start, count, _) in index["videos"].items():
                 if video_id in self.videos:
-                    raise ValueError(f"{place}: video {video_id}: found in {self.videos[video_id][0].filename} too")
-                self.videos[video_id] = frames, start, start + count
+                    raise ValueError(f"{place}: video {video_id}: found in {self.path(video_id)} too")
+                self.videos[video_id] = plain, start, start + count, frames.filename
 
         self.arguments = root, field, width
 
@@ -53,7 +54,7 @@ class FeatureStore:
 
     def path(self, video_id):
         """File that holds a video's features."""
-        return self.videos[video_id][0].filename
+        return self.videos[video_id][3]
 
     def load(self, video_id):
         """Read one video: (T, width) float32."""
@@ -62,7 +63,7 @@ class FeatureStore:
 
     def stored(self, video_id):
         """One video as it is stored, not copied: (T, width) float32 or float16."""
-        frames, start, stop = self.videos[video_id]
+        frames, start, stop, _ = self.videos[video_id]
         return frames[start:stop]
 
 

@@ -41,5 +41,5 @@ def test_the_document_shows_the_results(tmp_path):
     copy.write_text(text)
     report.update(RESULTS, copy)
     assert copy.read_text() == text
-    with pytest.raises(ValueError, match="--only: found 'speed', expected some of training, padding"):
+    with pytest.raises(ValueError, match="--only: found 'speed', expected some of padding, scoring"):
         main(["--only", "speed"])
