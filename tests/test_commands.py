@@ -69,12 +69,12 @@ def test_the_published_commands(clone):
     eval_tt, eval_ca = readme_commands("eval_v2vt_sum.py")[:2]
     tt, ca = clone / "outputs/vtsum_tt", clone / "outputs/vtsum_tt_ca"
 
-    shown = published(clone, train_tt, 2)
+    shown = published(clone, train_tt, 2, "--splits", "val")
     assert "model: the config says 'vtsum_blip_tt', the flag says 'vtsum_blip_tt_ca'" in shown
     config = (tt / "config.yaml").read_text()
     assert "model: vtsum_blip_tt_ca" in config
     shutil.copy(tt / "checkpoint.pth", tt / "vtsum_tt.pth")
-    shown = published(clone, eval_tt, 2)
+    shown = published(clone, eval_tt, 2, "--splits", "val")
     assert "left out context aggregation" in shown
     assert (tt / "config.yaml").read_text() == config
     assert "model: vtsum_blip_tt\n" in (tt / "config_eval.yaml").read_text()

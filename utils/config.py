@@ -124,7 +124,7 @@ class Config(Settings):
     compile: bool = option(False, "train with torch.compile: faster on GPUs after a slow start")
     device: str = option("auto", "auto takes a GPU where there is one", choices=("auto", "cpu", "cuda"))
     ckpt_freq: int = option(5, "keep a checkpoint in checkpoints/ every so many epochs; 0 keeps none", least=0)
-    log_freq: int = option(10, "write a line of losses every so many steps", least=1)
+    log_freq: int = option(10, "look at the losses, and write a line of them, every so many batches", least=1)
 
     def __post_init__(self):
         super().__post_init__()
