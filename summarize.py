@@ -34,6 +34,7 @@ from utils import distributed
 from utils.checkpoint import make_folder, sha256_of
 from utils.config import Config, load_config, read_yaml
 from utils.log import progress, run_main, setup_logging
+from utils.precision import autocast
 from utils.summary import METHODS, Storyboard, check_choice, choose, segments_of, write_page, write_skim
 
 FILES = ("summary.mp4", "storyboard.png", "index.html", "summary.json")  # the last one says that all are there
@@ -159,13 +160,14 @@ def _encode(summarizer, path):
 def _predict(summarizer, features):
     """Frame features (T, D) -> caption (None for task v2v) and saliency (T,) in [0, 1]."""
     config = summarizer.config
-    captions, logits = summarizer.model.generate(
-        torch.from_numpy(features)[None].to(summarizer.device),
-        torch.ones(1, len(features), device=summarizer.device),
-        num_beams=config.num_beams,
-        max_length=config.max_text_length,
-        min_length=config.min_text_length,
-    )
+    with autocast(config.precision, summarizer.device):
+        captions, logits = summarizer.model.generate(
+            torch.from_numpy(features)[None].to(summarizer.device),
+            torch.ones(1, len(features)),
+            num_beams=config.num_beams,
+            max_length=config.max_text_length,
+            min_length=config.min_text_length,
+        )
     return None if captions is None else captions[0], logits.double().sigmoid().cpu().numpy()
 
 
