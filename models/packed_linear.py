@@ -15,7 +15,8 @@ AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(_OPS, "_reorder_lin
 def packed_linears(layers):
     """Let float32 linear layers on a CPU multiply by reordered weights until the block ends.
 
-    For the few rows of a decoding step `F.linear` spends much of its time on reordering the weights, each time anew. The results are the same but for the order of additions; there are no gradients.
+    For the few rows of a decoding step `F.linear` spends much of its time on reordering the weights, each time anew.
+    The results are the same but for the order of additions; there are no gradients.
 
     Args:
         layers: iterable of `nn.Linear`; those of other types or on other devices are left as they are.
