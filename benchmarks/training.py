@@ -82,8 +82,9 @@ def run(device, *, batch_size=16, rounds=2, precision="fp32", model_options=None
 
 def padding(batch_size=16):
     """Share of padded places in an epoch of 8,000 videos, with and without bucketing."""
-    frames, _ = draw_lengths(8000, seed=1)
-    batches = TrainBatches(frames, batch_size, rank=0, world_size=1, seed=42)
+    batches, captions = (
+        TrainBatches(lengths, batch_size, rank=0, world_size=1, seed=42) for lengths in draw_lengths(8000, seed=1)
+    )
     plain, bucketed = batches.padded_share(False), batches.padded_share(True)
     return [
         dict(
@@ -93,5 +94,6 @@ def padding(batch_size=16):
             unit="share",
             peer_is="shuffled batches",
             ratio=plain / bucketed,
-        )
+        ),
+        dict(what="padded token places of an epoch", project=captions.padded_share(False), unit="share"),
     ]

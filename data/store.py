@@ -4,7 +4,6 @@ A folder holds, for each split, `{name}.npy`, the frames of all its videos one a
 `{name}.json`: where each video lies, its checksum, and what the file was made from.
 """
 
-import hashlib
 import json
 import pathlib
 import zlib
@@ -30,7 +29,7 @@ class FeatureStore:
     """
 
     def __init__(self, root, field, width=None):
-        self.root, self.videos = pathlib.Path(root), {}
+        self.arguments, self.videos = (root, field, width), {}
         for path in indices(root):
             index, place = read_index(path), f"{path}: packed features"
             if index["field"] != field:
@@ -43,8 +42,6 @@ class FeatureStore:
                 if video_id in self.videos:
                     raise ValueError(f"{place}: video {video_id}: found in {self.path(video_id)} too")
                 self.videos[video_id] = plain, start, start + count, frames.filename
-
-        self.arguments = root, field, width
 
     def __reduce__(self):  # a mapped array would travel to a loader's worker with all its bytes
         return FeatureStore, self.arguments
@@ -77,8 +74,7 @@ def read_index(path):
     """Read an index.
 
     Returns:
-        dictionary with `field`, `source`, `dtype`, `sha256` of the file of features, and `videos`: video id ->
-        [first frame, frames, CRC-32 of its bytes].
+        dictionary with `field`, `source`, `dtype` and `videos`: video id -> [first frame, frames, CRC-32 of its bytes].
     Raises:
         ValueError: it is damaged, or of another format.
     """
@@ -93,7 +89,7 @@ def read_index(path):
     videos = index.get("videos")
     entries = videos.values() if isinstance(videos, dict) else [None]
     whole = all(isinstance(e, list) and len(e) == 3 and all(isinstance(n, int) and n >= 0 for n in e) for e in entries)
-    if not whole or not all(isinstance(index.get(name), str) for name in ("field", "source", "dtype", "sha256")):
+    if not whole or not all(isinstance(index.get(name), str) for name in ("field", "source", "dtype")):
         raise ValueError(f"{place}: damaged index; pack the features again")
     return index
 
@@ -155,9 +151,7 @@ def write_store(root, name, videos, *, field, source, dtype):
         path.with_suffix(".json").unlink(missing_ok=True)  # an index of other data must not stand beside these
         file.seek(0)
         assert _write_header(file, dtype, end, width) == header, "the header grew into the data"
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    index = dict(format=FORMAT, field=field, source=str(source), dtype=dtype, sha256=digest, videos=entries)
+    index = dict(format=FORMAT, field=field, source=str(source), dtype=dtype, videos=entries)
     with replacing(path.with_suffix(".json")) as file:
         json.dump(index, file)
     return end
