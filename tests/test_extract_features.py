@@ -146,6 +146,7 @@ def test_interrupted(mini_videos, tmp_path):
         deadline = time.monotonic() + 120
         while not list(out.rglob("*.npz")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
+        time.sleep(0.1)  # into the work, not into the finalisers of the file just written, where Python drops it
         os.killpg(process.pid, signal.SIGINT)
         shown, _ = process.communicate(timeout=60)
     assert process.returncode == 130
