@@ -20,10 +20,11 @@ from data.loaders import EvalBatches, make_loader
 from data.videoxum import VideoXum
 from models.vt_clip import load_vt_clip
 from models.vtsum_blip import POSITIONS, WIDTHS, v2vt_sum
-from models.weights import fetch, load_weights
+from models.weights import load_weights
 from utils import distributed
-from utils.checkpoint import make_folder, replacing, sha256_of
 from utils.config import load_config, write_config
+from utils.download import fetch
+from utils.files import make_folder, replacing, sha256_of
 from utils.log import progress, run_main, setup_logging
 from utils.metrics import require_java, vt_clip_score
 from utils.metrics.captions import start_meteor

@@ -28,8 +28,8 @@ from models.frame_encoder import PRECISIONS, blip_frame_encoder, clip_frame_enco
 from models.vt_clip import find_clip, hub_names
 from models.weights import weights_sha256
 from utils import distributed
-from utils.checkpoint import make_folder
 from utils.config import OneLineParser
+from utils.files import make_folder
 from utils.log import progress, run_main, setup_logging
 
 logger = logging.getLogger(__name__)

@@ -29,10 +29,11 @@ from eval_v2vt_sum import build_model, warn_of_differences
 from extract_features import encode_videos
 from models.frame_encoder import FrameEncoder, blip_frame_encoder
 from models.vtsum_blip import WIDTHS, VTSumBLIP
-from models.weights import fetch, load_weights
+from models.weights import load_weights
 from utils import distributed
-from utils.checkpoint import make_folder, sha256_of
 from utils.config import Config, load_config, read_yaml
+from utils.download import fetch
+from utils.files import make_folder, sha256_of
 from utils.log import progress, run_main, setup_logging
 from utils.precision import autocast
 from utils.summary import METHODS, Storyboard, check_choice, choose, segments_of, write_page, write_skim

@@ -19,10 +19,11 @@ from data.resident import keep_resident
 from data.videoxum import VideoXum
 from eval_v2vt_sum import Evaluator, annotation_file, begin, build_model, warn_of_differences
 from models.vtsum_blip import WIDTHS
-from models.weights import fetch, load_weights
+from models.weights import load_weights
 from utils import distributed
 from utils.checkpoint import load_training_state, save_checkpoint
 from utils.config import load_config
+from utils.download import fetch
 from utils.log import JsonLines, progress, run_main
 from utils.precision import autocast, gradient_scaler
 from utils.schedule import cosine_lr, set_lr

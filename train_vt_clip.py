@@ -25,8 +25,9 @@ from models.losses import vt_clip_loss
 from models.vt_clip import find_clip
 from models.weights import weights_sha256
 from utils import distributed
-from utils.checkpoint import load_training_state, make_folder, replacing, save_checkpoint
+from utils.checkpoint import load_training_state, save_checkpoint
 from utils.config import Settings, load_config, option, write_config
+from utils.files import make_folder, replacing
 from utils.log import JsonLines, progress, run_main, setup_logging
 from utils.schedule import cosine_lr, set_lr
 from utils.seed import epoch_seed, seed_everything

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import decoding, growth, loading, report, scoring, training
 from benchmarks.machine import bandwidth, describe, peak_rate
-from utils.checkpoint import replacing
+from utils.files import replacing
 from utils.log import run_main
 
 RESULTS = pathlib.Path(__file__).parent / "results"

@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from utils.checkpoint import replacing
+from utils.files import replacing
 
 DOCUMENT = pathlib.Path(__file__).resolve().parent.parent / "docs/performance.md"
 BEGIN, END = "<!-- results: written by make bench -->\n", "<!-- end of results -->\n"

@@ -1,12 +1,13 @@
 """Annotation JSON -> validated `VideoRecord`s, ordered by duration."""
 
 import dataclasses
-import json
 import logging
 import math
 import pathlib
 
 import numpy as np
+
+from utils.files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +44,7 @@ def load_annotations(path):
         ValueError: the file is not such a list or a needed field is bad; the message names file, video and field.
     """
     path = pathlib.Path(path)
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: annotations: no such file") from None
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: annotations: not valid JSON ({error})") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path}: annotations: found a folder, expected a JSON file") from None
+    entries = read_json(path, "annotations")
     if not isinstance(entries, list) or not entries:
         found = "an empty list" if entries == [] else type(entries).__name__
         raise ValueError(f"{path}: annotations: found {found}, expected a list of records")

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from data.features import feature_path, is_complete
-from utils.checkpoint import make_folder, remove_leftovers, replacing
+from utils.files import make_folder, read_json, remove_leftovers, replacing
 
 RECORD = "extraction.json"
 
@@ -67,7 +67,7 @@ class FeatureFolder:
 def read_record(path):
     """Read a note of what features are made with; {} where it is damaged."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, ValueError):
+        record = read_json(path, "note of an extraction", most_bytes=2**20)
+    except ValueError:
         return {}
     return record if isinstance(record, dict) else {}

@@ -7,6 +7,9 @@ import numpy as np
 
 from data.store import FeatureStore, indices
 
+# More is refused before it is unpacked: 28 hours, and the widest image encoders there are.
+MOST_FRAMES, MOST_WIDTH = 10**5, 2**13
+
 
 def open_features(root, video_ids, field, width, what):
     """Open a folder of features, packed or not, and make sure that it has every video.
@@ -81,31 +84,55 @@ def load_features(root, video_id, field, width=None):
     path = feature_path(root, video_id)
     place = f"{path}: video {video_id}: {field}"
     try:
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise ValueError("a single array")
-        with file:
-            names = [ascii(name)[1:-1] for name in file.files]
-            array = file[field] if field in names else None
-        if array is not None and not isinstance(array, np.ndarray):
-            raise ValueError(f"{field} is not an array")
+        with zipfile.ZipFile(path) as archive:
+            names = [ascii(name)[1:-1] for name in archive.namelist()]
+            if f"{field}.npy" not in archive.namelist():
+                raise _WrongArray(f"missing, found {', '.join(names)[:200] or 'nothing'}")
+            with archive.open(f"{field}.npy") as member:
+                array = _read_array(member, archive.getinfo(f"{field}.npy").file_size, width)
     except FileNotFoundError:
         raise FileNotFoundError(f"{place}: no such file") from None
+    except _WrongArray as error:
+        raise ValueError(f"{place}: {error}") from None
     except Exception as error:  # damaged bytes raise nearly anything in zipfile and NumPy's header parser
-        raise ValueError(f"{place}: damaged or not an .npz file of arrays ({' '.join(str(error).split())})") from None
-    if array is None:
-        raise ValueError(f"{place}: missing, found {', '.join(names) or 'nothing'}")
-    if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"{place}: found dtype {array.dtype}, expected floating point")
-    if array.ndim != 2 or len(array) == 0:
-        raise ValueError(f"{place}: found shape {array.shape}, expected (frames, {width or 'width'})")
-    if width is not None and array.shape[1] != width:
-        raise ValueError(f"{place}: found width {array.shape[1]}, expected {width}")
+        reason = " ".join(ascii(str(error))[1:-1].split())[:200]
+        raise ValueError(f"{place}: damaged or not an .npz file of arrays ({reason})") from None
     with np.errstate(over="ignore"):  # becomes infinity, which the next line reports
         array = array.astype(np.float32, copy=False)
     if not np.isfinite(array).all():
         raise ValueError(f"{place}: found {int((~np.isfinite(array)).sum())} values that are NaN or infinite")
     return array
+
+
+class _WrongArray(Exception):
+    """An array is not what it has to be; the text says what was found and what was expected."""
+
+
+def _read_array(member, size, width):
+    """Read an array from an open member of `size` bytes; nothing is unpacked before its header fits."""
+    shape, by_columns, dtype = _read_header(member)
+    if not np.issubdtype(dtype, np.floating):
+        raise _WrongArray(f"found dtype {dtype}, expected floating point")
+    if len(shape) != 2 or 0 in shape:
+        raise _WrongArray(f"found shape {shape}, expected (frames, {width or 'width'})")
+    if width is not None and shape[1] != width:
+        raise _WrongArray(f"found width {shape[1]}, expected {width}")
+    count = shape[0] * shape[1]
+    if shape[0] > MOST_FRAMES or shape[1] > MOST_WIDTH:
+        raise _WrongArray(f"found shape {shape}, expected at most ({MOST_FRAMES}, {width or MOST_WIDTH})")
+    if member.tell() + count * dtype.itemsize != size:
+        raise _WrongArray(f"found {size} bytes, expected {member.tell() + count * dtype.itemsize} for shape {shape}")
+    data = bytearray(member.read(count * dtype.itemsize))  # what torch may write to
+    member.read(1)  # at the end the checksum is compared
+    array = np.frombuffer(data, dtype, count)
+    return array.reshape(shape[::-1]).T if by_columns else array.reshape(shape)
+
+
+def _read_header(member):
+    """Header of an .npy file: shape, whether it is laid out by columns, dtype."""
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(member)
 
 
 def check_files(root, video_ids, what):
@@ -135,8 +162,7 @@ def is_complete(path, expected):
         with zipfile.ZipFile(path) as archive:
             for name, rows in expected.items():
                 with archive.open(f"{name}.npy") as member:
-                    np.lib.format.read_magic(member)
-                    shape, _, _ = np.lib.format.read_array_header_1_0(member)
+                    shape, _, _ = _read_header(member)
                 if rows is not None and shape[:1] != (rows,):
                     return False
     except Exception:  # damaged bytes raise nearly anything in zipfile and NumPy's header parser

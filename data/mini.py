@@ -38,7 +38,7 @@ from data.mini_encoders import (
 )
 from data.mini_video import render
 from models.vt_clip import load_vt_clip
-from utils.checkpoint import replacing
+from utils.files import replacing
 from utils.log import progress
 from utils.metrics.keyframes import BUDGET
 

@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 import torch
 
-from utils.checkpoint import replacing
+from utils.files import read_json, replacing
 
 FORMAT = 1
 DTYPES = ("float32", "float16")
@@ -29,7 +29,7 @@ class FeatureStore:
     """
 
     def __init__(self, root, field, width=None):
-        self.arguments, self.videos = (root, field, width), {}
+        self.arguments, self.videos, self.verified = (root, field, width), {}, set()
         for path in indices(root):
             index, place = read_index(path), f"{path}: packed features"
             if index["field"] != field:
@@ -38,10 +38,10 @@ class FeatureStore:
             if width is not None and frames.shape[1] != width:
                 raise ValueError(f"{place}: found width {frames.shape[1]}, expected {width}")
             plain = frames.view(np.ndarray)  # slices of a memmap are slow to make
-            for video_id, (start, count, _) in index["videos"].items():
+            for video_id, (start, count, checksum) in index["videos"].items():
                 if video_id in self.videos:
                     raise ValueError(f"{place}: video {video_id}: found in {self.path(video_id)} too")
-                self.videos[video_id] = plain, start, start + count, frames.filename
+                self.videos[video_id] = plain, start, start + count, checksum, frames.filename
 
     def __reduce__(self):  # a mapped array would travel to a loader's worker with all its bytes
         return FeatureStore, self.arguments
@@ -51,7 +51,7 @@ class FeatureStore:
 
     def path(self, video_id):
         """File that holds a video's features."""
-        return self.videos[video_id][3]
+        return self.videos[video_id][-1]
 
     def load(self, video_id):
         """Read one video: (T, width) float32."""
@@ -59,9 +59,17 @@ class FeatureStore:
         return frames if frames.dtype == np.float32 else torch.from_numpy(frames).float().numpy()  # 10x NumPy's cast
 
     def stored(self, video_id):
-        """One video as it is stored, not copied: (T, width) float32 or float16."""
-        frames, start, stop, _ = self.videos[video_id]
-        return frames[start:stop]
+        """One video as it is stored, not copied: (T, width) float32 or float16.
+
+        Raises:
+            ValueError: on the first reading, its bytes are not those that were packed.
+        """
+        frames, start, stop, checksum, path = self.videos[video_id]
+        frames = frames[start:stop]
+        if video_id not in self.verified:
+            _compare(frames, checksum, path, video_id)
+            self.verified.add(video_id)
+        return frames
 
 
 def indices(root):
@@ -79,10 +87,7 @@ def read_index(path):
         ValueError: it is damaged, or of another format.
     """
     place = f"{path}: packed features"
-    try:
-        index = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise ValueError(f"{place}: damaged index ({error})") from None
+    index = read_json(path, "packed features")
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         found = index.get("format") if isinstance(index, dict) else type(index).__name__
         raise ValueError(f"{place}: format: found {found!r}, expected {FORMAT}; pack the features again")
@@ -173,5 +178,9 @@ def verify(path):
     index = read_index(path)
     frames = _mapped(path, index)
     for video_id, (start, count, checksum) in index["videos"].items():
-        if zlib.crc32(frames[start : start + count].tobytes()) != checksum:
-            raise ValueError(f"{path.with_suffix('.npy')}: video {video_id}: its checksum is not that of the index")
+        _compare(frames[start : start + count], checksum, path.with_suffix(".npy"), video_id)
+
+
+def _compare(frames, checksum, path, video_id):
+    if zlib.crc32(frames.view(np.uint8)) != checksum:
+        raise ValueError(f"{path}: video {video_id}: its checksum is not that of the index")

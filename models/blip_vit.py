@@ -1,10 +1,13 @@
 """BLIP's image encoder: a Vision Transformer, timm's."""
 
+import functools
+
+import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 
 from models.temporal import HEAD_WIDTH, LayerNorm
-from models.weights import read_checkpoint, state_dict_of
+from models.weights import read_checkpoint, require_finite, state_dict_of
 
 PREFIX = "visual_encoder."
 
@@ -32,21 +35,17 @@ def load_blip_vit(path, image_size=224):
             raise ValueError("found parameters that are no real numbers")
         width, _, patch, _ = state["patch_embed.proj.weight"].shape
         positions = state["pos_embed"].float()
-        depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
+        depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
         if image_size % patch or image_size < patch:
             raise ValueError(f"image_size: found {image_size}, expected a multiple of {patch}, the encoder's patch")
         grid = image_size // patch
         state["pos_embed"] = resample_abs_pos_embed(positions, [grid, grid])
-        model = VisionTransformer(
-            img_size=image_size,
-            patch_size=patch,
-            embed_dim=width,
-            depth=depth,
-            num_heads=width // HEAD_WIDTH,
-            num_classes=0,
-            global_pool="token",
-            norm_layer=LayerNorm,
-        )
+        require_finite(state, path)
+        sizes = dict(img_size=image_size, patch_size=patch, embed_dim=width, depth=depth, num_heads=width // HEAD_WIDTH)
+        build = functools.partial(VisionTransformer, **sizes, num_classes=0, global_pool="token", norm_layer=LayerNorm)
+        with torch.device("meta"):  # whether all fits, before memory is taken for it
+            build().load_state_dict({name: value.to("meta") for name, value in state.items()})
+        model = build()
         model.load_state_dict(state)
     except KeyError as error:
         raise ValueError(f"{path}: BLIP's image encoder: missing {PREFIX}{error.args[0]}") from None

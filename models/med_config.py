@@ -1,8 +1,8 @@
 """`med_config.json` -> the checked sizes of the caption decoder."""
 
 import dataclasses
-import json
-import pathlib
+
+from utils.files import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +29,7 @@ class TextDecoderConfig:
             FileNotFoundError: no such file.
             ValueError: not JSON, a key is missing, or a value asks for what the decoder does not do.
         """
-        path = pathlib.Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: med_config: no such file")
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: med_config: not valid JSON ({error})") from None
+        values = read_json(path, "med_config", most_bytes=2**20)
         if not isinstance(values, dict):
             raise ValueError(f"{path}: med_config: found {type(values).__name__}, expected an object")
         fields = {field.name: field for field in dataclasses.fields(cls)}

@@ -3,15 +3,17 @@
 Axes: N texts or images, L tokens, D feature width, S image side.
 """
 
+import functools
 import pathlib
-import zipfile
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from models.positions import position_rows
-from models.weights import fetch, read_checkpoint, state_dict_of
+from models.torchscript import is_torchscript, read_torchscript
+from models.weights import read_checkpoint, require_finite, state_dict_of
+from utils.download import fetch, is_url
 
 MAX_TOKENS = 256
 # Entries of OpenAI's layout that are sizes, not parameters.
@@ -135,7 +137,12 @@ def vt_clip_of(state, path="state dict"):
     state = {name: value.float() for name, value in state.items() if name not in SIZE_ENTRIES}
     state.setdefault("logit_scale", torch.tensor(0.0))
     try:
-        clip = build_model_from_openai_state_dict(dict(state), quick_gelu=True, cast_dtype=torch.float32).float()
+        require_finite(state, path)
+        build = functools.partial(build_model_from_openai_state_dict, quick_gelu=True, cast_dtype=torch.float32)
+        with torch.device("meta"):  # whether all fits, before memory is taken for it
+            shapes = {name: value.to("meta") for name, value in state.items()}
+            build(dict(shapes)).load_state_dict(shapes)
+        clip = build(dict(state)).float()
         clip.load_state_dict(state)  # the builder goes through half precision
     except (RuntimeError, ValueError, KeyError, IndexError, TypeError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:500]
@@ -163,16 +170,10 @@ def find_clip(source):
         FileNotFoundError, ValueError: it cannot be had, or is no such CLIP.
     """
     source = str(source)
-    if "://" in source or pathlib.Path(source).is_file():
+    if is_url(source) or pathlib.Path(source).is_file():
         path = fetch(source)
-        if zipfile.is_zipfile(path) and any(n.endswith("constants.pkl") for n in zipfile.ZipFile(path).namelist()):
-            try:
-                state = dict(torch.jit.load(path, map_location="cpu").state_dict())
-            except RuntimeError as error:
-                raise ValueError(
-                    f"{path}: clip: damaged TorchScript file ({str(error).splitlines()[0][:200]})"
-                ) from None
-            return vt_clip_of(state, path)
+        if is_torchscript(path):
+            return vt_clip_of(state_dict_of(read_torchscript(path), path), path)
         return load_vt_clip(path)
     import open_clip
 

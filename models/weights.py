@@ -5,12 +5,21 @@ extra or of another shape is an error that lists it, unless a rule below excuses
 """
 
 import hashlib
+import json
 import logging
-import pathlib
-import pickle
-import urllib.parse
+import os
+import pickletools
+import re
+import zipfile
 
+import safetensors.torch
 import torch
+
+from models.torchscript import MOST_PICKLE_BYTES
+from utils.config import OneLineParser
+from utils.download import fetch
+from utils.files import parse_json, replacing
+from utils.log import run_main
 
 logger = logging.getLogger(__name__)
 
@@ -24,59 +33,111 @@ OPTIONAL_PARTS = {
     DECODER: "the caption decoder",
 }
 
-
-def fetch(source):
-    """Give the local path of a checkpoint; an http(s) URL is downloaded once into torch's hub cache.
-
-    Raises:
-        FileNotFoundError: there is no such file, or the URL cannot be read.
-    """
-    source = str(source)
-    if urllib.parse.urlparse(source).scheme not in ("http", "https"):
-        path = pathlib.Path(source)
-        if not path.is_file():
-            raise FileNotFoundError(f"{source}: checkpoint: no such file")
-        return path
-    name = pathlib.PurePosixPath(urllib.parse.urlparse(source).path).name or "checkpoint.pth"
-    # Two URLs may end in the same name, so each has a folder of its own.
-    folder = pathlib.Path(torch.hub.get_dir(), "vtsum_blip", hashlib.sha256(source.encode()).hexdigest()[:16])
-    if not (folder / name).is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(source, str(folder / name), progress=False)
-        except Exception as error:  # URLError, InvalidURL, UnicodeError, a full disk …
-            raise FileNotFoundError(f"{source}: checkpoint: cannot be downloaded ({error})") from None
-    return folder / name
+# What the pickle of a checkpoint may call: what makes tensors of the archive's bytes, and plain values.
+CALLS = {"collections OrderedDict", "torch Size", "torch device"}
+CALLS |= {f"torch._utils _rebuild_{name}" for name in ("tensor", "tensor_v2", "parameter")}
+STORAGE = re.compile(r"torch(\.storage)? \w*Storage")
 
 
 def read_checkpoint(source):
-    """Load a checkpoint file without ever running code from it.
+    """Load a checkpoint file without ever running code from it, nor taking more memory than the file has bytes.
 
     Args:
-        source: path or http(s) URL of a file that `torch.save` wrote.
+        source: path or URL of a file that `torch.save` wrote, or of a safetensors file.
     Returns:
-        what the file holds, tensors on the CPU.
+        what the file holds, tensors on the CPU. They are mapped from the file: what is not read takes no memory, and
+        a writer of the same name must replace the file, not change it. A safetensors file gives `model`, and `config`
+        where its metadata has one.
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, not a checkpoint, or wants to run code when loaded.
+        DamagedCheckpoint: the file is torn or changed, not a checkpoint, or wants to run code when loaded.
     """
     path = fetch(source)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes raise nearly anything in the unpickler
-        text = str(error).strip()
-        if isinstance(error, pickle.UnpicklingError) and ("GLOBAL" in text or "reduce" in text.lower()):
-            reason = "it holds objects other than tensors and plain values, and loading them could run code: refused"
+        with open(path, "rb") as file:
+            head = file.read(9)
+        if head.startswith(b"PK"):
+            _check_archive(path)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if head[8:] == b"{":
+            return _read_safetensors(path)
+        raise ValueError("neither torch's zip format, of 1.6 and later, nor safetensors")
+    except Exception as error:  # damaged bytes raise nearly anything in zipfile and the unpickler
+        if isinstance(error, _WouldRunCode):
+            reason = f"{error}: refused"
         else:
-            reason = f"damaged or not a checkpoint ({type(error).__name__}: {(text.splitlines() or [''])[0][:200]})"
-        raise ValueError(f"{path}: checkpoint: {reason}") from None
+            text = " ".join(ascii(str(error))[1:-1].split())[:200]
+            reason = f"damaged or not a checkpoint ({type(error).__name__}: {text})"
+        raise DamagedCheckpoint(f"{path}: checkpoint: {reason}") from None
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint file cannot be read: torn, changed, or never one."""
+
+
+class _WouldRunCode(Exception):
+    """A checkpoint holds more than tensors and plain values."""
+
+
+def _check_archive(path):
+    """Make sure of a file of `torch.save`, before anything of it is built: its sizes, its checksums, what it calls."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        for member in members:
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+                raise ValueError(f"{member.filename}: compressed, which torch never writes")
+        if sum(member.file_size for member in members) > os.path.getsize(path):
+            raise ValueError("members that overlap")
+        pickled = [member for member in members if member.filename.endswith(".pkl")]
+        if len(pickled) != 1 or pickled[0].file_size > MOST_PICKLE_BYTES:
+            raise ValueError(f"expected one data.pkl of at most {MOST_PICKLE_BYTES} bytes")
+        changed = archive.testzip()  # torch.load does not compare checksums
+        if changed is not None:
+            raise ValueError(f"{changed}: its checksum is wrong")
+        _check_calls(archive.read(pickled[0]))
+
+
+def _check_calls(pickled):
+    """Raise `_WouldRunCode` unless a pickle calls nothing but what makes a tensor out of the archive's bytes."""
+    for code, argument, _ in pickletools.genops(pickled):
+        if code.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4") or (
+            code.name == "GLOBAL" and argument not in CALLS and not STORAGE.fullmatch(argument)
+        ):
+            called = ascii(argument or code.name)[1:-1].replace(" ", ".")[:100]
+            raise _WouldRunCode(f"it calls {called}, which loading tensors and plain values does not need")
+
+
+def _read_safetensors(path):
+    """Read a safetensors file, whose header the library checks against the file's size."""
+    tensors, config = {}, {}
+    with safetensors.safe_open(path, framework="pt") as file:
+        config = parse_json((file.metadata() or {}).get("config", "{}"))
+        for name in file.keys():  # noqa: SIM118 (it is no dictionary)
+            tensors[name] = file.get_tensor(name)
+    return dict(model=tensors, config=config)
+
+
+def write_weights(path, state, config):
+    """Write parameters as safetensors (a name that ends in .safetensors) or as `torch.save` does.
+
+    Args:
+        path: file to write or replace.
+        state: parameters by name.
+        config: dictionary of plain values that goes with them.
+    """
+    state = {name: value.contiguous().clone() for name, value in state.items()}  # safetensors takes none that share
+    with replacing(path, "wb") as file:
+        if str(path).endswith(".safetensors"):
+            file.write(safetensors.torch.save(state, metadata=dict(format="pt", config=json.dumps(config))))
+        else:
+            torch.save(dict(model=state, config=config), file)
 
 
 def state_dict_of(checkpoint, path):
     """Find the parameters in a checkpoint: under `model`, or the checkpoint itself; without DDP's `module.`.
 
     Raises:
-        ValueError: neither is a dictionary from names to dense, finite tensors.
+        ValueError: neither is a dictionary from names to dense tensors that own their bytes.
     """
     state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, dict) else checkpoint
     if not isinstance(state, dict) or not state:
@@ -84,12 +145,16 @@ def state_dict_of(checkpoint, path):
     wrong = [str(name) for name, value in state.items() if not isinstance(name, str) or not _is_plain(value)]
     if wrong:
         raise ValueError(f"{path}: model: expected only dense tensors by name, found something else at {_some(wrong)}")
-    bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
-    if bad:
-        raise ValueError(f"{path}: model: found NaN or infinity in {_some(bad)}")
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return {name: value for name, value in state.items() if not name.endswith("position_ids")}
+
+
+def require_finite(state, path):
+    """Raise a ValueError that names the parameters of a state dict that hold NaN or infinity."""
+    bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise ValueError(f"{path}: model: found NaN or infinity in {_some(bad)}")
 
 
 def weights_sha256(module):
@@ -107,6 +172,7 @@ def _is_plain(value):
         and value.layout is torch.strided
         and not value.is_quantized
         and value.device.type == "cpu"
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()  # not one number shown as many
     )
 
 
@@ -171,11 +237,19 @@ def load_weights(model, source):
         for name in sorted(set(state) & set(expected))
         if state[name].shape != expected[name]
     ]
+    kinds = {name: value.dtype for name, value in state.items() if not value.is_floating_point()}
+    shapes += [f"{name} (found {dtype}, expected real numbers)" for name, dtype in kinds.items()]
     problems = [f"{kind}: {_some(names)}" for kind, names in _kinds(missing, extra, shapes) if names]
     if problems:
         raise ValueError(f"{source}: checkpoint does not fit the model; " + "; ".join(problems))
+    require_finite(state, source)
     model.load_state_dict(state, strict=False)
-    config = checkpoint.get("config")
+    return config_of(checkpoint)
+
+
+def config_of(checkpoint):
+    """The configuration that a checkpoint says it was trained with: a dictionary, {} where it says none."""
+    config = checkpoint.get("config") if isinstance(checkpoint, dict) else None
     return config if isinstance(config, dict) else {}
 
 
@@ -186,3 +260,23 @@ def _kinds(missing, extra, shapes):
 def _some(names, most=20):
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
+
+
+def main(argv=None):
+    parser = OneLineParser(prog="python -m models.weights", description="Convert checkpoints.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    convert = commands.add_parser("convert", help="write the weights alone, without optimiser, as the name of OUT says")
+    convert.add_argument("source", metavar="IN", help="checkpoint: path or URL")
+    convert.add_argument("out", metavar="OUT", help="file that ends in .safetensors or .pth")
+    args = parser.parse_args(argv)
+    if not args.out.endswith((".safetensors", ".pth")):
+        raise ValueError(f"{args.out}: OUT: expected a name that ends in .safetensors or .pth")
+    checkpoint = read_checkpoint(args.source)
+    state = state_dict_of(checkpoint, args.source)
+    write_weights(args.out, state, config_of(checkpoint))
+    numbers = sum(value.numel() for value in state.values())
+    print(f"{args.out}: {len(state)} tensors, {numbers} numbers, {os.path.getsize(args.out)} bytes")
+
+
+if __name__ == "__main__":
+    run_main(main)

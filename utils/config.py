@@ -7,14 +7,15 @@ and its row in the README.
 import argparse
 import dataclasses
 import difflib
-import pathlib
 import sys
 import types
 import typing
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
+from utils.files import MOST_DEPTH, read_text, replacing
 from utils.precision import PRECISIONS
 
 
@@ -196,13 +197,10 @@ def read_yaml(path, cls=Config):
     Raises:
         FileNotFoundError, ValueError: no such file; not a mapping; an unknown key (the nearest known one is named).
     """
-    path = pathlib.Path(path)
+    text = read_text(path, "config", most_bytes=2**20)
     try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: config: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: config: cannot be read ({error})") from None
+        _require_plain(text)
+        values = YAML(typ="safe", pure=True).load(text)
     except Exception as error:  # ruamel raises KeyError, OverflowError and RecursionError too
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark else ""
@@ -214,6 +212,22 @@ def read_yaml(path, cls=Config):
         if key not in fields_of(cls):
             raise ValueError(f"{path}: {key}: unknown key{_nearest(str(key), cls)}")
     return values
+
+
+def _require_plain(text):
+    """Raise an error where YAML text has tags, aliases (which may unfold without end) or nests too deep."""
+    depth = 0
+    for event in YAML(typ="safe", pure=True).parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        problem = None
+        if isinstance(event, AliasEvent):
+            problem = "found an alias, expected plain values"
+        elif getattr(event, "ctag", None) is not None:
+            problem = f"found a tag, {str(event.ctag)[:60]!r}, expected plain values"
+        elif depth > MOST_DEPTH:
+            problem = f"nested deeper than {MOST_DEPTH} levels"
+        if problem:
+            raise MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
 
 
 def _nearest(name, cls, prefix=""):
@@ -291,7 +305,7 @@ def write_config(config, path):
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False
-    with open(path, "w", encoding="utf-8") as file:
+    with replacing(path) as file:
         yaml.dump(config.as_dict(), file)
 
 

@@ -116,7 +116,7 @@ def test_bad_annotations_get_one_clear_line(write, content, message):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(ValueError, match="annotations: found a folder, expected a JSON file"):
+    with pytest.raises(ValueError, match="annotations: found a folder, expected a file"):
         load_annotations(tmp_path)
     with pytest.raises(FileNotFoundError, match="none.json: annotations: no such file"):
         load_annotations(tmp_path / "none.json")

@@ -89,7 +89,7 @@ def test_a_changed_byte_is_found_and_named(packed, capsys):
         ),
         (lambda out: np.savez(open(out / "val.npy", "wb"), a=np.ones(3)), "packed features: damaged \\(an .npz file"),
         (lambda out: (out / "val.npy").write_bytes(b"nothing"), "val.npy: packed features: damaged"),
-        (lambda out: (out / "val.json").write_text("{"), "val.json: packed features: damaged index"),
+        (lambda out: (out / "val.json").write_text("{"), "val.json: packed features: not valid JSON"),
         (lambda out: (out / "val.json").write_text("[]"), "format: found 'list', expected 1"),
         (lambda out: (out / "val.json").write_text('{"format": 1, "videos": {"a": [0]}}'), "damaged index; pack"),
         (lambda out: edit_index(out, dtype="float16"), "found shape .* of float32, expected .* of float16"),

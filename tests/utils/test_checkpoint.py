@@ -4,8 +4,9 @@ import math
 import pytest
 import torch
 
-from utils.checkpoint import load_training_state, replacing, save_checkpoint, sha256_of
+from utils.checkpoint import load_training_state, save_checkpoint
 from utils.config import Config
+from utils.files import replacing, sha256_of
 from utils.schedule import cosine_lr, set_lr
 from utils.seed import epoch_seed
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from data.annotations import is_number, is_text
 from data.captions import reference_caption
-from utils.checkpoint import replacing
+from utils.files import parse_json, read_text, replacing
 from utils.metrics import captions as caption_metrics
 from utils.metrics import keyframes as keyframe_metrics
 
@@ -41,22 +41,14 @@ def read_predictions(path):
     Raises:
         FileNotFoundError, ValueError: the message names file, line, field, found and expected.
     """
-    path = pathlib.Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: predictions: no such file") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path}: predictions: found a folder, expected a file of JSON lines") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: predictions: not UTF-8 ({error})") from None
+    lines = read_text(path, "predictions").split("\n")
     return [_prediction(line, f"{path}: line {n}") for n, line in enumerate(lines, 1) if line.strip()]
 
 
 def _prediction(line, place):
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        entry = parse_json(line)
+    except ValueError as error:
         raise ValueError(f"{place}: not valid JSON ({error})") from None
     if not isinstance(entry, dict) or not isinstance(entry.get("video_id"), str) or not entry["video_id"].isprintable():
         raise ValueError(f"{place}: video_id: missing, expected an object with the video's name")
