@@ -5,35 +5,32 @@
 """
 
 import concurrent.futures
-import importlib.metadata
-import itertools
-import json
 import logging
 import math
 import pathlib
-import platform
+import time
 
 import torch
 
-from data.captions import reference_caption
 from data.loaders import EvalBatches, make_loader
 from data.videoxum import VideoXum
 from models.vt_clip import load_vt_clip
 from models.vtsum_blip import POSITIONS, WIDTHS, v2vt_sum
-from models.weights import load_weights
-from utils import distributed
+from models.weights import load_weights, weights_sha256
+from utils import distributed, interrupt
 from utils.config import load_config, write_config
 from utils.download import fetch
-from utils.files import make_folder, replacing, sha256_of
-from utils.log import progress, run_main, setup_logging
+from utils.files import make_folder, sha256_of
+from utils.log import progress_bar, run_main, setup_logging
 from utils.metrics import require_java, vt_clip_score
 from utils.metrics.captions import start_meteor
 from utils.metrics.scoring import format_table, score_predictions, write_scores
 from utils.precision import allow_tf32, autocast
+from utils.predictions import Unfinished, write_predictions
 from utils.seed import seed_everything
+from utils.versions import versions
 
 logger = logging.getLogger(__name__)
-PACKAGES = ("timm", "transformers", "numpy", "scipy", "pycocoevalcap", "open_clip_torch")
 
 
 def annotation_file(config, split):
@@ -112,18 +109,35 @@ class Evaluator:
         return dataset
 
     @torch.no_grad()
-    def predict(self, model, split):
-        """Summarise this process's share of a split: list of predictions, see `predictions_{split}.jsonl`."""
+    def predict(self, model, split, unfinished):
+        """Summarise this process's share of what is left of a split.
+
+        Args:
+            model: `VTSumBLIP`.
+            split: name.
+            unfinished: `Unfinished`; takes the predictions, batch by batch.
+        Returns:
+            list of (index, prediction), see `predictions_{split}.jsonl`; with those made before on the first process.
+        """
         config, world, dataset = self.config, self.world, self.datasets[split]
+        known = unfinished.read()
+        if known:
+            logger.info("%s: %d of %d videos were predicted before", split, len(known), len(dataset))
         lengths = [dataset.num_frames(i) for i in range(len(dataset))]
-        batches = EvalBatches(lengths, config.batch_size, rank=world.rank, world_size=world.size, alone_above=POSITIONS)
+        place = dict(rank=world.rank, world_size=world.size)
+        batches = EvalBatches(lengths, config.batch_size, alone_above=POSITIONS, known=known, **place)
         loader = make_loader(
             dataset, batches, num_workers=config.num_workers, pad_id=0, pin_memory=world.device.type == "cuda"
         )
-        predictions = []
-        with progress(loader, world.is_main, desc=f"predict {split}", unit="batch") as bar:
+        predictions = list(known.items()) if world.is_main else []
+        with progress_bar(loader, world.is_main, desc=f"predict {split}", unit="batch") as bar:
             for batch in bar:
-                predictions += self._predict_batch(model, batch.to(world.device))
+                new = self._predict_batch(model, batch.to(world.device))
+                unfinished.add(new)
+                predictions += new
+                if interrupt.requested():
+                    break
+        unfinished.close()
         return predictions
 
     def _predict_batch(self, model, batch):
@@ -170,69 +184,64 @@ class Evaluator:
         """
         origin = dict(
             config=self.config.as_dict(),
-            versions=dict(python=platform.python_version(), torch=torch.__version__)
-            | {name: _version(name) for name in PACKAGES},
+            versions=versions(),
             checkpoint_sha256=sha256_of(checkpoint) if checkpoint and self.world.is_main else None,
         )
         if self.world.is_main and self.config.task != "v2v":
             start_meteor()
-        scoring = {}
-        with concurrent.futures.ThreadPoolExecutor(1) as beside:  # a split is scored while the next one is predicted
+        weights, scoring = weights_sha256(model), {}
+        beside = concurrent.futures.ThreadPoolExecutor(1)  # a split is scored while the next one is predicted
+        try:
             for split in self.config.splits:
-                gathered = distributed.gather_objects(self.predict(model, split), self.world)
+                unfinished = self._unfinished(split, weights)
+                gathered = distributed.gather_objects(self.predict(model, split, unfinished), self.world)
+                self._stop_together()
                 for future in scoring.values():
                     if future.done():
                         future.result()  # a failure ends the run now
                 if self.world.is_main:
-                    predictions = list(itertools.chain.from_iterable(gathered))
-                    scoring[split] = beside.submit(self._score, split, predictions, origin)
+                    predictions = dict(pair for part in gathered for pair in part)
+                    scoring[split] = beside.submit(self._score, split, predictions, origin, unfinished)
+            while distributed.any_of(not all(future.done() for future in scoring.values()), self.world):
+                self._stop_together()
+                time.sleep(0.1)
             results = {split: future.result() for split, future in scoring.items()}
-        distributed.barrier()
+        finally:
+            beside.shutdown(wait=False, cancel_futures=True)
         return results
 
-    def _score(self, split, indexed, origin):
+    def _unfinished(self, split, weights):
+        """Where the split's predictions are kept, which count for the same weights, settings and data alone."""
+        config, dataset = self.config.as_dict(), self.datasets[split]
+        names = ("model", "task", "kernel_size", "prompt", "max_text_length", "min_text_length", "num_beams")
+        names += ("precision", "tf32")
+        made_with = {name: config[name] for name in names} | dict(weights=weights, versions=versions())
+        made_with["annotations"] = dataset.fingerprint()
+        made_with["vt_clip"] = None if self.vt_clip is None else weights_sha256(self.vt_clip)
+        made_with["features"] = dataset.stamps()
+        return Unfinished(pathlib.Path(self.config.output_dir, "unfinished"), split, made_with, self.world)
+
+    def _stop_together(self):
+        """Raise `Interrupted` on all processes where a signal has asked one of them to end."""
+        if distributed.any_of(bool(interrupt.requested()), self.world):
+            raise interrupt.Interrupted(interrupt.requested() or "a signal to another process")
+
+    def _score(self, split, predictions, origin, unfinished):
         records = self.datasets[split].records
-        indexed = sorted(indexed, key=lambda pair: pair[0])
-        assert [index for index, _ in indexed] == list(range(len(records))), "a video was lost or repeated"
-        predictions = [entry for _, entry in indexed]
+        assert sorted(predictions) == list(range(len(records))), "a video was lost or invented"
+        predictions = [predictions[i] for i in range(len(records))]
         write_predictions(self.config.output_dir, split, predictions, records)
         results, scores = score_predictions(predictions, records, self.baselines.get(split))
         self.baselines[split] = results["baselines"]
         results |= origin
         write_scores(self.config.output_dir, split, results, scores)
-        logger.info("%s", format_table(results, split))
+        unfinished.remove()
+        for line in format_table(results, split).splitlines():
+            logger.info("%s", line)
         return results
 
 
-def _version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def write_predictions(output_dir, split, predictions, records):
-    """Write `predictions_{split}.jsonl`, and COCO captions and references to `result/{,gt_}{split}.json`."""
-    folder = pathlib.Path(output_dir, "result")
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(pathlib.Path(output_dir, f"predictions_{split}.jsonl")) as file:
-        for entry in predictions:
-            file.write(json.dumps(entry, allow_nan=False) + "\n")
-    if predictions[0]["caption"] is None:
-        for name in (f"{split}.json", f"gt_{split}.json"):
-            (folder / name).unlink(missing_ok=True)  # an earlier run's, which these predictions would belie
-        return
-    with replacing(folder / f"{split}.json") as file:
-        json.dump([dict(image_id=r.index, caption=p["caption"]) for p, r in zip(predictions, records)], file)
-    truth = dict(
-        images=[dict(id=r.index) for r in records],
-        annotations=[dict(image_id=r.index, id=r.index, caption=reference_caption(r.tsum)) for r in records],
-    )
-    with replacing(folder / f"gt_{split}.json") as file:
-        json.dump(truth, file)
-
-
-def begin(config, overridden, *, splits, log_file, config_file):
+def begin(config, overridden, *, splits, log_file, config_file=None):
     """Start a run: processes, output folder, log, resolved configuration, seed; returns the `distributed.World`."""
     check_paths(config, splits)
     world = distributed.start(config.device)
@@ -240,7 +249,7 @@ def begin(config, overridden, *, splits, log_file, config_file):
     setup_logging(world.is_main, output_dir / log_file)
     for name, (in_yaml, in_flag) in overridden.items():
         logger.info("%s: the config says %r, the flag says %r: the flag counts", name, in_yaml, in_flag)
-    if world.is_main:
+    if world.is_main and config_file:
         write_config(config, output_dir / config_file)
     seed_everything(config.seed + world.rank)
     allow_tf32(config.tf32)

@@ -30,7 +30,7 @@ from models.weights import weights_sha256
 from utils import distributed
 from utils.config import OneLineParser
 from utils.files import make_folder
-from utils.log import progress, run_main, setup_logging
+from utils.log import progress_bar, run_main, setup_logging
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def extract(jobs, encoders, folders, failures, *, encode_text, chunk, workers, w
     """Extract this process's videos; returns how many videos and frames were written."""
     videos = frames = 0
     start = said = time.monotonic()
-    with progress(None, world.is_main, total=len(jobs), unit="video", desc="extract") as bar:
+    with progress_bar(None, world.is_main, total=len(jobs), unit="video", desc="extract") as bar:
         for end, features in encode_videos(jobs, encoders, chunk=chunk, workers=workers):
             reason = end.reason
             if not all(np.isfinite(rows).all() for rows in features.values()):

@@ -34,7 +34,7 @@ from utils import distributed
 from utils.config import Config, load_config, read_yaml
 from utils.download import fetch
 from utils.files import make_folder, sha256_of
-from utils.log import progress, run_main, setup_logging
+from utils.log import progress_bar, run_main, setup_logging
 from utils.precision import autocast
 from utils.summary import METHODS, Storyboard, check_choice, choose, segments_of, write_page, write_skim
 
@@ -151,7 +151,7 @@ def _timed(timings, stage):
 def _encode(summarizer, path):
     """Decode and encode a video at 1 fps."""
     job, encoders = Job(path.stem, str(path)), {"blip": summarizer.encoder}
-    with progress(None, True, desc=path.name, unit="frame") as bar:
+    with progress_bar(None, True, desc=path.name, unit="frame") as bar:
         ((end, features),) = encode_videos([job], encoders, chunk=CHUNK, workers=0, on_frames=bar.update)
     if end.reason:
         raise ValueError(end.reason)

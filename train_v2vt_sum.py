@@ -20,14 +20,14 @@ from data.videoxum import VideoXum
 from eval_v2vt_sum import Evaluator, annotation_file, begin, build_model, warn_of_differences
 from models.vtsum_blip import WIDTHS
 from models.weights import load_weights
-from utils import distributed
-from utils.checkpoint import load_training_state, save_checkpoint
-from utils.config import load_config
-from utils.download import fetch
-from utils.log import JsonLines, progress, run_main
+from utils import distributed, interrupt
+from utils.checkpoint import BEST, NEWEST, PREVIOUS, Checkpoints, Progress
+from utils.config import load_config, write_config
+from utils.download import fetch, is_url
+from utils.guard import Guard
+from utils.log import JsonLines, progress_bar, run_main
 from utils.precision import autocast, gradient_scaler
 from utils.schedule import cosine_lr, set_lr
-from utils.seed import epoch_seed, seed_everything
 
 logger = logging.getLogger(__name__)
 
@@ -72,61 +72,79 @@ def weighted_loss(config, loss_tsum, loss_vsum):
     return sum(weight * loss for weight, loss in parts if loss is not None)
 
 
-def train_one_epoch(model, loader, complete, optimizer, scaler, *, epoch, config, world, log):
-    """Run one epoch; returns the mean of each loss over its batches and processes.
-
-    Raises:
-        FloatingPointError: a loss is not finite; the message names epoch, step and videos.
-    """
-    totals, unchecked, start = None, [], time.monotonic()
-    with progress(loader, world.is_main, desc=f"epoch {epoch}", unit="step") as bar:
-        for step, batch in enumerate(bar):
-            batch = complete(batch.to(world.device))
-            first = step - step % config.accumulate
-            group = min(config.accumulate, len(loader) - first)  # batches of this step of the optimiser
-            is_last = step + 1 == first + group
-            with contextlib.nullcontext() if is_last or world.size == 1 else model.no_sync():
-                with autocast(config.precision, world.device):
-                    losses = model(batch.video_embeddings, batch.video_mask, batch.vsum_labels, batch.tsum_labels)
-                loss = weighted_loss(config, *losses)
-                scaler.scale(loss / group).backward()
-            if is_last:
-                scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad(set_to_none=True)
-            named = dict(loss=loss, loss_tsum=losses[0], loss_vsum=losses[1])
-            named = {name: value.detach() for name, value in named.items() if value is not None}
-            values = torch.stack([value.double() for value in named.values()])
-            totals = values if totals is None else totals + values
-            unchecked.append((step, batch.video_ids, values))
-            if (step + 1) % config.log_freq == 0 or step + 1 == len(loader):  # to look means to wait for the device
-                require_finite(epoch, named, unchecked)
-                unchecked.clear()
-                means = dict(zip(named, distributed.mean(values, world).tolist()))
-                lr = optimizer.param_groups[0]["lr"]
-                log.write(type="step", epoch=epoch, step=step, lr=lr, **means)
-                bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
-    means = dict(zip(named, (distributed.mean(totals, world) / len(loader)).tolist()))
-    scale = dict(scale=scaler.get_scale()) if scaler.is_enabled() else {}
-    log.write(type="epoch", epoch=epoch, seconds=round(time.monotonic() - start, 3), **means, **scale)
-    return means
+def loss_names(task):
+    """Names of what `learn` gives."""
+    return ["loss", *(["loss_tsum"] if task != "v2v" else []), *(["loss_vsum"] if task != "v2t" else [])]
 
 
-def require_finite(epoch, names, batches):
-    """Look for NaN and infinity in the losses of some batches, in one copy from the device.
+def learn(model, batch, scaler, config, world, *, group, is_last):
+    """Compute the losses of one of the `group` batches of a step and add its gradients; returns the losses."""
+    with contextlib.nullcontext() if is_last or world.size == 1 else model.no_sync():
+        with autocast(config.precision, world.device):
+            losses = model(batch.video_embeddings, batch.video_mask, batch.vsum_labels, batch.tsum_labels)
+        loss = weighted_loss(config, *losses)
+        scaler.scale(loss / group).backward()
+    return torch.stack([value.detach().double() for value in (loss, *losses) if value is not None])
+
+
+def train_one_epoch(model, loader, complete, optimizer, scaler, *, progress, guard, save, config, world, log):
+    """Run what is left of an epoch; returns the mean of each loss over its batches and processes.
 
     Args:
-        epoch: its number.
-        names: of the losses.
-        batches: list of (step, video ids, losses).
+        model: wrapped for the processes.
+        loader: of the batches that are left.
+        complete: see `keep_resident`.
+        optimizer, scaler: a fused optimiser, `torch.amp.GradScaler`.
+        progress: `Progress`; kept up to date.
+        guard: `Guard`.
+        save: function that makes a checkpoint of now.
+        config, world: `Config`, `distributed.World`.
+        log: `JsonLines`.
     Raises:
-        FloatingPointError: the message names the first such batch.
+        FloatingPointError: a loss or the gradient is not finite; the message names epoch, step and videos.
+        Interrupted: a signal asked the run to end; it is saved.
     """
-    losses = torch.stack([values for *_, values in batches]).tolist()
-    for (step, video_ids, _), values in zip(batches, losses):
-        if not all(map(math.isfinite, values)):
-            shown = ", ".join(f"{name} {value}" for name, value in zip(names, values))
-            raise FloatingPointError(f"epoch {epoch}, step {step}: not finite: {shown}; videos: {' '.join(video_ids)}")
+    start, before, names = time.monotonic(), progress.seconds, loss_names(config.task)
+    first = progress.done // world.size
+    with progress_bar(loader, world.is_main, desc=f"epoch {progress.epoch}", unit="step") as bar:
+        for i, batch in enumerate(bar):
+            group_start = i - i % config.accumulate
+            group = min(config.accumulate, len(loader) - group_start)  # batches of this step of the optimiser
+            is_last = i + 1 == group_start + group
+            batch = complete(batch.to(world.device))
+            losses = learn(model, batch, scaler, config, world, group=group, is_last=is_last)
+            guard.add(batch.video_ids, losses)
+            if not is_last:
+                continue
+            guard.close_step(progress.epoch, first + i)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            after = first + i + 1  # batches of this process in the epoch
+            progress.done = after * world.size
+            stop = distributed.any_of(bool(interrupt.requested()), world)
+            save_now = stop or (config.ckpt_steps and -(-after // config.accumulate) % config.ckpt_steps == 0)
+            log_now = i + 1 == len(loader) or after // config.log_freq > (after - group) // config.log_freq
+            if log_now or save_now:  # to look means to wait for the device
+                guard.look(log)
+            if log_now:
+                means = dict(zip(names, distributed.mean(losses, world).tolist()))
+                lr = optimizer.param_groups[0]["lr"]
+                log.write(type="step", epoch=progress.epoch, step=after - 1, lr=lr, **means, **guard.gradient())
+                bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
+            if save_now:
+                progress.totals, progress.skipped = guard.totals.tolist(), guard.skipped
+                progress.seconds = before + time.monotonic() - start
+                save()
+            if stop:
+                distributed.barrier()  # who ends first would take the others with it
+                raise interrupt.Interrupted(interrupt.requested() or "a signal to another process")
+    *sums, count = distributed.mean(guard.totals, world).tolist()
+    means = {name: total / count if count else math.nan for name, total in zip(names, sums)}
+    scale = dict(scale=scaler.get_scale()) if scaler.is_enabled() else {}
+    seconds = round(before + time.monotonic() - start, 3)
+    log.write(type="epoch", epoch=progress.epoch, seconds=seconds, **means, **scale)
+    return means
 
 
 def starting_weights(config, world, model):
@@ -147,9 +165,12 @@ def check_starting_weights(config):
     Raises:
         FileNotFoundError: it is missing.
     """
-    option = next((name for name in ("resume", "pretrained_model", "pretrained") if getattr(config, name)), None)
+    names = ("pretrained_model", "pretrained") if config.resume in ("auto", "") else ("resume",)
+    if config.resume and any(pathlib.Path(config.output_dir, name).is_file() for name in (NEWEST, PREVIOUS)):
+        return  # that is what the run goes on from
+    option = next((name for name in names if getattr(config, name)), None)
     source = getattr(config, option) if option else ""
-    if source and "://" not in source and not pathlib.Path(source).is_file():
+    if source and not is_url(source) and not pathlib.Path(source).is_file():
         hint = (
             "; the README says where to get it, --pretrained '' starts from scratch" if option == "pretrained" else ""
         )
@@ -158,8 +179,9 @@ def check_starting_weights(config):
 
 def score_only(config, world, model, output_dir):
     """--evaluate: score --pretrained_model, else --resume, else the run's own newest checkpoint."""
-    own = output_dir / "checkpoint.pth"
-    source = config.pretrained_model or config.resume or (own if own.is_file() else "")
+    own = output_dir / NEWEST
+    resume = "" if config.resume == "auto" else config.resume
+    source = config.pretrained_model or resume or (own if own.is_file() else "")
     if not source:
         raise ValueError(f"evaluate: found neither pretrained_model, resume nor {own}, expected weights to score")
     with distributed.local_main_first(world):
@@ -174,7 +196,7 @@ def main(argv=None):
         files = dict(splits=config.splits, log_file="eval.log", config_file="config_eval.yaml")
     else:
         check_starting_weights(config)
-        files = dict(splits=("train", *config.splits), log_file="train.log", config_file="config.yaml")
+        files = dict(splits=("train", *config.splits), log_file="train.log", config_file=None)
     world = begin(config, overridden, **files)
     output_dir = pathlib.Path(config.output_dir)
     model = build_model(config)
@@ -189,12 +211,17 @@ def train(config, world, model, output_dir):
     """Train to the last epoch, with checkpoints and evaluations on the way."""
     loader, complete = build_loader(config, world, model)
     evaluator = Evaluator(config, world)
-    if not config.resume:
-        starting_weights(config, world, model)
     model.to(world.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.init_lr, weight_decay=config.weight_decay, fused=True)
-    state = dict(model=model, optimizer=optimizer, scaler=gradient_scaler(config.precision, world.device))
-    first_epoch = load_training_state(config.resume, **state) if config.resume else 0
+    scaler = gradient_scaler(config.precision, world.device)
+    state = dict(model=model, optimizer=optimizer, scaler=scaler, data=loader.dataset.fingerprint())
+    checkpoints = Checkpoints(output_dir, world, config, **state)
+    progress = checkpoints.resume(config.resume)
+    if progress is None:
+        starting_weights(config, world, model)
+        progress = Progress()
+    if world.is_main:
+        write_config(config, output_dir / "config.yaml")
     if config.compile:
         model.compile_layers()
     wrapped = distributed.parallel(model, world)
@@ -209,36 +236,52 @@ def train(config, world, model, output_dir):
         world.device.type,
     )
 
-    log = JsonLines(output_dir / "log.jsonl", world.is_main)
-    newest = output_dir / "checkpoint.pth"
-    for epoch in range(first_epoch, config.max_epoch):
-        set_lr(optimizer, cosine_lr(epoch, config.max_epoch, config.init_lr, config.min_lr))
-        loader.batch_sampler.set_epoch(epoch)
-        seed_everything(epoch_seed(config.seed, world.rank, epoch))
-        wrapped.train()
-        means = train_one_epoch(
-            wrapped, loader, complete, optimizer, state["scaler"], epoch=epoch, config=config, world=world, log=log
-        )
-        logger.info("epoch %d: %s", epoch, ", ".join(f"{name} {value:.4f}" for name, value in means.items()))
-        if world.is_main:
-            save = functools.partial(save_checkpoint, **state, epoch=epoch, config=config)
-            save(newest)
-            if config.ckpt_freq and (epoch + 1) % config.ckpt_freq == 0:
-                (output_dir / "checkpoints").mkdir(exist_ok=True)
-                save(output_dir / "checkpoints" / f"checkpoint_{epoch:03d}.pth")
-        if config.eval_freq and (epoch + 1) % config.eval_freq == 0 and epoch + 1 < config.max_epoch:
-            score(evaluator, model, newest, epoch, log)
-    if first_epoch >= config.max_epoch:
-        logger.info("%s: all %d epochs are done, scoring only", config.resume, config.max_epoch)
-        newest = fetch(config.resume)
-    score(evaluator, model, newest, max(first_epoch, config.max_epoch) - 1, log)
+    log = JsonLines(output_dir / "log.jsonl", world.is_main, keep=progress.log_bytes)
+    save = functools.partial(checkpoints.save, progress, log)
+    guard = Guard(optimizer, scaler, world, config.skip_nonfinite)
+    score = functools.partial(score_epoch, evaluator, model, checkpoints, progress, log)
+    if progress.epoch >= config.max_epoch:
+        logger.info("%s: all %d epochs are done, scoring only", checkpoints.current, config.max_epoch)
+    else:
+        score()  # where the run ended before or while its last epoch was scored
+    while progress.epoch < config.max_epoch:
+        set_lr(optimizer, cosine_lr(progress.epoch, config.max_epoch, config.init_lr, config.min_lr))
+        loader.batch_sampler.set_epoch(progress.epoch, progress.done)
+        checkpoints.seed(progress)
+        guard.start(progress)
+        how = dict(progress=progress, guard=guard, save=save, config=config, world=world, log=log)
+        means = train_one_epoch(wrapped.train(), loader, complete, optimizer, scaler, **how)
+        logger.info("epoch %d: %s", progress.epoch, ", ".join(f"{name} {value:.4f}" for name, value in means.items()))
+        progress.next_epoch()
+        save()
+        if config.ckpt_freq and progress.epoch % config.ckpt_freq == 0:
+            checkpoints.keep(f"checkpoints/checkpoint_{progress.epoch - 1:03d}.pth", config.keep_last)
+        if progress.epoch < config.max_epoch:
+            score()
+    score(last=True)
     log.close()
 
 
-def score(evaluator, model, checkpoint, epoch, log):
-    """Evaluate and note the scores in the log."""
-    for split, results in evaluator.evaluate(model, checkpoint=checkpoint).items():
+def score_epoch(evaluator, model, checkpoints, progress, log, last=False):
+    """Evaluate the epoch before `progress.epoch`, if it is due and not done, and note the scores in the log.
+
+    With `eval_freq`, the best checkpoint on the validation split is kept.
+    """
+    config, epoch = checkpoints.config, progress.epoch - 1
+    due = config.eval_freq and progress.epoch % config.eval_freq == 0 and progress.done == 0
+    if not last and (not due or progress.scored >= epoch or epoch < 0):
+        return
+    for split, results in evaluator.evaluate(model, checkpoint=checkpoints.current).items():
         log.write(type="evaluation", epoch=epoch, split=split, **results["metrics"])
+        value = results["metrics"].get(config.best_metric, -math.inf)
+        if config.eval_freq and split == "val" and value > (progress.best or {}).get("value", -math.inf):
+            progress.best = dict(metric=config.best_metric, value=value, epoch=epoch)
+            checkpoints.keep(BEST)
+            logger.info("%s: the best so far: %s %.4f of epoch %d", BEST, config.best_metric, value, epoch)
+    progress.scored = epoch
+    progress.best = distributed.from_main(progress.best, checkpoints.world)
+    if not last:
+        checkpoints.save(progress, log)
 
 
 if __name__ == "__main__":

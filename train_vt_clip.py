@@ -23,14 +23,14 @@ from data.vt_clip_pairs import InEpoch, Pairs, collate_pairs
 from models.frame_encoder import clip_frame_encoder, normalised
 from models.losses import vt_clip_loss
 from models.vt_clip import find_clip
-from models.weights import weights_sha256
-from utils import distributed
-from utils.checkpoint import load_training_state, save_checkpoint
+from models.weights import weights_sha256, write_weights
+from utils import distributed, interrupt
+from utils.checkpoint import Checkpoints, Progress
 from utils.config import Settings, load_config, option, write_config
-from utils.files import make_folder, replacing
-from utils.log import JsonLines, progress, run_main, setup_logging
+from utils.files import make_folder
+from utils.log import JsonLines, progress_bar, run_main, setup_logging
 from utils.schedule import cosine_lr, set_lr
-from utils.seed import epoch_seed, seed_everything
+from utils.seed import seed_everything
 
 logger = logging.getLogger(__name__)
 
@@ -41,15 +41,21 @@ MAX_LOGIT_SCALE = math.log(100.0)  # CLIP's limit of the cosines' factor
 class VTClipConfig(Settings):
     """Everything a run of this script can be told."""
 
-    ann_root: str = option("dataset/ActivityNet/anno", "folder of {train,val}_videoxum.json")
+    ann_root: str = option("dataset/ActivityNet/anno", "folder of {train,val}_videoxum.json", free=True)
     vision_root: str = option(
         "dataset/ActivityNet/clip_feat/vt_clipscore",
         "folder of features made with the CLIP of `clip`; for `videos: ''`",
+        free=True,
     )
     videos: str = option("", "folder or .txt list of videos: the image tower is trained too; '' takes the features")
     frames: int = option(8, "key-frames, and as many others, drawn from each video", least=1)
     clip: str = option("ViT-B-16", "CLIP to start from: file or URL, or the name of one of OpenAI's on open_clip's hub")
-    resume: str = option("", "checkpoint.pth of a run to go on with")
+    resume: str = option(
+        "auto",
+        "auto goes on from output_dir's own newest checkpoint, if there is one; a checkpoint's path does so too, and "
+        "from that one otherwise; '' starts anew",
+        free=True,
+    )
     init_lr: float = option(1e-5, "learning rate of the first epoch", above=0)
     min_lr: float = option(0.0, "learning rate that the cosine ends at", least=0)
     max_epoch: int = option(10, "epochs", least=1)
@@ -57,10 +63,10 @@ class VTClipConfig(Settings):
     weight_decay: float = option(0.05, "AdamW's weight decay", least=0)
     precision: str = option("auto", "auto is bf16 on GPUs", choices=("auto", "float32", "bf16"))
     seed: int = option(42, "seed of everything; each process adds its rank", least=0, most=2**31)
-    num_workers: int = option(2, "loader processes per training process", least=0)
-    output_dir: str = option("outputs/vt_clip", "where the run leaves its files")
-    device: str = option("auto", "auto takes a GPU where there is one", choices=("auto", "cpu", "cuda"))
-    log_freq: int = option(10, "write a line of losses every so many steps", least=1)
+    num_workers: int = option(2, "loader processes per training process", least=0, free=True)
+    output_dir: str = option("outputs/vt_clip", "where the run leaves its files", free=True)
+    device: str = option("auto", "auto takes a GPU where there is one", choices=("auto", "cpu", "cuda"), free=True)
+    log_freq: int = option(10, "write a line of losses every so many steps", least=1, free=True)
 
 
 class Trainee(nn.Module):
@@ -109,11 +115,11 @@ def step_loss(model, batch, world, autocast):
     return vt_clip_loss(*(distributed.gather_rows(part, world) for part in features), scale)
 
 
-def train_one_epoch(model, loader, optimizer, *, logit_scale, epoch, config, world, autocast, log):
-    """Run one epoch."""
-    start = time.monotonic()
-    with progress(loader, world.is_main, desc=f"epoch {epoch}", unit="step") as bar:
-        for step, batch in enumerate(bar):
+def train_one_epoch(model, loader, optimizer, *, logit_scale, progress, save, config, world, autocast, log):
+    """Run what is left of an epoch; raises `Interrupted`, once saved, where a signal asked the run to end."""
+    start, before, epoch, first = time.monotonic(), progress.seconds, progress.epoch, progress.done // world.size
+    with progress_bar(loader, world.is_main, desc=f"epoch {epoch}", unit="step") as bar:
+        for step, batch in enumerate(bar, first):
             loss, right = step_loss(model, batch.to(world.device), world, autocast)
             if not torch.isfinite(loss):
                 raise FloatingPointError(
@@ -124,11 +130,17 @@ def train_one_epoch(model, loader, optimizer, *, logit_scale, epoch, config, wor
             optimizer.step()
             with torch.no_grad():
                 logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-            if (step + 1) % config.log_freq == 0 or step + 1 == len(loader):
+            progress.done = (step + 1) * world.size
+            if (step + 1) % config.log_freq == 0 or step + 1 == first + len(loader):
                 values = dict(loss=loss.item(), finds_video=right[0].item(), beats_hard=right[1].item())
                 log.write(type="step", epoch=epoch, step=step, lr=optimizer.param_groups[0]["lr"], **values)
                 bar.set_postfix(loss=f"{loss.item():.3f}")
-    log.write(type="epoch", epoch=epoch, seconds=round(time.monotonic() - start, 3))
+            if distributed.any_of(bool(interrupt.requested()), world):
+                progress.seconds = before + time.monotonic() - start
+                save()
+                distributed.barrier()  # who ends first would take the others with it
+                raise interrupt.Interrupted(interrupt.requested() or "a signal to another process")
+    log.write(type="epoch", epoch=epoch, seconds=round(before + time.monotonic() - start, 3))
 
 
 @torch.no_grad()
@@ -188,8 +200,6 @@ def main(argv=None):
     world = distributed.start(config.device)
     output_dir = make_folder(config.output_dir, "output_dir")
     setup_logging(world.is_main, output_dir / "train.log")
-    if world.is_main:
-        write_config(config, output_dir / "config.yaml")
     seed_everything(config.seed + world.rank)
     with distributed.local_main_first(world):
         vt_clip = find_clip(config.clip)
@@ -207,7 +217,11 @@ def train(config, world, model, loader, val_loader, output_dir):
     logit_scale = model.vt_clip.clip.logit_scale
     groups = [dict(params=[p for p in trained if p is not logit_scale]), dict(params=[logit_scale], weight_decay=0.0)]
     optimizer = torch.optim.AdamW(groups, lr=config.init_lr, weight_decay=config.weight_decay)
-    first_epoch = load_training_state(config.resume, model=model, optimizer=optimizer) if config.resume else 0
+    state = dict(model=model, optimizer=optimizer, data=loader.dataset.fingerprint())
+    checkpoints = Checkpoints(output_dir, world, config, **state)
+    progress = checkpoints.resume(config.resume) or Progress()
+    if world.is_main:
+        write_config(config, output_dir / "config.yaml")
     half = config.precision == "bf16" or (config.precision == "auto" and world.device.type == "cuda")
     autocast = functools.partial(torch.autocast, world.device.type, torch.bfloat16, enabled=half)
     wrapped = distributed.parallel(model, world)
@@ -218,20 +232,22 @@ def train(config, world, model, loader, val_loader, output_dir):
         len(loader.dataset),
         len(loader),
     )
-    log = JsonLines(output_dir / "log.jsonl", world.is_main)
-    for epoch in range(first_epoch, config.max_epoch):
+    log = JsonLines(output_dir / "log.jsonl", world.is_main, keep=progress.log_bytes)
+    save = functools.partial(checkpoints.save, progress, log)
+    while progress.epoch < config.max_epoch:
+        epoch = progress.epoch
         set_lr(optimizer, cosine_lr(epoch, config.max_epoch, config.init_lr, config.min_lr))
-        loader.batch_sampler.set_epoch(epoch)
-        seed_everything(epoch_seed(config.seed, world.rank, epoch))
-        how = dict(logit_scale=logit_scale, epoch=epoch, config=config, world=world, autocast=autocast, log=log)
-        train_one_epoch(wrapped.train(), loader, optimizer, **how)
+        loader.batch_sampler.set_epoch(epoch, progress.done)
+        checkpoints.seed(progress)
+        how = dict(logit_scale=logit_scale, progress=progress, save=save, config=config, world=world, log=log)
+        train_one_epoch(wrapped.train(), loader, optimizer, autocast=autocast, **how)
         scores = validate(model.eval(), val_loader, world, autocast)
         if world.is_main:
             log.write(type="validation", epoch=epoch, **scores)
             logger.info("epoch %d: validation: %s", epoch, ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
-            save_checkpoint(output_dir / "checkpoint.pth", model=model, optimizer=optimizer, epoch=epoch, config=config)
-            with replacing(output_dir / "vt_clip.pth", "wb") as file:
-                torch.save(dict(model=model.weights(), config=config.as_dict(), epoch=epoch), file)
+            write_weights(output_dir / "vt_clip.pth", model.weights(), config.as_dict())
+        progress.next_epoch()
+        save()
     log.close()
 
 

@@ -1,6 +1,7 @@
 """Annotation JSON -> validated `VideoRecord`s, ordered by duration."""
 
 import dataclasses
+import hashlib
 import logging
 import math
 import pathlib
@@ -62,6 +63,15 @@ def load_annotations(path):
         )
     records.sort(key=lambda record: record.duration)
     return [dataclasses.replace(record, index=index) for index, record in enumerate(records)]
+
+
+def fingerprint(records):
+    """Hex SHA-256 of what can be learned from records: ids, captions and labels, in their order."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(repr((record.video_id, record.tsum, record.num_frames)).encode())
+        digest.update(record.vsum_onehot.tobytes())
+    return digest.hexdigest()
 
 
 def _record(entry, place, path):

@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from data.collate import collate
+from utils.interrupt import leave_signals_to_parent
 
 # Videos are sorted by length within so many batches at a time: enough for little padding, and still well mixed.
 POOL_BATCHES = 50
@@ -30,18 +31,19 @@ class TrainBatches:
 
     def __init__(self, lengths, batch_size, *, rank, world_size, seed, bucketing=False):
         self.lengths, self.batch_size, self.bucketing = torch.as_tensor(lengths), batch_size, bucketing
-        self.rank, self.world_size, self.seed, self.epoch = rank, world_size, seed, 0
+        self.rank, self.world_size, self.seed, self.epoch, self.done = rank, world_size, seed, 0, 0
         if len(self) == 0:
             raise ValueError(
                 f"batch_size: found {batch_size} on {world_size} processes, "
                 f"expected at most the {len(lengths)} training videos in one step"
             )
 
-    def set_epoch(self, epoch):
-        self.epoch = epoch
+    def set_epoch(self, epoch, done=0):
+        """Choose the epoch, and begin it after so many batches of all processes together."""
+        self.epoch, self.done = epoch, done
 
     def __len__(self):
-        return len(self.lengths) // (self.batch_size * self.world_size)
+        return max(0, len(self.lengths) // self.batch_size - self.done) // self.world_size
 
     def _batches(self, bucketing):
         """All processes' batches of the epoch, in order: (batches, batch_size)."""
@@ -55,7 +57,7 @@ class TrainBatches:
         return batches[torch.randperm(len(batches), generator=generator)] if bucketing else batches
 
     def __iter__(self):
-        steps = self._batches(self.bucketing)[: len(self) * self.world_size]
+        steps = self._batches(self.bucketing)[self.done :][: len(self) * self.world_size]
         yield from steps[self.rank :: self.world_size].tolist()
 
     def padded_share(self, bucketing):
@@ -69,10 +71,10 @@ class EvalBatches:
 
     Since the same videos meet whatever the number of processes, so are the numbers. Videos above `alone_above`
     frames stay alone: in the model their position table depends on the batch's length (QUIRK-5), and their memory
-    is their own.
+    is their own. Batches whose videos are all in `known` are left out, once they are formed.
     """
 
-    def __init__(self, lengths, batch_size, *, rank, world_size, alone_above):
+    def __init__(self, lengths, batch_size, *, rank, world_size, alone_above, known=()):
         batches, current = [], []
         for i in sorted(range(len(lengths)), key=lengths.__getitem__):
             if lengths[i] > alone_above:
@@ -84,6 +86,7 @@ class EvalBatches:
                 current = []
         if current:
             batches.append(current)
+        batches = [batch for batch in batches if not all(i in known for i in batch)]
         self.batches = batches[rank::world_size]
 
     def __len__(self):
@@ -104,4 +107,5 @@ def make_loader(dataset, batches, *, num_workers, pad_id=0, pin_memory, collate_
         persistent_workers=num_workers > 0 and len(batches) > 0,
         # The loader draws a seed for its workers: not from the global generator, which dropout draws from.
         generator=torch.Generator(),
+        worker_init_fn=leave_signals_to_parent,
     )

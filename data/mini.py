@@ -39,7 +39,7 @@ from data.mini_encoders import (
 from data.mini_video import render
 from models.vt_clip import load_vt_clip
 from utils.files import replacing
-from utils.log import progress
+from utils.log import progress_bar
 from utils.metrics.keyframes import BUDGET
 
 SPLITS = dict(train=96, val=24, test=40)
@@ -202,7 +202,7 @@ def write_mini(out, seed=0, counts=SPLITS, ready_made=False):
     else:
         _save(out / "vt_clip.pth", fitted_to_pictures(clip, videos["train"][:40]))
         _save(out / "frame_encoder.pth", tiny_frame_encoder(seed, videos["train"][:40]))
-        with progress(
+        with progress_bar(
             [video for split in videos.values() for video in split], True, desc="render", unit="video"
         ) as bar:
             for video in bar:

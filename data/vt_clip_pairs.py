@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.annotations import load_annotations
+from data.annotations import fingerprint, load_annotations
 from data.captions import reference_caption
 from data.features import open_features
 from data.video import Video, as_shown
@@ -70,6 +70,10 @@ class Pairs(Dataset):
 
     def __len__(self):
         return len(self.records)
+
+    def fingerprint(self):
+        """Hex SHA-256 of the annotations."""
+        return fingerprint(self.records)
 
     def __getitem__(self, place):
         """(index, epoch) -> keyframes, others (both (n, …) arrays), whether there are others, text."""
@@ -132,9 +136,10 @@ class InEpoch:
     def __init__(self, batches, epoch=0):
         self.batches, self.epoch = batches, epoch
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch, done=0):
+        """As `TrainBatches.set_epoch`."""
         self.epoch = epoch
-        self.batches.set_epoch(epoch)
+        self.batches.set_epoch(epoch, done)
 
     def __len__(self):
         return len(self.batches)

@@ -19,14 +19,16 @@ from utils.files import MOST_DEPTH, read_text, replacing
 from utils.precision import PRECISIONS
 
 
-def option(default, help, choices=None, least=None, above=None, most=None):
-    """Declare a field with its help text and its limits."""
+def option(default, help, choices=None, least=None, above=None, most=None, free=False):
+    """Declare a field with its help text and its limits; `free`: it may change when a run goes on."""
     return dataclasses.field(
-        default=default, metadata=dict(help=help, choices=choices, least=least, above=above, most=most)
+        default=default, metadata=dict(help=help, choices=choices, least=least, above=above, most=most, free=free)
     )
 
 
 SPLITS = ("train", "val", "test")
+METRICS = ("F1", "F1_published", "Kendall", "Spearman")
+METRICS += ("BLEU_1", "BLEU_2", "BLEU_3", "BLEU_4", "METEOR", "ROUGE_L", "CIDEr", "VT_CLIPScore")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,10 @@ class Settings:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
 
+    def decisive(self):
+        """Names of the settings that training depends on: with others, a run is another run."""
+        return [field.name for field in dataclasses.fields(self) if not field.metadata["free"]]
+
     def as_dict(self):
         """Plain values by name, in the order of the fields."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
@@ -51,18 +57,23 @@ class Config(Settings):
     """Everything a run of VTSUM-BLIP can be told."""
 
     # Data
-    video_embeddings_root: str = option("dataset/ActivityNet/feat/blip", "folder of BLIP features, {video_id}.npz")
-    ann_root: str = option("dataset/ActivityNet/anno", "folder of {train,val,test}_videoxum.json")
-    clip_root: str = option("dataset/ActivityNet/feat/vt_clipscore", "folder of VT-CLIP features; '' scores no VT-CLIP")
+    video_embeddings_root: str = option(
+        "dataset/ActivityNet/feat/blip", "folder of BLIP features, {video_id}.npz", free=True
+    )
+    ann_root: str = option("dataset/ActivityNet/anno", "folder of {train,val,test}_videoxum.json", free=True)
+    clip_root: str = option(
+        "dataset/ActivityNet/feat/vt_clipscore", "folder of VT-CLIP features; '' scores no VT-CLIP", free=True
+    )
     max_video_length: int = option(512, "training cuts videos to so many frames", least=1)
     max_text_length: int = option(
         128, "longest caption in words, then tokens with the prompt; also when generating", least=2
     )
-    num_workers: int = option(2, "loader processes per training process", least=0)
+    num_workers: int = option(2, "loader processes per training process", least=0, free=True)
     preload: str = option(
         "none",
         "keep the training features in memory, if they fit: of each process, or of its GPU",
         choices=("none", "ram", "device"),
+        free=True,
     )
     length_bucketing: bool = option(
         False, "train on batches of videos of like length: less padding, but other batches and another loss scale"
@@ -75,8 +86,15 @@ class Config(Settings):
     pretrained_model: str = option(
         "", "VTSUM-BLIP checkpoint (path or URL): what evaluation scores, what training starts from"
     )
-    pretrained_clip: str = option("outputs/vt_clipscore/vt_clip.pth", "VT-CLIP checkpoint; '' scores no VT-CLIP")
-    resume: str = option("", "checkpoint.pth of a run to go on with: weights, optimiser and epoch")
+    pretrained_clip: str = option(
+        "outputs/vt_clipscore/vt_clip.pth", "VT-CLIP checkpoint; '' scores no VT-CLIP", free=True
+    )
+    resume: str = option(
+        "auto",
+        "auto goes on from output_dir's own newest checkpoint, if there is one; a checkpoint's path does so too, and "
+        "from that one otherwise; '' starts anew",
+        free=True,
+    )
     # Model
     model: str = option("vtsum_blip_tt", "architecture", choices=("vtsum_blip_tt", "vtsum_blip_tt_ca"))
     task: str = option(
@@ -90,11 +108,17 @@ class Config(Settings):
     med_config: str = option("configs/med_config.json", "sizes of the caption decoder")
     tokenizer: str = option("bert-base-uncased", "hub name, or folder with vocab.txt or tokenizer.json")
     prompt: str = option("a video of ", "what every caption begins with")
-    image_size: int = option(224, "side of the frames that the features are made from, for summarize.py", least=1)
-    vit_grad_ckpt: bool = option(
-        False, "recompute activations (temporal transformer, decoder) in the backward pass: less memory, same result"
+    image_size: int = option(
+        224, "side of the frames that the features are made from, for summarize.py", least=1, free=True
     )
-    vit_ckpt_layer: int = option(0, "limit that to the last so many layers of each of the two; 0 is all", least=0)
+    vit_grad_ckpt: bool = option(
+        False,
+        "recompute activations (temporal transformer, decoder) in the backward pass: less memory, same result",
+        free=True,
+    )
+    vit_ckpt_layer: int = option(
+        0, "limit that to the last so many layers of each of the two; 0 is all", least=0, free=True
+    )
     # Losses
     loss_type: str = option("cross_entropy", "key-frame loss", choices=("cross_entropy", "l2"))
     smoothing_scope: str = option(
@@ -111,21 +135,41 @@ class Config(Settings):
     seed: int = option(42, "seed of everything; each process adds its rank", least=0, most=2**31)
     accumulate: int = option(1, "batches per process that make up one step of the optimiser", least=1)
     # Generation and scoring
-    num_beams: int = option(3, "beams of the caption search", least=1)
-    min_text_length: int = option(10, "shortest generated caption in tokens, prompt included", least=0)
-    splits: tuple[str, ...] = option(("val", "test"), "splits to score", choices=SPLITS)
-    eval_freq: int = option(0, "score every so many epochs; 0 only after the last", least=0)
-    evaluate: bool = option(False, "score the weights and do not train")
+    num_beams: int = option(3, "beams of the caption search", least=1, free=True)
+    min_text_length: int = option(10, "shortest generated caption in tokens, prompt included", least=0, free=True)
+    splits: tuple[str, ...] = option(("val", "test"), "splits to score", choices=SPLITS, free=True)
+    eval_freq: int = option(0, "score every so many epochs; 0 only after the last", least=0, free=True)
+    best_metric: str = option(
+        "Kendall",
+        "with eval_freq, checkpoint_best.pth is the one with most of this on val",
+        choices=METRICS,
+        free=True,
+    )
+    evaluate: bool = option(False, "score the weights and do not train", free=True)
     # Running
-    output_dir: str = option("outputs/run", "where the run leaves its files")
+    output_dir: str = option("outputs/run", "where the run leaves its files", free=True)
     precision: str = option(
         "fp32", "arithmetic of the model; weights, losses and scores stay in float32", choices=tuple(PRECISIONS)
     )
     tf32: bool = option(False, "let GPUs round the factors of float32 products to TF32")
-    compile: bool = option(False, "train with torch.compile: faster on GPUs after a slow start")
-    device: str = option("auto", "auto takes a GPU where there is one", choices=("auto", "cpu", "cuda"))
-    ckpt_freq: int = option(5, "keep a checkpoint in checkpoints/ every so many epochs; 0 keeps none", least=0)
-    log_freq: int = option(10, "look at the losses, and write a line of them, every so many batches", least=1)
+    compile: bool = option(False, "train with torch.compile: faster on GPUs after a slow start", free=True)
+    device: str = option("auto", "auto takes a GPU where there is one", choices=("auto", "cpu", "cuda"), free=True)
+    ckpt_steps: int = option(
+        0, "write checkpoint.pth every so many steps of the optimiser, not only after each epoch", least=0, free=True
+    )
+    ckpt_freq: int = option(
+        5, "keep a checkpoint in checkpoints/ every so many epochs; 0 keeps none", least=0, free=True
+    )
+    keep_last: int = option(0, "keep only the last so many of them; 0 keeps all", least=0, free=True)
+    skip_nonfinite: int = option(
+        0,
+        "leave out so many steps in which a loss or the gradient is not finite, before the run ends",
+        least=0,
+        free=True,
+    )
+    log_freq: int = option(
+        10, "look at the losses, and write a line of them, every so many batches", least=1, free=True
+    )
 
     def __post_init__(self):
         super().__post_init__()

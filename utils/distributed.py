@@ -6,10 +6,16 @@ import datetime
 import os
 import re
 import subprocess
+import time
 
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
+
+from utils import interrupt
+from utils.watch import Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,20 +107,59 @@ def start(device="auto", *, backend=None, timeout=datetime.timedelta(hours=2)):
         torch.cuda.set_device(gpu)
     place = torch.device(device, gpu) if device == "cuda" else torch.device(device)
     if size > 1:
-        dist.init_process_group(
-            backend or ("nccl" if device == "cuda" else "gloo"),
-            rank=rank,
-            world_size=size,
-            timeout=timeout,
-            device_id=place if device == "cuda" and backend is None else None,
-        )
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
+        backend = backend or ("nccl" if device == "cuda" else "gloo")
+        on_gpu = place if backend == "nccl" else None
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout, device_id=on_gpu)
+        _run.host = None if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
+        _run.watch = Watch(store, rank, size)
     return World(rank, local_rank, size, place)
 
 
-def stop():
-    """Leave the process group, if there is one."""
-    if dist.is_initialized():
+class _Run:
+    """What belongs to the process group of this process: None while there is none."""
+
+    host = None  # group whose tensors lie on the host, where the default one is not such
+    watch = None
+
+
+_run = _Run()
+
+
+def stop(together=True):
+    """Leave the process group, if there is one.
+
+    Args:
+        together: wait for the others, which leave too.
+    """
+    if not dist.is_initialized():
+        return
+    _run.watch.end()
+    if together:
+        barrier()
         dist.destroy_process_group()
+    _run.watch = _run.host = None
+
+
+def tell_others(error):
+    """Tell the launcher, if there is one, and the run's other processes of the error that ends this one."""
+    if os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with contextlib.suppress(OSError):
+            get_error_handler().record_exception(error)
+    if _run.watch:
+        _run.watch.report(str(error))
+
+
+def failure_of_another(error):
+    """Turn the broken connection that another process's end leaves here into an `OSError` that says so.
+
+    Under a launcher this waits for its signal first: it is to find, and to report, the process that failed.
+    """
+    seconds = time.monotonic() + 10
+    while "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() < seconds and not interrupt.requested():
+        time.sleep(0.1)
+    reason = (_run.watch and _run.watch.reason) or str(error).splitlines()[0][:200]
+    return OSError(f"another process of this run failed ({reason})")
 
 
 def barrier():
@@ -140,8 +185,26 @@ def gather_objects(value, world):
     if world.size == 1:
         return [value]
     gathered = [None] * world.size if world.is_main else None
-    dist.gather_object(value, gathered, dst=0)
+    dist.gather_object(value, gathered, dst=0, group=_run.host)
     return gathered
+
+
+def from_main(value, world):
+    """Give every process the first one's picklable value."""
+    if world.size == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0, group=_run.host)
+    return values[0]
+
+
+def any_of(flag, world):
+    """Tell every process whether the flag is set on any; does not wait for a GPU."""
+    if world.size == 1:
+        return flag
+    value = torch.tensor([int(flag)])
+    dist.all_reduce(value, dist.ReduceOp.MAX, group=_run.host)
+    return bool(value)
 
 
 def parallel(model, world):
@@ -157,6 +220,14 @@ def total(values, world):
     if world.size > 1:
         values = values.clone()
         dist.all_reduce(values)
+    return values
+
+
+def maximum(values, world):
+    """Take the largest of a tensor's values over the processes."""
+    if world.size > 1:
+        values = values.clone()
+        dist.all_reduce(values, dist.ReduceOp.MAX)
     return values
 
 

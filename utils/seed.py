@@ -1,4 +1,4 @@
-"""Seeding."""
+"""Seeding, and the state of what was seeded."""
 
 import random
 
@@ -20,3 +20,28 @@ def epoch_seed(seed, rank, epoch):
     run draws.
     """
     return (seed + rank + 1_000_003 * epoch) % 2**63
+
+
+def random_state():
+    """State of Python's, NumPy's and torch's generators, in plain values and tensors."""
+    kind, key, *rest = np.random.get_state()
+    state = dict(python=random.getstate(), numpy=(kind, torch.from_numpy(key.astype(np.int64)), *rest))
+    state["torch"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_random_state(state):
+    """Go on drawing where `random_state` was taken.
+
+    Raises:
+        KeyError, TypeError, ValueError, RuntimeError: it is no such state.
+    """
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, key, *rest = state["numpy"]
+    np.random.set_state((kind, key.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])

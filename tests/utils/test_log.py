@@ -8,8 +8,8 @@ import sys
 from tests.conftest import ROOT
 
 PROGRAM = """
-from utils.log import progress
-with progress(range(3), is_main=%s, desc="epoch 0") as bar:
+from utils.log import progress_bar
+with progress_bar(range(3), is_main=%s, desc="epoch 0") as bar:
     print(sum(bar))
 """
 
