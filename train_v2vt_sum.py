@@ -139,6 +139,7 @@ def train_one_epoch(model, loader, complete, optimizer, scaler, *, progress, gua
             if stop:
                 distributed.barrier()  # who ends first would take the others with it
                 raise interrupt.Interrupted(interrupt.requested() or "a signal to another process")
+    progress.skipped = guard.skipped
     *sums, count = distributed.mean(guard.totals, world).tolist()
     means = {name: total / count if count else math.nan for name, total in zip(names, sums)}
     scale = dict(scale=scaler.get_scale()) if scaler.is_enabled() else {}

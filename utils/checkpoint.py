@@ -1,17 +1,17 @@
 """The checkpoints of a training run: all that it needs to go on."""
 
-import contextlib
 import dataclasses
 import logging
 import os
 import pathlib
+import sys
 
 import torch
 
 from models.weights import DamagedCheckpoint, config_of, read_checkpoint
 from utils import distributed
 from utils.download import fetch
-from utils.files import cannot_be_written, link, remove_leftovers, replacing
+from utils.files import link, remove_leftovers, replacing
 from utils.seed import epoch_seed, random_state, restore_random_state, seed_everything
 from utils.versions import versions
 
@@ -91,8 +91,8 @@ class Checkpoints:
             )
             if self.scaler is not None and self.scaler.is_enabled():
                 state["scaler"] = self.scaler.state_dict()
-            with _writing(self[NEWEST]) as file:
-                torch.save(state, file)
+            with replacing(self[NEWEST], "wb") as file:
+                _Writer(file).save(state)
                 if self[NEWEST].exists():
                     link(self[NEWEST], self[PREVIOUS])
         self.current = self[NEWEST]
@@ -252,14 +252,27 @@ class Checkpoints:
             restore_random_state(process["random"])
 
 
-@contextlib.contextmanager
-def _writing(path):
-    """As `replacing`, for `torch.save`, which reports a full disk in an error of its own."""
-    try:
-        with replacing(path, "wb") as file:
-            yield file
-    except RuntimeError as error:
-        raise cannot_be_written(path, OSError(None, " ".join(str(error).split())[:200])) from None
+class _Writer:
+    """Lets `torch.save` write to a file, but fail as the file does: it would report a full disk in its own terms."""
+
+    def __init__(self, file):
+        self.file, self.error = file, None
+
+    def save(self, state):
+        try:
+            torch.save(state, self)
+        except RuntimeError:
+            raise self.error or sys.exception() from None
+
+    def write(self, data):
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self):
+        self.file.flush()
 
 
 def _number(path):

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import time
+import uuid
 
 import torch
 import torch.distributed as dist
@@ -107,13 +108,41 @@ def start(device="auto", *, backend=None, timeout=datetime.timedelta(hours=2)):
         torch.cuda.set_device(gpu)
     place = torch.device(device, gpu) if device == "cuda" else torch.device(device)
     if size > 1:
-        store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
         backend = backend or ("nccl" if device == "cuda" else "gloo")
         on_gpu = place if backend == "nccl" else None
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout, device_id=on_gpu)
-        _run.host = None if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
+        with interrupt.by_default():  # there is nothing to save yet, and waits here hear of no signal
+            store = _own_store(rank, size, timeout)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout, device_id=on_gpu)
+            _run.host = None if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
         _run.watch = Watch(store, rank, size)
     return World(rank, local_rank, size, place)
+
+
+def _own_store(rank, size, timeout):
+    """Meet the run's other processes, and none of an earlier start of theirs.
+
+    A launcher that restarts its processes gives them the store that they had before, with the addresses of the dead in
+    it. So the first process draws a name, each other one answers under it with one of its own, and only a list with
+    all of these is believed.
+
+    Returns:
+        `torch.distributed.Store` in which no earlier start has written.
+    """
+    store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
+    own = uuid.uuid4().hex
+    if rank == 0:
+        store.set("leader", own)
+        store.wait([f"{own}/{other}" for other in range(1, size)], timeout)
+        store.set(f"{own}/all", ",".join(store.get(f"{own}/{other}").decode() for other in range(1, size)))
+        return dist.PrefixStore(own, store)
+    end = time.monotonic() + timeout.total_seconds()
+    while time.monotonic() < end:
+        leader = store.get("leader").decode()
+        store.set(f"{leader}/{rank}", own)
+        if store.check([f"{leader}/all"]) and own in store.get(f"{leader}/all").decode().split(","):
+            return dist.PrefixStore(leader, store)
+        time.sleep(0.05)
+    raise OSError(f"the run's first process was not met within {timeout}")
 
 
 class _Run:

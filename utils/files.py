@@ -42,7 +42,7 @@ def replacing(path, mode="w"):
 
 def cannot_be_written(path, error):
     """The `OSError` that says so in one line."""
-    return OSError(error.errno, f"{path}: cannot be written ({error.strerror or error})")
+    return OSError(f"{path}: cannot be written ({error.strerror or error})")
 
 
 def _sync_folder(folder):

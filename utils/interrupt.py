@@ -44,6 +44,20 @@ def listening():
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def by_default():
+    """Let signals end this process as they do by default, for a while in which there is nothing to save."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _note(number, frame):
     global _received
     if _received is None:

@@ -1,0 +1,325 @@
+"""What happens to a training run when something is done to it: the same bytes in the end, or a clear line."""
+
+import functools
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from models.weights import read_checkpoint
+from tests.conftest import ROOT
+from tests.faults.harness import losses, steps
+from tests.processes import LAUNCHER, start
+
+KILLS = int(os.environ.get("VTSUM_KILLS", "5"))  # `make soak` sets more
+
+
+def assert_same(folder, undisturbed):
+    """The same bytes of weights and optimiser, the same log of losses and scores."""
+    ours, theirs = (read_checkpoint(path / "checkpoint.pth") for path in (folder, undisturbed))
+    assert all(torch.equal(ours["model"][name], value) for name, value in theirs["model"].items())
+    moments = [state["optimizer"]["state"] for state in (ours, theirs)]
+    assert all(torch.equal(moments[0][i][k], v) for i, values in moments[1].items() for k, v in values.items())
+    assert losses(folder) == losses(undisturbed)
+    assert not list(folder.glob(".*")) and not (folder / "unfinished").exists()
+
+
+def test_killed_at_random_moments(begin, undisturbed, request):
+    """kill -9, wherever it comes: while starting, in a step, while saving, while evaluating."""
+    rng, kills, lives, folder = random.Random(5), 0, 0, "it"
+    while kills < KILLS:
+        run = begin("--ckpt_steps", "1", folder=folder)
+        run.processes[0].join(rng.uniform(0.5, 9))
+        alive = run.processes[0].is_alive()
+        run.signal(signal.SIGKILL)
+        status = run.wait()
+        kills += alive
+        if not alive:  # this one had come to its end
+            assert status == [0], run.said()
+            assert_same(run.folder / "run", undisturbed())
+            lives += 1
+            folder = f"it{lives}"
+    run = begin("--ckpt_steps", "1", folder=folder)
+    assert run.wait() == [0], run.said()
+    assert_same(run.folder / "run", undisturbed())
+
+
+@pytest.mark.parametrize(
+    ("number", "size"),
+    [
+        (signal.SIGTERM, 2),
+        (signal.SIGUSR1, 1),
+        *(
+            pytest.param(number, size, marks=pytest.mark.soak)
+            for number, size in ((signal.SIGINT, 2), (signal.SIGTERM, 1))
+        ),
+        *(
+            pytest.param(number, size, marks=pytest.mark.soak)
+            for number, size in ((signal.SIGUSR1, 2), (signal.SIGINT, 1))
+        ),
+    ],
+)
+def test_asked_to_end_in_the_middle_of_an_epoch(begin, undisturbed, size, number):
+    """The step is finished and saved, the status is 75; one process's signal is enough. Continued: the same bytes."""
+    run = begin(size=size)
+    run.until(lambda: steps(run.folder / "run") >= 5)
+    run.signal(number, ranks=[size - 1])
+    assert run.wait() == [75] * size, run.said()
+    assert f"ended by {number.name}; the same command goes on from here" in run.said()
+    done = read_checkpoint(run.folder / "run/checkpoint.pth")["progress"]
+    assert done["epoch"] == 0 and 5 * size <= done["done"] < 8 * size
+    run = begin(size=size)
+    assert run.wait() == [0] * size, run.said()
+    assert_same(run.folder / "run", undisturbed(size))
+
+
+def test_signals_to_the_loaders_workers_too(begin, undisturbed):
+    """As srun's, and a terminal's Ctrl-C: they reach every process of the run."""
+    run = begin("--num_workers", "1")
+    run.until(lambda: steps(run.folder / "run") >= 3)
+    os.killpg(run.processes[0].pid, signal.SIGTERM)
+    assert run.wait() == [75], run.said()
+    run = begin("--num_workers", "1")
+    assert run.wait() == [0], run.said()
+    assert_same(run.folder / "run", undisturbed())
+
+
+def test_the_second_ctrl_c_ends_at_once(begin):
+    run = begin("--max_epoch", "50", "--accumulate", "8")
+    run.until(lambda: steps(run.folder / "run") >= 1)
+    run.signal(signal.SIGSTOP)  # so that the step cannot be finished between the two
+    run.signal(signal.SIGINT)
+    run.signal(signal.SIGCONT)
+    run.wait()
+    assert "ended by SIGINT" in run.said() or "interrupted" in run.said()
+
+
+def test_two_processes_go_on_as_one(begin, undisturbed):
+    run = begin(size=2)
+    run.until(lambda: steps(run.folder / "run") >= 3)
+    run.signal(signal.SIGTERM)
+    assert run.wait() == [75, 75], run.said()
+    run = begin("--batch_size", "2")
+    assert run.wait() == [0], run.said()
+    assert "was made by 2 processes, now there are 1: the order of samples changes" in run.said()
+    log = losses(run.folder / "run")
+    assert [entry["epoch"] for entry in log if entry["type"] == "epoch"] == [0, 1]
+    assert sum(entry["type"] == "step" and entry["epoch"] == 1 for entry in log) == 16  # of half the size
+
+
+@pytest.mark.parametrize("moment", ["training", "the first steps"])
+def test_the_newest_checkpoint_is_torn(begin, undisturbed, moment):
+    run = begin("--ckpt_steps", "2")
+    run.until(lambda: steps(run.folder / "run") >= (6 if moment == "training" else 3))
+    run.signal(signal.SIGKILL)
+    run.wait()
+    path = run.folder / "run/checkpoint.pth"
+    os.truncate(path, path.stat().st_size * 2 // 3)
+    run = begin("--ckpt_steps", "2")
+    status = run.wait()
+    if status == [0]:
+        assert "going on from the checkpoint before the newest" in run.said()
+        assert_same(run.folder / "run", undisturbed())
+    else:  # there was no other yet
+        assert status == [2] and "damaged" in run.said() and "--resume '' starts anew" in run.said()
+
+
+def limit_files(most):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk(begin, undisturbed, tmp_path):
+    """The limit on a file's size stands for a full disk: the write fails in its middle."""
+    run = begin("--ckpt_steps", "4")
+    run.until(lambda: (run.folder / "run/checkpoint.pth").exists())
+    run.signal(signal.SIGKILL)
+    run.wait()
+    good = (run.folder / "run/checkpoint.pth").read_bytes()
+    run = begin("--ckpt_steps", "1", prepare=functools.partial(limit_files, len(good) // 2))
+    assert run.wait() == [2], run.said()
+    line = run.said().strip().splitlines()[-1]
+    assert line == "error: run/checkpoint.pth: cannot be written (File too large)"
+    assert "Traceback" not in run.said()
+    assert (run.folder / "run/checkpoint.pth").read_bytes() == good
+    assert not list((run.folder / "run").glob(".*"))
+    run = begin("--ckpt_steps", "4")
+    assert run.wait() == [0], run.said()
+    assert_same(run.folder / "run", undisturbed())
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A tmpfs that the run's folder lies on, or a skip where none can be mounted."""
+    disk = tmp_path / "it/run"
+    disk.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_the_disk_is_full(begin, small_disk):
+    """First while logging, then while a checkpoint is written; the good one stays, and the run goes on from it."""
+    run = begin("--ckpt_steps", "4")
+    run.until(lambda: (small_disk / "checkpoint.pth").exists())
+    filler = small_disk / "filler"
+    with open(filler, "wb", buffering=0) as file:
+        while True:
+            try:
+                file.write(b"\0" * 4096)
+            except OSError:
+                break
+    assert run.wait() == [2], run.said()
+    assert "cannot be written (No space left on device)" in run.said().strip().splitlines()[-1]
+    assert "Traceback" not in run.said()
+    read_checkpoint(small_disk / "checkpoint.pth")
+    os.truncate(filler, max(0, filler.stat().st_size - 2**20))  # room for the log, not for a checkpoint
+    run = begin("--ckpt_steps", "1")
+    assert run.wait() == [2], run.said()
+    assert "error: run/checkpoint.pth: cannot be written (No space left on device)" in run.said()
+    read_checkpoint(small_disk / "checkpoint.pth")
+    filler.unlink()
+    run = begin("--ckpt_steps", "0")
+    assert run.wait() == [0], run.said()
+
+
+def test_an_output_folder_that_cannot_be_written_to(begin, small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    run = begin()
+    assert run.wait() == [2], run.said()
+    assert "error: run: output_dir: found a folder that cannot be written to, expected one that can" in run.said()
+    assert not list(small_disk.iterdir())
+
+
+def spoil(folder, names, value):
+    """Give some training videos features that make the losses not finite."""
+    for name in names:
+        path = folder / f"{name}.npz"
+        np.savez(path, features=np.full_like(np.load(path)["features"], value))
+
+
+@pytest.fixture
+def spoiled(mini_root, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(mini_root / "feat/blip", tmp_path / "blip")
+    spoil(folder, ["mini_train_007"], 1e38)
+    return ["--video_embeddings_root", folder]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_loss_that_is_not_finite(begin, spoiled, size):
+    """The run stops and names step and video; the last good state is what the folder has."""
+    run = begin(*spoiled, "--ckpt_steps", "1", size=size)
+    assert set(run.wait()) == {2}, run.said()
+    assert "error: epoch 0, step " in run.said() and "not finite: " in run.said() and "mini_train_007" in run.said()
+    path = run.folder / "run/checkpoint.pth"
+    if path.exists():  # the video may come in the first step
+        assert all(value.isfinite().all() for value in read_checkpoint(path)["model"].values())
+
+
+def test_steps_that_are_not_finite_are_left_out(begin, spoiled):
+    run = begin(*spoiled, "--skip_nonfinite", "2", "--splits", "val", "--task", "v2v")
+    assert run.wait() == [0], run.said()
+    log = losses(run.folder / "run")
+    skipped = [entry for entry in log if entry["type"] == "skipped"]
+    assert 1 <= len(skipped) <= 2 and all("mini_train_007" in entry["reason"] for entry in skipped)
+    assert all(np.isfinite(entry["loss"]) for entry in log if entry["type"] == "epoch")
+    state = read_checkpoint(run.folder / "run/checkpoint.pth")
+    assert state["progress"]["skipped"] == len(skipped)
+    assert state["optimizer"]["state"][0]["step"] == 16 - len(skipped)
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_the_best_checkpoint_and_the_last_copies(begin):
+    run = begin(*("--task", "v2v", "--eval_freq", "1", "--max_epoch", "4", "--ckpt_freq", "1", "--keep_last", "2"))
+    assert run.wait() == [0], run.said()
+    folder = run.folder / "run"
+    taus = [entry["Kendall"] for entry in losses(folder) if entry["type"] == "evaluation"]
+    assert len(taus) == 4
+    best = read_checkpoint(folder / "checkpoint_best.pth")
+    assert best["epoch"] == taus.index(max(taus))
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["checkpoint_002.pth", "checkpoint_003.pth"]
+
+
+def test_an_interrupted_evaluation_is_not_repeated(begin):
+    """Predictions done so far are kept, and are the same numbers in the end."""
+    words = ("--max_epoch", "1", "--splits", "test", "train")
+    whole = begin(*words, folder="whole")
+    assert whole.wait() == [0], whole.said()
+    begin(*words, "--splits", "val").wait()
+    run = begin(*words, "--batch_size", "4", "--evaluate")
+    kept = run.folder / "run/unfinished"
+    run.until(lambda: any(path.read_bytes().count(b"\n") > 4 for path in kept.glob("*.jsonl")))
+    run.signal(signal.SIGTERM)
+    assert run.wait() == [75], run.said()
+    before = sum(path.read_bytes().count(b"video_id") for path in kept.glob("*.jsonl"))
+    path = next(kept.glob("*.jsonl"))
+    path.write_bytes(path.read_bytes()[:-20])  # a torn line counts for nothing
+    run = begin(*words, "--batch_size", "4", "--evaluate")
+    assert run.wait() == [0], run.said()
+    assert f"{before - 1} of " in run.said() and "videos were predicted before" in run.said()
+    for split in ("test", "train"):
+        ours, theirs = (json.loads((f / f"run/results_{split}.json").read_text()) for f in (run.folder, whole.folder))
+        assert ours["metrics"] == pytest.approx(theirs["metrics"], abs=1e-6)
+    assert not kept.exists()
+
+
+def launched(command, tmp_path, *flags, words=()):
+    """A run on two processes under torch's launcher."""
+    how = dict(cwd=tmp_path, stdout=open(tmp_path / "output.txt", "w"))
+    names = [*LAUNCHER, "--nproc_per_node=2", *flags, ROOT / "train_v2vt_sum.py", *command(*words, size=2)]
+    return start(names, **how)
+
+
+def worker(launcher, rank):
+    """Process id of one of a launcher's workers, None while there is none."""
+    for pid in subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True).stdout.split():
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            if f"RANK={rank}".encode() in file.read().split(b"\0"):
+                return int(pid)
+    return None
+
+
+def test_the_launcher_restarts_a_run_whose_rank_is_killed(command, undisturbed, tmp_path):
+    launcher = launched(command, tmp_path, "--max_restarts=1", words=("--ckpt_steps", "1"))
+    while steps(tmp_path / "run") < 4:
+        assert launcher.poll() is None, (tmp_path / "output.txt").read_text()
+        time.sleep(0.01)
+    os.kill(worker(launcher, 1), signal.SIGKILL)
+    assert launcher.wait(timeout=240) == 0, (tmp_path / "output.txt").read_text()
+    assert_same(tmp_path / "run", undisturbed(2))
+
+
+def test_a_rank_that_fails_for_good(command, mini_root, tmp_path):
+    """All end within a minute, and the launcher's report shows that rank's own error."""
+    import shutil
+
+    broken = shutil.copytree(mini_root / "feat/blip", tmp_path / "blip")
+    for path in broken.glob("mini_train_*.npz"):
+        np.savez(path, features=np.ones((4, 700), np.float32))
+    began = time.monotonic()
+    launcher = launched(command, tmp_path, words=("--video_embeddings_root", str(broken)))
+    assert launcher.wait(timeout=90) == 1
+    assert time.monotonic() - began < 60
+    shown = (tmp_path / "output.txt").read_text()
+    report = shown[shown.index("Root Cause") :]
+    assert "found width 700, expected 768" in report
+
+
+def test_srun_like_processes_end_when_one_is_killed(begin):
+    """Without a launcher that would end the others."""
+    run = begin("--max_epoch", "50", size=2)
+    run.until(lambda: steps(run.folder / "run") >= 2)
+    began = time.monotonic()
+    run.signal(signal.SIGKILL, ranks=[0])
+    assert run.wait(timeout=60) == [-9, 2]
+    assert time.monotonic() - began < 60
+    assert "another process of this run failed" in run.said()
