@@ -27,7 +27,7 @@ from data.video_files import find_videos
 from models.frame_encoder import PRECISIONS, blip_frame_encoder, clip_frame_encoder
 from models.vt_clip import find_clip, hub_names
 from models.weights import weights_sha256
-from utils import distributed
+from utils import distributed, interrupt
 from utils.config import OneLineParser
 from utils.files import make_folder
 from utils.log import progress_bar, run_main, setup_logging
@@ -151,6 +151,7 @@ def extract(jobs, encoders, folders, failures, *, encode_text, chunk, workers, w
     start = said = time.monotonic()
     with progress_bar(None, world.is_main, total=len(jobs), unit="video", desc="extract") as bar:
         for end, features in encode_videos(jobs, encoders, chunk=chunk, workers=workers):
+            interrupt.stop_if_requested()  # also before a decoder that the same signal has ended counts as a failure
             reason = end.reason
             if not all(np.isfinite(rows).all() for rows in features.values()):
                 reason = f"{end.job.path}: video: its features are not finite; --precision float32 has more room"
@@ -256,4 +257,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, resumable=True)

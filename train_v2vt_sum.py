@@ -286,4 +286,4 @@ def score_epoch(evaluator, model, checkpoints, progress, log, last=False):
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, resumable=True)

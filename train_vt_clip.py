@@ -252,4 +252,4 @@ def train(config, world, model, loader, val_loader, output_dir):
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, resumable=True)

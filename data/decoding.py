@@ -164,7 +164,8 @@ def _stop_worker(connection, process):
 
 def _work(connection, looks, chunk):
     """A worker: takes jobs until the other side is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller ends it
+    for number in (signal.SIGINT, signal.SIGUSR1):  # the caller ends it
+        signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):
         while True:
             for event in decode(connection.recv(), looks, chunk):

@@ -107,13 +107,16 @@ def progress_bar(iterable, is_main, **how):
         yield bar
 
 
-def run_main(main):
+def run_main(main, resumable=False):
     """Run a script's main function; an expected error becomes one line on stderr and exit status 2.
 
-    A run that a signal has asked to end exits with status 75, see `utils.interrupt`. The environment variable
-    VTSUM_DEBUG=1 shows the traceback of an error instead.
+    The environment variable VTSUM_DEBUG=1 shows the traceback of an error instead.
+
+    Args:
+        main: the function.
+        resumable: signals only ask it to end, see `utils.interrupt`, and the exit status is then 75.
     """
-    with interrupt.listening():
+    with interrupt.listening() if resumable else contextlib.nullcontext():
         try:
             main()
         except KeyboardInterrupt:

@@ -39,7 +39,7 @@ def _enter(script, words, folder, env, output, prepare):
 
     module = __import__(script)
     sys.argv = [f"{script}.py", *words]
-    run_main(functools.partial(module.main, words))
+    run_main(functools.partial(module.main, words), resumable=True)
 
 
 class Run:
