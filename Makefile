@@ -6,11 +6,12 @@ RUN := $(VENV)/bin/python
 DEMO := OMP_NUM_THREADS=1 $(RUN) -m torch.distributed.run --standalone --nproc_per_node=2
 MINI := dataset/mini
 
-.PHONY: help venv demo test bench lint format clean
+.PHONY: help venv demo test soak bench lint format clean
 
 help:
 	@echo "make demo   small videos -> features -> training -> scores -> a summary to watch (minutes, two cores)"
 	@echo "make test   run the test suite"
+	@echo "make soak   the tests of faults, with 200 kills and 50,000 damaged files (an hour); see docs/reliability.md"
 	@echo "make bench  measure speed beside peers and the machine's limits (minutes); see docs/performance.md"
 	@echo "make venv   only make the environment in $(VENV)"
 	@echo "make lint   ruff check and format check; make format mends"
@@ -36,6 +37,9 @@ demo: venv
 
 test: venv
 	$(RUN) -m pytest
+
+soak: venv
+	VTSUM_KILLS=200 VTSUM_DAMAGES=5000 $(RUN) -m pytest -m "" tests/faults tests/test_damaged_files.py
 
 bench: venv
 	$(RUN) -m benchmarks

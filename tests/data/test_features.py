@@ -125,3 +125,22 @@ def test_what_is_complete(tmp_path):
         damaged[rng.integers(len(damaged))] = rng.integers(256)
         path.write_bytes(damaged)
         assert is_complete(path, {"vision": 5}) in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "message"),
+    [
+        ((10**9, 4), 100, r"found shape \(1000000000, 4\), expected at most \(100000, 4\)"),
+        ((90_000, 4), 100, "found 228 bytes, expected 1440128 for shape"),
+        ((10, 4), 10**7, "found 10000128 bytes, expected 288 for shape"),
+    ],
+)
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, shape, size, message):
+    with (
+        zipfile.ZipFile(tmp_path / "v.npz", "w", zipfile.ZIP_DEFLATED) as file,
+        file.open("features.npy", "w") as member,
+    ):
+        np.lib.format.write_array_header_1_0(member, dict(descr="<f4", fortran_order=False, shape=shape))
+        member.write(b"\0" * size)
+    with pytest.raises(ValueError, match=message):
+        load_features(tmp_path, "v", "features", 4)

@@ -35,14 +35,14 @@ def begin(command, tmp_path):
 
 @pytest.fixture(scope="session")
 def undisturbed(command, tmp_path_factory):
-    """Folder of a run to which nothing is done, by its number of processes."""
+    """Folder of a run to which nothing is done, by its number of processes and flags."""
     folders = {}
 
-    def folder(size=1):
-        if size not in folders:
-            run = Run("train_v2vt_sum", command(size=size), tmp_path_factory.mktemp("undisturbed"), size)
+    def folder(size=1, *flags):
+        if (size, *flags) not in folders:
+            run = Run("train_v2vt_sum", command(*flags, size=size), tmp_path_factory.mktemp("undisturbed"), size)
             assert run.wait() == [0] * size, run.said()
-            folders[size] = run.folder / "run"
-        return folders[size]
+            folders[size, *flags] = run.folder / "run"
+        return folders[size, *flags]
 
     return folder

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -18,6 +19,7 @@ from tests.conftest import ROOT
 from tests.faults.harness import losses, steps
 from tests.processes import LAUNCHER, start
 
+VISUAL = ("--task", "v2v")  # where the captions, and Java, do not matter
 KILLS = int(os.environ.get("VTSUM_KILLS", "5"))  # `make soak` sets more
 
 
@@ -31,24 +33,20 @@ def assert_same(folder, undisturbed):
     assert not list(folder.glob(".*")) and not (folder / "unfinished").exists()
 
 
-def test_killed_at_random_moments(begin, undisturbed, request):
+def test_killed_at_random_moments(begin, undisturbed):
     """kill -9, wherever it comes: while starting, in a step, while saving, while evaluating."""
-    rng, kills, lives, folder = random.Random(5), 0, 0, "it"
+    rng, kills = random.Random(5), 0
     while kills < KILLS:
+        folder = f"life {kills}"  # a new one after every few kills
+        for _ in range(min(KILLS - kills, 5)):
+            run = begin("--ckpt_steps", "1", folder=folder)
+            run.processes[0].join(rng.uniform(0.3, 5))
+            kills += run.processes[0].is_alive()
+            run.signal(signal.SIGKILL)
+            assert run.wait()[0] in (0, -signal.SIGKILL), run.said()
         run = begin("--ckpt_steps", "1", folder=folder)
-        run.processes[0].join(rng.uniform(0.5, 9))
-        alive = run.processes[0].is_alive()
-        run.signal(signal.SIGKILL)
-        status = run.wait()
-        kills += alive
-        if not alive:  # this one had come to its end
-            assert status == [0], run.said()
-            assert_same(run.folder / "run", undisturbed())
-            lives += 1
-            folder = f"it{lives}"
-    run = begin("--ckpt_steps", "1", folder=folder)
-    assert run.wait() == [0], run.said()
-    assert_same(run.folder / "run", undisturbed())
+        assert run.wait() == [0], run.said()
+        assert_same(run.folder / "run", undisturbed())
 
 
 @pytest.mark.parametrize(
@@ -68,27 +66,27 @@ def test_killed_at_random_moments(begin, undisturbed, request):
 )
 def test_asked_to_end_in_the_middle_of_an_epoch(begin, undisturbed, size, number):
     """The step is finished and saved, the status is 75; one process's signal is enough. Continued: the same bytes."""
-    run = begin(size=size)
+    run = begin(*VISUAL, size=size)
     run.until(lambda: steps(run.folder / "run") >= 5)
     run.signal(number, ranks=[size - 1])
     assert run.wait() == [75] * size, run.said()
     assert f"ended by {number.name}; the same command goes on from here" in run.said()
     done = read_checkpoint(run.folder / "run/checkpoint.pth")["progress"]
     assert done["epoch"] == 0 and 5 * size <= done["done"] < 8 * size
-    run = begin(size=size)
+    run = begin(*VISUAL, size=size)
     assert run.wait() == [0] * size, run.said()
-    assert_same(run.folder / "run", undisturbed(size))
+    assert_same(run.folder / "run", undisturbed(size, *VISUAL))
 
 
 def test_signals_to_the_loaders_workers_too(begin, undisturbed):
     """As srun's, and a terminal's Ctrl-C: they reach every process of the run."""
-    run = begin("--num_workers", "1")
+    run = begin(*VISUAL, "--num_workers", "1")
     run.until(lambda: steps(run.folder / "run") >= 3)
     os.killpg(run.processes[0].pid, signal.SIGTERM)
     assert run.wait() == [75], run.said()
-    run = begin("--num_workers", "1")
+    run = begin(*VISUAL, "--num_workers", "1")
     assert run.wait() == [0], run.said()
-    assert_same(run.folder / "run", undisturbed())
+    assert_same(run.folder / "run", undisturbed(1, *VISUAL))
 
 
 def test_the_second_ctrl_c_ends_at_once(begin):
@@ -102,11 +100,11 @@ def test_the_second_ctrl_c_ends_at_once(begin):
 
 
 def test_two_processes_go_on_as_one(begin, undisturbed):
-    run = begin(size=2)
+    run = begin(*VISUAL, size=2)
     run.until(lambda: steps(run.folder / "run") >= 3)
     run.signal(signal.SIGTERM)
     assert run.wait() == [75, 75], run.said()
-    run = begin("--batch_size", "2")
+    run = begin(*VISUAL, "--batch_size", "2")
     assert run.wait() == [0], run.said()
     assert "was made by 2 processes, now there are 1: the order of samples changes" in run.said()
     log = losses(run.folder / "run")
@@ -116,17 +114,17 @@ def test_two_processes_go_on_as_one(begin, undisturbed):
 
 @pytest.mark.parametrize("moment", ["training", "the first steps"])
 def test_the_newest_checkpoint_is_torn(begin, undisturbed, moment):
-    run = begin("--ckpt_steps", "2")
+    run = begin(*VISUAL, "--ckpt_steps", "2")
     run.until(lambda: steps(run.folder / "run") >= (6 if moment == "training" else 3))
     run.signal(signal.SIGKILL)
     run.wait()
     path = run.folder / "run/checkpoint.pth"
     os.truncate(path, path.stat().st_size * 2 // 3)
-    run = begin("--ckpt_steps", "2")
+    run = begin(*VISUAL, "--ckpt_steps", "2")
     status = run.wait()
     if status == [0]:
         assert "going on from the checkpoint before the newest" in run.said()
-        assert_same(run.folder / "run", undisturbed())
+        assert_same(run.folder / "run", undisturbed(1, *VISUAL))
     else:  # there was no other yet
         assert status == [2] and "damaged" in run.said() and "--resume '' starts anew" in run.said()
 
@@ -137,21 +135,21 @@ def limit_files(most):
 
 def test_a_checkpoint_that_does_not_fit_on_the_disk(begin, undisturbed, tmp_path):
     """The limit on a file's size stands for a full disk: the write fails in its middle."""
-    run = begin("--ckpt_steps", "4")
+    run = begin(*VISUAL, "--ckpt_steps", "4")
     run.until(lambda: (run.folder / "run/checkpoint.pth").exists())
     run.signal(signal.SIGKILL)
     run.wait()
     good = (run.folder / "run/checkpoint.pth").read_bytes()
-    run = begin("--ckpt_steps", "1", prepare=functools.partial(limit_files, len(good) // 2))
+    run = begin(*VISUAL, "--ckpt_steps", "1", prepare=functools.partial(limit_files, len(good) // 2))
     assert run.wait() == [2], run.said()
     line = run.said().strip().splitlines()[-1]
     assert line == "error: run/checkpoint.pth: cannot be written (File too large)"
     assert "Traceback" not in run.said()
     assert (run.folder / "run/checkpoint.pth").read_bytes() == good
     assert not list((run.folder / "run").glob(".*"))
-    run = begin("--ckpt_steps", "4")
+    run = begin(*VISUAL, "--ckpt_steps", "4")
     assert run.wait() == [0], run.said()
-    assert_same(run.folder / "run", undisturbed())
+    assert_same(run.folder / "run", undisturbed(1, *VISUAL))
 
 
 @pytest.fixture
@@ -167,7 +165,7 @@ def small_disk(tmp_path):
 
 def test_the_disk_is_full(begin, small_disk):
     """First while logging, then while a checkpoint is written; the good one stays, and the run goes on from it."""
-    run = begin("--ckpt_steps", "4")
+    run = begin(*VISUAL, "--ckpt_steps", "4")
     run.until(lambda: (small_disk / "checkpoint.pth").exists())
     filler = small_disk / "filler"
     with open(filler, "wb", buffering=0) as file:
@@ -181,12 +179,12 @@ def test_the_disk_is_full(begin, small_disk):
     assert "Traceback" not in run.said()
     read_checkpoint(small_disk / "checkpoint.pth")
     os.truncate(filler, max(0, filler.stat().st_size - 2**20))  # room for the log, not for a checkpoint
-    run = begin("--ckpt_steps", "1")
+    run = begin(*VISUAL, "--ckpt_steps", "1")
     assert run.wait() == [2], run.said()
     assert "error: run/checkpoint.pth: cannot be written (No space left on device)" in run.said()
     read_checkpoint(small_disk / "checkpoint.pth")
     filler.unlink()
-    run = begin("--ckpt_steps", "0")
+    run = begin(*VISUAL, "--ckpt_steps", "0")
     assert run.wait() == [0], run.said()
 
 
@@ -207,8 +205,6 @@ def spoil(folder, names, value):
 
 @pytest.fixture
 def spoiled(mini_root, tmp_path):
-    import shutil
-
     folder = shutil.copytree(mini_root / "feat/blip", tmp_path / "blip")
     spoil(folder, ["mini_train_007"], 1e38)
     return ["--video_embeddings_root", folder]
@@ -250,25 +246,24 @@ def test_the_best_checkpoint_and_the_last_copies(begin):
 
 
 def test_an_interrupted_evaluation_is_not_repeated(begin):
-    """Predictions done so far are kept, and are the same numbers in the end."""
-    words = ("--max_epoch", "1", "--splits", "test", "train")
-    whole = begin(*words, folder="whole")
-    assert whole.wait() == [0], whole.said()
-    begin(*words, "--splits", "val").wait()
-    run = begin(*words, "--batch_size", "4", "--evaluate")
-    kept = run.folder / "run/unfinished"
+    """Predictions done so far are kept, and give the same numbers in the end."""
+    words = ("--max_epoch", "1", "--splits", "train")
+    run = begin(*words)
+    assert run.wait() == [0], run.said()
+    results, kept = run.folder / "run/results_train.json", run.folder / "run/unfinished"
+    whole = json.loads(results.read_text())["metrics"]
+    assert not kept.exists()
+    run = begin(*words, "--evaluate")
     run.until(lambda: any(path.read_bytes().count(b"\n") > 4 for path in kept.glob("*.jsonl")))
     run.signal(signal.SIGTERM)
     assert run.wait() == [75], run.said()
-    before = sum(path.read_bytes().count(b"video_id") for path in kept.glob("*.jsonl"))
-    path = next(kept.glob("*.jsonl"))
+    path = kept / "train.0.jsonl"
+    before = path.read_bytes().count(b"video_id")
     path.write_bytes(path.read_bytes()[:-20])  # a torn line counts for nothing
-    run = begin(*words, "--batch_size", "4", "--evaluate")
+    run = begin(*words, "--evaluate")
     assert run.wait() == [0], run.said()
-    assert f"{before - 1} of " in run.said() and "videos were predicted before" in run.said()
-    for split in ("test", "train"):
-        ours, theirs = (json.loads((f / f"run/results_{split}.json").read_text()) for f in (run.folder, whole.folder))
-        assert ours["metrics"] == pytest.approx(theirs["metrics"], abs=1e-6)
+    assert f"{before - 1} of 33 videos were predicted before" in run.said() and before < 33
+    assert json.loads(results.read_text())["metrics"] == whole
     assert not kept.exists()
 
 
@@ -300,8 +295,6 @@ def test_the_launcher_restarts_a_run_whose_rank_is_killed(command, undisturbed, 
 
 def test_a_rank_that_fails_for_good(command, mini_root, tmp_path):
     """All end within a minute, and the launcher's report shows that rank's own error."""
-    import shutil
-
     broken = shutil.copytree(mini_root / "feat/blip", tmp_path / "blip")
     for path in broken.glob("mini_train_*.npz"):
         np.savez(path, features=np.ones((4, 700), np.float32))
@@ -323,3 +316,31 @@ def test_srun_like_processes_end_when_one_is_killed(begin):
     assert run.wait(timeout=60) == [-9, 2]
     assert time.monotonic() - began < 60
     assert "another process of this run failed" in run.said()
+
+
+@pytest.mark.soak
+def test_a_silent_process_is_taken_for_dead(begin):
+    """No connection breaks here, as none does where NCCL waits."""
+    run = begin("--max_epoch", "50", size=2)
+    run.until(lambda: steps(run.folder / "run") >= 2)
+    began = time.monotonic()
+    run.signal(signal.SIGSTOP, ranks=[1])
+    run.processes[0].join(60)
+    assert run.processes[0].exitcode == 2 and time.monotonic() - began < 60, run.said()
+    run.signal(signal.SIGKILL)
+    run.wait()
+    assert "process 1 has given no sign of life for 40 s" in run.said()
+
+
+@pytest.mark.soak
+def test_an_evaluation_on_two_processes_is_interrupted(begin):
+    words = ("--max_epoch", "1", "--splits", "train", "val")
+    assert begin(*words, "--splits", "val", size=2).wait() == [0, 0]
+    run = begin(*words, "--evaluate", size=2)
+    kept = run.folder / "run/unfinished"
+    run.until(lambda: any(path.read_bytes().count(b"\n") > 3 for path in kept.glob("*.jsonl")))
+    run.signal(signal.SIGTERM, ranks=[1])
+    assert run.wait() == [75, 75], run.said()
+    run = begin(*words, "--evaluate", size=2)
+    assert run.wait() == [0, 0], run.said()
+    assert "videos were predicted before" in run.said()

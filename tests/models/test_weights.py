@@ -5,11 +5,14 @@ import os
 import pathlib
 import random
 import threading
+import zipfile
 
 import pytest
 import torch
 
 from models.weights import load_weights, read_checkpoint
+from tests.conftest import ROOT
+from tests.processes import run
 from utils.download import fetch
 
 
@@ -226,3 +229,43 @@ def test_urls_are_downloaded_once(tmp_path, monkeypatch):
         with pytest.raises(FileNotFoundError, match="cannot be downloaded"):
             fetch(f"{url}/none.pth")
         server.shutdown()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_convert(released, mini_model, tmp_path, suffix):
+    model, source = released
+    out = tmp_path / f"out{suffix}"
+    status, shown = run(["python", "-m", "models.weights", "convert", source, out], ROOT)
+    assert status == 0 and f"{out}: {len(model.state_dict())} tensors" in shown
+    other = mini_model("vtsum_blip_tt_ca")
+    load_weights(other, out)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in other.state_dict().items())
+    status, shown = run(["python", "-m", "models.weights", "convert", source, tmp_path / "x.bin"], ROOT)
+    assert (status, shown.strip()) == (
+        2,
+        f"error: {tmp_path / 'x.bin'}: OUT: expected a name that ends in .safetensors or .pth",
+    )
+
+
+@pytest.mark.parametrize(
+    "called", [bytearray, torch.FloatTensor, os.getpid], ids=["bytearray", "FloatTensor", "getpid"]
+)
+def test_nothing_is_called_but_what_makes_tensors_of_the_files_bytes(tmp_path, called):
+    """Some calls that torch allows take any amount of memory."""
+
+    class Greedy:
+        def __reduce__(self):
+            return called, (() if called is os.getpid else (10**13,))
+
+    torch.save(dict(model=Greedy()), tmp_path / "greedy.pth")
+    with pytest.raises(ValueError, match=rf"greedy.pth: checkpoint: it calls \S*{called.__name__}, .*: refused"):
+        read_checkpoint(tmp_path / "greedy.pth")
+
+
+def test_a_compressed_archive_is_refused(tmp_path):
+    torch.save(dict(model={"a": torch.zeros(10**5)}), tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "bomb.pth", "w", 8) as bomb:
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    with pytest.raises(ValueError, match="compressed, which torch never writes"):
+        read_checkpoint(tmp_path / "bomb.pth")

@@ -1,0 +1,83 @@
+import hashlib
+import http.server
+import threading
+
+import pytest
+import torch
+
+from utils.download import fetch
+
+CONTENT = b"weights" * 1000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves `CONTENT`; under other names half of it, a redirect away from this machine, or what is not there."""
+
+    asked = 0
+
+    def do_GET(self):
+        type(self).asked += 1
+        if self.path == "/away.pth":
+            self.send_response(302)
+            self.send_header("Location", "http://192.0.2.1/w.pth")
+            self.end_headers()
+        elif self.path == "/none.pth":
+            self.send_error(404)
+        else:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(CONTENT)))
+            self.end_headers()
+            self.wfile.write(CONTENT if self.path == "/w.pth" else CONTENT[: len(CONTENT) // 2])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def url(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    Handler.asked = 0
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_a_given_checksum_is_verified_each_time(url, tmp_path):
+    path = fetch(f"{url}/w.pth#sha256={SHA256}")
+    assert path.read_bytes() == CONTENT and fetch(f"{url}/w.pth") == path and Handler.asked == 1
+    path.write_bytes(b"changed")
+    assert fetch(f"{url}/w.pth#sha256={SHA256}").read_bytes() == CONTENT and Handler.asked == 2
+    with pytest.raises(ValueError, match=f"w.pth: found SHA-256 {SHA256}, expected 0000"):
+        fetch(f"{url}/w.pth#sha256={'0' * 64}")
+    with pytest.raises(ValueError, match="found 'md5=1' behind #, expected sha256= and 64"):
+        fetch(f"{url}/w.pth#md5=1")
+
+
+def test_a_partial_download_is_not_taken_for_a_whole_one(url, tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"half.pth: checkpoint: cannot be downloaded .*ended early|IncompleteRead"
+    ):
+        fetch(f"{url}/half.pth")
+    assert not files(tmp_path)
+
+
+def test_where_downloads_may_come_from(url, tmp_path):
+    for source in (
+        "http://example.org/w.pth",
+        "ftp://example.org/w.pth",
+        "file:///etc/passwd",
+        "http://10.0.0.1/w.pth",
+    ):
+        with pytest.raises(ValueError, match=r"expected https:// \(http:// only on this machine itself\)"):
+            fetch(source)
+    with pytest.raises(ValueError, match=r"http://192.0.2.1/w.pth: found http://, expected https://"):
+        fetch(f"{url}/away.pth")
+    with pytest.raises(FileNotFoundError, match="none.pth: checkpoint: cannot be downloaded .*404"):
+        fetch(f"{url}/none.pth")
+    assert not files(tmp_path)
