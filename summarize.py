@@ -34,7 +34,7 @@ from utils import distributed
 from utils.config import Config, load_config, read_yaml
 from utils.download import fetch
 from utils.files import make_folder, sha256_of
-from utils.log import progress_bar, run_main, setup_logging
+from utils.log import one_line, printable, progress_bar, run_main, setup_logging
 from utils.precision import autocast
 from utils.summary import METHODS, Storyboard, check_choice, choose, segments_of, write_page, write_skim
 
@@ -215,11 +215,11 @@ def main(argv=None):
             summary = summarize(summarizer, path, args.out, args.budget, args.method)
         except (OSError, ValueError) as error:
             failed += 1
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
             continue
         kept = sum(end - start for start, end in summary["segments"])
         page = _printable(pathlib.Path(args.out, path.stem, "index.html"))
-        print(f"{page}: {kept:.1f} of {summary['duration']:.1f} s: {summary['caption'] or ''}", flush=True)
+        print(f"{page}: {kept:.1f} of {summary['duration']:.1f} s: {printable(summary['caption'] or '')}", flush=True)
     if failed:
         sys.exit(2)
 

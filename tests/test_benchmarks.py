@@ -13,6 +13,7 @@ CPU = torch.device("cpu")
 SMALL = dict(med_config=str(GOLDEN / "med_small.json"))
 
 
+@pytest.mark.soak
 def test_training_equals_its_peer():
     rows = training.run(CPU, batch_size=3, rounds=1, model_options=SMALL)
     assert [row["what"].split()[-1] for row in rows] == ["published", "scored"]

@@ -109,6 +109,7 @@ def test_a_second_run_has_nothing_to_do(extracted, flags, capfd):
     assert before == {path: path.stat().st_mtime_ns for path in extracted.rglob("*.npz")}
 
 
+@pytest.mark.soak
 def test_two_processes_give_the_same_bytes(extracted, flags, tmp_path):
     status, shown = run([*LAUNCHER, "--nproc_per_node=2", SCRIPT, *flags, "--out", tmp_path], ROOT)
     assert status == 0, shown

@@ -64,6 +64,7 @@ def test_bf16_learns_the_same(train, without_dropout):
     assert scores[0].keys() == scores[1].keys()
 
 
+@pytest.mark.soak
 def test_fp16_keeps_its_scale_when_resumed(train):
     short = [*SHORT, "--max_video_length", "3"]  # float16 is slow on a CPU
     plain, half = train("plain", *short), train("half", *short, "--precision", "fp16")
@@ -76,6 +77,7 @@ def test_fp16_keeps_its_scale_when_resumed(train):
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.soak
 def test_compiled_layers_learn_the_same(train, without_dropout):
     flags = ["--max_epoch", "1", "--splits", "val", "--log_freq", "1", "--num_beams", "1", *without_dropout]
     plain, compiled = train("plain", *flags), train("compiled", *flags, "--compile")
@@ -89,6 +91,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
+@pytest.mark.soak
 def test_two_machines_equal_one_and_accumulated_batches(train, mini_flags, without_dropout, tmp_path):
     """Two launchers on this machine, as in the README; one launcher; one process with two batches a step."""
     script = [str(ROOT / "train_v2vt_sum.py"), "--config", str(ROOT / "configs/mini.yaml"), *mini_flags]

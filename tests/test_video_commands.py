@@ -112,6 +112,7 @@ def test_vt_clip(clone):
     assert load_vt_clip(clone / "outputs/vt_clip/vt_clip.pth").width == 512
 
 
+@pytest.mark.soak
 def test_benchmark(mini_videos):
     """The README's benchmark prints each stage and the ratio to the encoder alone."""
     assert "`python -m benchmarks.extraction VIDEO`" in README

@@ -98,18 +98,12 @@ def make_folder(path, name):
     return path
 
 
-def remove_leftovers(folder, alone=False):
-    """Remove the temporary files of processes that were killed while `replacing` a file of this folder.
-
-    Args:
-        folder: the folder.
-        alone: no other process writes here, on no machine: whatever is temporary is a leftover.
-    """
-    name = re.compile(r"\..+\.(\d+)\.tmp")
+def remove_leftovers(folder):
+    """Remove the temporary files of processes that were killed while `replacing` a file of this folder."""
+    name = re.compile(rf"\..+\.{re.escape(socket.gethostname())}\.(\d+)\.tmp")
     for entry in os.scandir(folder):
         match = name.fullmatch(entry.name)
-        here = f".{socket.gethostname()}." in entry.name
-        if match and (alone or (here and not _is_running(int(match[1])))):
+        if match and not _is_running(int(match[1])):
             pathlib.Path(entry.path).unlink(missing_ok=True)
 
 
