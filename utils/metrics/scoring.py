@@ -157,8 +157,10 @@ def write_scores(output_dir, split, results, scores):
     line = {
         published: results["metrics"][ours] for ours, published in PUBLISHED_NAMES.items() if ours in results["metrics"]
     }
-    with open(output_dir / f"evaluate_{split}.txt", "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    path = output_dir / f"evaluate_{split}.txt"
+    lines = read_text(path, "evaluations") if path.exists() else ""
+    with replacing(path) as file:
+        file.write(lines + json.dumps(line) + "\n")
 
 
 def format_table(results, title):
