@@ -18,8 +18,8 @@ from models.vt_clip import load_vt_clip
 from models.vtsum_blip import POSITIONS, WIDTHS, v2vt_sum
 from models.weights import load_weights, weights_sha256
 from utils import distributed, interrupt
-from utils.config import load_config, write_config
-from utils.download import fetch
+from utils.config import load_config
+from utils.download import fetch, is_url
 from utils.files import make_folder, sha256_of
 from utils.log import progress_bar, run_main, setup_logging
 from utils.metrics import require_java, vt_clip_score
@@ -28,6 +28,7 @@ from utils.metrics.scoring import format_table, score_predictions, write_scores
 from utils.precision import allow_tf32, autocast
 from utils.predictions import Unfinished, write_predictions
 from utils.seed import seed_everything
+from utils.settings import write_config
 from utils.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -85,9 +86,7 @@ class Evaluator:
             reason = f"task {config.task} gives only one of the two summaries"
         elif clip_root is None:
             reason = f"clip_root: no folder {config.clip_root!r}"
-        elif not config.pretrained_clip or (
-            "://" not in config.pretrained_clip and not pathlib.Path(config.pretrained_clip).is_file()
-        ):
+        elif not is_url(config.pretrained_clip) and not pathlib.Path(config.pretrained_clip).is_file():
             reason = f"pretrained_clip: no file {config.pretrained_clip!r}"
         else:
             with distributed.local_main_first(self.world):
@@ -173,17 +172,19 @@ class Evaluator:
             predictions.append((batch.indices[i], entry))
         return predictions
 
-    def evaluate(self, model, *, checkpoint=None):
+    def evaluate(self, model, *, checkpoint=None, trained_with=None):
         """Predict and score the configuration's splits; the first process writes all files.
 
         Args:
             model: `VTSumBLIP` (not wrapped), the same weights on every process.
             checkpoint: path of the weights' file; its hash goes into the results.
+            trained_with: the configuration that it says it was trained with, if that is not this one.
         Returns:
             dictionary from split to results on the first process, empty on the others.
         """
         origin = dict(
             config=self.config.as_dict(),
+            trained_with=trained_with,
             versions=versions(),
             checkpoint_sha256=sha256_of(checkpoint) if checkpoint and self.world.is_main else None,
         )
@@ -295,8 +296,9 @@ def main(argv=None):
     with distributed.local_main_first(world):
         checkpoint = fetch(config.pretrained_model)
     model = build_model(config)
-    warn_of_differences(config, load_weights(model, checkpoint))
-    Evaluator(config, world).evaluate(model.to(world.device), checkpoint=checkpoint)
+    trained_with = load_weights(model, checkpoint)
+    warn_of_differences(config, trained_with)
+    Evaluator(config, world).evaluate(model.to(world.device), checkpoint=checkpoint, trained_with=trained_with)
     distributed.stop()
 
 

@@ -14,6 +14,7 @@ As a Python call:
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -31,11 +32,12 @@ from models.frame_encoder import FrameEncoder, blip_frame_encoder
 from models.vtsum_blip import WIDTHS, VTSumBLIP
 from models.weights import load_weights
 from utils import distributed
-from utils.config import Config, load_config, read_yaml
+from utils.config import Config, load_config
 from utils.download import fetch
 from utils.files import make_folder, sha256_of
 from utils.log import one_line, printable, progress_bar, run_main, setup_logging
 from utils.precision import autocast
+from utils.settings import read_yaml
 from utils.summary import METHODS, Storyboard, check_choice, choose, segments_of, write_page, write_skim
 
 FILES = ("summary.mp4", "storyboard.png", "index.html", "summary.json")  # the last one says that all are there
@@ -70,7 +72,7 @@ def load(config, pretrained_model=None, blip=None, **settings):
     if isinstance(config, Config):
         config = dataclasses.replace(config, **settings)
     else:
-        config = Config(**(read_yaml(config) | settings))
+        config = Config(**(read_yaml(config, Config) | settings))
     blip = config.pretrained if blip is None else blip
     if not config.pretrained_model:
         raise ValueError("pretrained_model: missing, expected a VTSUM-BLIP checkpoint (--pretrained_model PATH)")
@@ -91,7 +93,7 @@ def load(config, pretrained_model=None, blip=None, **settings):
     return Summarizer(config, model.to(device).eval(), encoder.to(device), device, checkpoints)
 
 
-def summarize(summarizer, video, out, budget=0.15, method="topk"):
+def summarize(summarizer, video, out, budget=0.15, method="topk", on_stage=None):
     """Summarise one video.
 
     Args:
@@ -100,20 +102,23 @@ def summarize(summarizer, video, out, budget=0.15, method="topk"):
         out: folder; the summary is written to `out/{name of the file without its suffix}/`, over an earlier one.
         budget: part of the video to keep, above 0 and at most 1.
         method: `topk`, the most salient seconds, or `shots`, whole shots; see `utils.summary.selection`.
+        on_stage: function that is told each stage as it begins and goes on: its name in `timings`, and the second of
+            the video that it has reached. What it raises ends the work.
     Returns:
         dictionary, what `summary.json` holds.
     Raises:
         FileNotFoundError, ValueError, OSError: not a video, or the summary cannot be written; then nothing is.
     """
     path, timings = pathlib.Path(video), {}
+    timed = functools.partial(_timed, timings, on_stage or _ignore)
     folder = pathlib.Path(out, video_id_of(path))
     if path.resolve() in [(folder / name).resolve() for name in FILES]:
         raise ValueError(f"{path}: video: is what its own summary would replace; use another --out")
-    with _timed(timings, "features"):
-        source, features = _encode(summarizer, path)  # Video, (T, D)
-    with _timed(timings, "model"):
+    with timed("features") as reached:
+        source, features = _encode(summarizer, path, reached)  # Video, (T, D)
+    with timed("model"):
         caption, saliency = _predict(summarizer, features)  # str, (T,)
-    with _timed(timings, "choose"):
+    with timed("choose"):
         chosen = choose(saliency, features, budget, method)  # (T,)
     duration = source.timeline.duration
     segments = segments_of(chosen, duration)
@@ -131,7 +136,7 @@ def summarize(summarizer, video, out, budget=0.15, method="topk"):
         checkpoints=summarizer.checkpoints,
         timings=timings,
     )
-    _write(summary, source, Storyboard(source, saliency, chosen), folder)
+    _write(summary, source, Storyboard(source, saliency, chosen), folder, timed)
     return summary
 
 
@@ -141,18 +146,31 @@ def _printable(path):
     return "".join(sign if sign.isprintable() else "�" for sign in text)
 
 
+def _ignore(stage, second):
+    pass
+
+
 @contextlib.contextmanager
-def _timed(timings, stage):
+def _timed(timings, on_stage, stage):
+    """Measure a stage and tell that it begins; gives a function that tells the second that it has reached."""
     start = time.perf_counter()
-    yield
+    on_stage(stage, 0.0)
+    yield functools.partial(on_stage, stage)
     timings[stage] = round(time.perf_counter() - start, 3)
 
 
-def _encode(summarizer, path):
+def _encode(summarizer, path, reached):
     """Decode and encode a video at 1 fps."""
-    job, encoders = Job(path.stem, str(path)), {"blip": summarizer.encoder}
+    job, encoders, encoded = Job(path.stem, str(path)), {"blip": summarizer.encoder}, 0
     with progress_bar(None, True, desc=path.name, unit="frame") as bar:
-        ((end, features),) = encode_videos([job], encoders, chunk=CHUNK, workers=0, on_frames=bar.update)
+
+        def on_frames(count):
+            nonlocal encoded
+            encoded += count
+            bar.update(count)
+            reached(float(encoded))
+
+        ((end, features),) = encode_videos([job], encoders, chunk=CHUNK, workers=0, on_frames=on_frames)
     if end.reason:
         raise ValueError(end.reason)
     return end.video, features["blip"]
@@ -172,16 +190,20 @@ def _predict(summarizer, features):
     return None if captions is None else captions[0], logits.double().sigmoid().cpu().numpy()
 
 
-def _write(summary, video, storyboard, folder):
+def _write(summary, video, storyboard, folder, timed):
     """Write a summary's files in a folder of their own and put them in place when all are there."""
-    timings = summary["timings"]
     make_folder(folder, "out")
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished.") as unfinished:
             made = pathlib.Path(unfinished)
-            with _timed(timings, "skim"):
-                write_skim(video, summary["segments"], made / FILES[0], storyboard.seen)
-            with _timed(timings, "page"):
+            with timed("skim") as reached:
+
+                def seen(k, frame):
+                    storyboard.seen(k, frame)
+                    reached(float(video.timeline.starts[k]))
+
+                write_skim(video, summary["segments"], made / FILES[0], seen)
+            with timed("page"):
                 storyboard.write(made / FILES[1])
                 write_page(summary, made / FILES[2], len(storyboard.frames))
             (made / FILES[3]).write_text(json.dumps(summary, indent=1), encoding="utf-8")

@@ -22,12 +22,14 @@ from models.vtsum_blip import WIDTHS
 from models.weights import load_weights
 from utils import distributed, interrupt
 from utils.checkpoint import BEST, NEWEST, PREVIOUS, Checkpoints, Progress
-from utils.config import load_config, write_config
+from utils.config import load_config
 from utils.download import fetch, is_url
 from utils.guard import Guard
 from utils.log import JsonLines, progress_bar, run_main
 from utils.precision import autocast, gradient_scaler
 from utils.schedule import cosine_lr, set_lr
+from utils.settings import write_config
+from utils.tracking import check_trackers, follow
 
 logger = logging.getLogger(__name__)
 
@@ -187,8 +189,9 @@ def score_only(config, world, model, output_dir):
         raise ValueError(f"evaluate: found neither pretrained_model, resume nor {own}, expected weights to score")
     with distributed.local_main_first(world):
         checkpoint = fetch(source)
-    warn_of_differences(config, load_weights(model, checkpoint))
-    Evaluator(config, world).evaluate(model.to(world.device), checkpoint=checkpoint)
+    trained_with = load_weights(model, checkpoint)
+    warn_of_differences(config, trained_with)
+    Evaluator(config, world).evaluate(model.to(world.device), checkpoint=checkpoint, trained_with=trained_with)
 
 
 def main(argv=None):
@@ -197,6 +200,7 @@ def main(argv=None):
         files = dict(splits=config.splits, log_file="eval.log", config_file="config_eval.yaml")
     else:
         check_starting_weights(config)
+        check_trackers(config)
         files = dict(splits=("train", *config.splits), log_file="train.log", config_file=None)
     world = begin(config, overridden, **files)
     output_dir = pathlib.Path(config.output_dir)
@@ -238,6 +242,7 @@ def train(config, world, model, output_dir):
     )
 
     log = JsonLines(output_dir / "log.jsonl", world.is_main, keep=progress.log_bytes)
+    follow(log, config)
     save = functools.partial(checkpoints.save, progress, log)
     guard = Guard(optimizer, scaler, world, config.skip_nonfinite)
     score = functools.partial(score_epoch, evaluator, model, checkpoints, progress, log)

@@ -26,11 +26,12 @@ from models.vt_clip import find_clip
 from models.weights import weights_sha256, write_weights
 from utils import distributed, interrupt
 from utils.checkpoint import Checkpoints, Progress
-from utils.config import Settings, load_config, option, write_config
+from utils.config import load_config
 from utils.files import make_folder
 from utils.log import JsonLines, progress_bar, run_main, setup_logging
 from utils.schedule import cosine_lr, set_lr
 from utils.seed import seed_everything
+from utils.settings import Settings, option, write_config
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ class VTSumBLIP(nn.Module):
 
     Args:
         width: D.
-        tt_depth: blocks of the temporal transformer.
+        tt_depth: blocks of the temporal transformer; 0 builds none, nor its norm, and adds the position table once.
         kernel_size: window of the context aggregation in frames; None builds none.
         decoder_config: `TextDecoderConfig`; None builds no decoder (task v2v).
         tokenizer: `CaptionTokenizer`; needed with a decoder.
@@ -67,7 +67,9 @@ class VTSumBLIP(nn.Module):
         self.tokenizer = tokenizer
         self.position_embeddings = nn.Embedding(POSITIONS, width)
         nn.init.normal_(self.position_embeddings.weight, std=0.02)
-        self.tt = TemporalTransformer(width, tt_depth, grad_ckpt=grad_ckpt, ckpt_layer=ckpt_layer)
+        self.tt = None
+        if tt_depth:
+            self.tt = TemporalTransformer(width, tt_depth, grad_ckpt=grad_ckpt, ckpt_layer=ckpt_layer)
         self.vsum_head = None
         if saliency_head:
             self.vsum_head = nn.Sequential(nn.Linear(width, 1))
@@ -108,8 +110,9 @@ class VTSumBLIP(nn.Module):
             raise ValueError(f"video_embeddings, video_mask: found shapes {found}, expected (B, T, D) and (B, T)")
         videos = Ragged.of(video_mask, "video_mask", video_embeddings.device)
         positions = F.embedding(videos.columns, self.position_table(videos.size))  # (n, D)
-        x = self.tt(videos.pack(video_embeddings) + positions, videos)
-        x = x + positions  # QUIRK-3: the table is added a second time
+        x = videos.pack(video_embeddings) + positions
+        if self.tt is not None:
+            x = self.tt(x, videos) + positions  # QUIRK-3: the table is added a second time
         if self.local_atten_head is not None:
             x = self.local_atten_head(x, videos)  # QUIRK-8: the caption decoder reads this too
         return x, videos
@@ -179,7 +182,8 @@ class VTSumBLIP(nn.Module):
     def compile_layers(self):
         """Have torch.compile fuse the layers when they first run; parameters keep their names."""
         decoder_layers = [] if self.text_decoder is None else self.text_decoder.bert.encoder.layer
-        for layer in (*self.tt.blocks, *decoder_layers):
+        temporal_layers = [] if self.tt is None else self.tt.blocks
+        for layer in (*temporal_layers, *decoder_layers):
             layer.compile(dynamic=True)
 
     @torch.no_grad()
@@ -308,7 +312,7 @@ def v2vt_sum(
     Args:
         version: `vtsum_blip_tt` or `vtsum_blip_tt_ca`.
         pretrained: a checkpoint of BLIP or of VTSUM-BLIP (path or http(s) URL); "" starts from scratch.
-        tt_depth: blocks of the temporal transformer.
+        tt_depth: blocks of the temporal transformer; 0 leaves it out, see `VTSumBLIP`.
         kernel_size: window of the context aggregation in frames; `vtsum_blip_tt` ignores it.
         loss_type: key-frame loss, `cross_entropy` or `l2`.
         vit: `base` (D = 768) or `large` (D = 1024), the width of the frame features.
@@ -334,9 +338,9 @@ def v2vt_sum(
     ):
         if value not in allowed:
             raise ValueError(f"{name}: found {value!r}, expected one of {', '.join(allowed)}")
-    for name, value in dict(tt_depth=tt_depth, kernel_size=kernel_size).items():
-        if not isinstance(value, int) or not 1 <= value <= 2**31:
-            raise ValueError(f"{name}: found {value!r}, expected a whole number, at least 1")
+    for name, value, least in (("tt_depth", tt_depth, 0), ("kernel_size", kernel_size, 1)):
+        if not isinstance(value, int) or not least <= value <= 2**31:
+            raise ValueError(f"{name}: found {value!r}, expected a whole number, at least {least}")
     caption_parts = {} if task == "v2v" else _caption_parts(med_config, tokenizer, prompt, max_text_length)
     model = VTSumBLIP(
         width=WIDTHS[vit],

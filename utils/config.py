@@ -1,55 +1,17 @@
 """One frozen configuration: defaults < YAML < flags that were really typed.
 
-Flags are generated from the fields, so the two cannot drift. Each field's comment line below it is its help text
-and its row in the README.
+Flags are generated from the fields, so the two cannot drift.
 """
 
 import argparse
 import dataclasses
-import difflib
-import sys
-import types
-import typing
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
-
-from utils.files import MOST_DEPTH, read_text, replacing
 from utils.precision import PRECISIONS
-
-
-def option(default, help, choices=None, least=None, above=None, most=None, free=False):
-    """Declare a field with its help text and its limits; `free`: it may change when a run goes on."""
-    return dataclasses.field(
-        default=default, metadata=dict(help=help, choices=choices, least=least, above=above, most=most, free=free)
-    )
-
+from utils.settings import Settings, fields_of, is_list, nearest, option, read_layers
 
 SPLITS = ("train", "val", "test")
 METRICS = ("F1", "F1_published", "Kendall", "Spearman")
 METRICS += ("BLEU_1", "BLEU_2", "BLEU_3", "BLEU_4", "METEOR", "ROUGE_L", "CIDEr", "VT_CLIPScore")
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Base of configurations: each field is checked on creation.
-
-    Raises:
-        ValueError: a value is of the wrong type or outside its limits; the message names the field.
-    """
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
-
-    def decisive(self):
-        """Names of the settings that training depends on: with others, a run is another run."""
-        return [field.name for field in dataclasses.fields(self) if not field.metadata["free"]]
-
-    def as_dict(self):
-        """Plain values by name, in the order of the fields."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +65,9 @@ class Config(Settings):
     vit: str = option(
         "base", "BLIP's image encoder that made the features: 768 or 1024 wide", choices=("base", "large")
     )
-    tt_depth: int = option(1, "blocks of the temporal transformer", least=1)
+    tt_depth: int = option(
+        1, "blocks of the temporal transformer; 0 leaves it out: the base model, frames beside each other", least=0
+    )
     kernel_size: int = option(5, "window of the context aggregation in frames: kernel_size // 2 to each side", least=1)
     med_config: str = option("configs/med_config.json", "sizes of the caption decoder")
     tokenizer: str = option("bert-base-uncased", "hub name, or folder with vocab.txt or tokenizer.json")
@@ -170,6 +134,8 @@ class Config(Settings):
     log_freq: int = option(
         10, "look at the losses, and write a line of them, every so many batches", least=1, free=True
     )
+    tensorboard: bool = option(False, "show log.jsonl in TensorBoard too, from output_dir/tensorboard", free=True)
+    wandb: str = option("", "show it on Weights & Biases too, in the project of this name", free=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -180,103 +146,6 @@ class Config(Settings):
         if self.min_text_length > self.max_text_length:
             limit = f"max_text_length ({self.max_text_length})"
             raise ValueError(f"min_text_length: found {self.min_text_length}, expected at most {limit}")
-
-
-def fields_of(cls=Config):
-    """The settings of a configuration class: name -> field."""
-    return {field.name: field for field in dataclasses.fields(cls)}
-
-
-def _is_list(field):
-    return typing.get_origin(field.type) is tuple
-
-
-def _help(field):
-    """The help text with the values to choose from."""
-    choices = field.metadata["choices"]
-    return field.metadata["help"] + (f": {', '.join(choices)}" if choices else "")
-
-
-def _type_name(field):
-    if _is_list(field):
-        return "a list of names"
-    return {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[field.type]
-
-
-def _checked(field, value):
-    """Return the value in the field's type, or raise a ValueError that names the field."""
-    expected, kind = _type_name(field), field.type
-    if _is_list(field):
-        value = (value,) if isinstance(value, str) else value
-        if not isinstance(value, (list, tuple)) or not value or not all(isinstance(v, str) for v in value):
-            raise ValueError(f"{field.name}: found {value!r}, expected {expected}")
-        value = tuple(value)
-    elif kind is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
-            raise ValueError(f"{field.name}: found {repr(value)[:60]}, expected a finite number")
-        value = float(value)
-    elif value is None and kind is str:
-        value = ""  # `key:` without a value
-    elif not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or abs(value) > 2**31)):
-        raise ValueError(f"{field.name}: found {repr(value)[:60]}, expected {expected}")
-    limits = types.SimpleNamespace(**field.metadata)
-    for single in value if _is_list(field) else (value,):
-        if limits.choices and single not in limits.choices:
-            raise ValueError(f"{field.name}: found {single!r}, expected one of {', '.join(limits.choices)}")
-    if _is_list(field) and len(set(value)) != len(value):
-        raise ValueError(f"{field.name}: found {', '.join(value)}, expected each name once")
-    for bound, wrong, words in (
-        (limits.least, lambda b: value < b, "at least"),
-        (limits.above, lambda b: value <= b, "more than"),
-        (limits.most, lambda b: value > b, "at most"),
-    ):
-        if bound is not None and wrong(bound):
-            raise ValueError(f"{field.name}: found {value!r}, expected {words} {bound}")
-    return value
-
-
-def read_yaml(path, cls=Config):
-    """Read a YAML file of a class's settings (YAML 1.2, safe loader) into a dictionary.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file; not a mapping; an unknown key (the nearest known one is named).
-    """
-    text = read_text(path, "config", most_bytes=2**20)
-    try:
-        _require_plain(text)
-        values = YAML(typ="safe", pure=True).load(text)
-    except Exception as error:  # ruamel raises KeyError, OverflowError and RecursionError too
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}: " if mark else ""
-        reason = error.problem if isinstance(error, MarkedYAMLError) else " ".join(str(error).split())
-        raise ValueError(f"{path}: config: {place}not valid YAML ({reason})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: config: found {type(values).__name__}, expected keys and values")
-    for key in values:
-        if key not in fields_of(cls):
-            raise ValueError(f"{path}: {key}: unknown key{_nearest(str(key), cls)}")
-    return values
-
-
-def _require_plain(text):
-    """Raise an error where YAML text has tags, aliases (which may unfold without end) or nests too deep."""
-    depth = 0
-    for event in YAML(typ="safe", pure=True).parse(text):
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        problem = None
-        if isinstance(event, AliasEvent):
-            problem = "found an alias, expected plain values"
-        elif getattr(event, "ctag", None) is not None:
-            problem = f"found a tag, {str(event.ctag)[:60]!r}, expected plain values"
-        elif depth > MOST_DEPTH:
-            problem = f"nested deeper than {MOST_DEPTH} levels"
-        if problem:
-            raise MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
-
-
-def _nearest(name, cls, prefix=""):
-    near = difflib.get_close_matches(name, fields_of(cls), n=1, cutoff=0.5)
-    return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
 def _bool(text):
@@ -294,6 +163,12 @@ class OneLineParser(argparse.ArgumentParser):
         raise ValueError(message)
 
 
+def _help(field):
+    """The help text with the values to choose from."""
+    choices = field.metadata["choices"]
+    return field.metadata["help"] + (f": {', '.join(choices)}" if choices else "")
+
+
 def _parser(description, cls):
     parser = OneLineParser(description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="YAML file of settings; flags override it")
@@ -301,7 +176,7 @@ def _parser(description, cls):
         how = dict(help=f"{_help(field)} (default: {field.default!r})".replace("%", "%%"))
         if field.type is bool:
             how |= dict(type=_bool, nargs="?", const=True, metavar="BOOL")
-        elif _is_list(field):
+        elif is_list(field):
             how |= dict(nargs="+", metavar="NAME")
         else:
             how |= dict(type=field.type, metavar=field.type.__name__.upper())
@@ -321,7 +196,7 @@ def load_config(argv=None, description=None, *, cls=Config, add_arguments=None):
         `cls`; a dictionary of the settings that a flag overrode: name -> (value in the YAML, value of the flag); with
         `add_arguments` also a namespace of the script's own arguments.
     Raises:
-        FileNotFoundError, ValueError: see `read_yaml` and `Settings`.
+        FileNotFoundError, ValueError: see `read_layers` and `Settings`.
     """
     parser = _parser(description, cls)
     if add_arguments is not None:
@@ -329,28 +204,22 @@ def load_config(argv=None, description=None, *, cls=Config, add_arguments=None):
     typed, unknown = parser.parse_known_args(argv)
     for word in unknown:
         if word.startswith("--"):
-            raise ValueError(f"{word}: unknown flag{_nearest(word[2:].split('=')[0], cls, '--')}")
+            raise ValueError(f"{word}: unknown flag{nearest(word[2:].split('=')[0], cls, '--')}")
     if unknown:
         raise ValueError(f"unknown argument {unknown[0]!r}")
     flags = {name: value for name, value in vars(typed).items() if name in fields_of(cls)}
-    values = read_yaml(typed.config, cls)
+    layers = read_layers(typed.config, cls)
+    values = {name: value for _, layer in layers for name, value in layer.items()}
     try:
         cls(**values)  # so that a wrong value is blamed on the file it stands in
     except ValueError as error:
-        if str(error).split(":")[0] not in flags:
-            raise ValueError(f"{typed.config}: {error}") from None
+        name = str(error).split(":")[0]
+        if name not in flags:
+            source = next((path for path, layer in reversed(layers) if name in layer), typed.config)
+            raise ValueError(f"{source}: {error}") from None
     overridden = {name: (values[name], flags[name]) for name in flags if name in values and values[name] != flags[name]}
     config = cls(**(values | flags))
     return (config, overridden) if add_arguments is None else (config, overridden, typed)
-
-
-def write_config(config, path):
-    """Write the resolved configuration as YAML that `load_config` reads back to the same values."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
-    with replacing(path) as file:
-        yaml.dump(config.as_dict(), file)
 
 
 def reference_table(cls=Config):

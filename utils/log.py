@@ -63,10 +63,12 @@ class JsonLines:
         path: the file.
         enabled: False on those.
         keep: bytes of the file to keep, None for all: a run that goes on from a checkpoint writes what came after anew.
+    Attributes:
+        followers: what is shown each line too, see `utils.tracking`.
     """
 
     def __init__(self, path, enabled=True, keep=None):
-        self.path, self.file = path, None
+        self.path, self.file, self.followers = path, None, []
         if enabled:
             try:
                 self.file = open(path, "ab", buffering=0)
@@ -85,6 +87,8 @@ class JsonLines:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError as error:
                 raise cannot_be_written(self.path, error) from None
+            for follower in self.followers:
+                follower.add(values)
 
     def position(self):
         """Bytes written, which are on the disk then; 0 where nothing is written."""
@@ -96,6 +100,8 @@ class JsonLines:
     def close(self):
         if self.file:
             self.file.close()
+        for follower in self.followers:
+            follower.close()
 
 
 @contextlib.contextmanager

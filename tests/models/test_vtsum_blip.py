@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models.vtsum_blip import TASKS, VERSIONS, v2vt_sum
+from models.weights import load_weights
 from tests.conftest import ROOT
 from tests.models.padded import through
 
@@ -120,6 +121,25 @@ def test_position_table_is_added_twice_and_context_reaches_the_decoder(mini_mode
     assert plain(*videos)[0] != model(*videos)[0]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("version", ["vtsum_blip_tt", "vtsum_blip_tt_ca"])
+def test_without_temporal_transformer_the_position_table_is_added_once(mini_model, random_videos, version, tmp_path):
+    """The paper's base model: frames with their places go straight to the heads (or to the context aggregation)."""
+    model = mini_model(version, tt_depth=0).eval()
+    assert not any(name.startswith("tt.") for name in model.state_dict())
+    embeddings, mask, labels = random_videos([9, 4])
+    table = model.position_embeddings.weight[:9]
+    expected = (embeddings + table) * mask[..., None]
+    if version == "vtsum_blip_tt_ca":
+        expected = through(model.local_atten_head, expected, mask)
+    torch.testing.assert_close(model.encode(embeddings, mask)[0], expected)
+    assert all(torch.isfinite(loss) for loss in model(embeddings, mask, labels, CAPTIONS[:2]))
+    model.compile_layers()
+    torch.save(mini_model(version).state_dict(), tmp_path / "tt.pth")
+    with pytest.raises(ValueError, match=r"does not fit the model; extra: tt\."):
+        load_weights(model, tmp_path / "tt.pth")
+
+
 @pytest.mark.parametrize("layers", [0, 1])
 def test_recomputing_activations_changes_no_result(mini_model, random_videos, layers):
     videos = random_videos([12, 7, 3])
@@ -169,7 +189,7 @@ def test_training_captions_are_cut_with_their_end_kept(mini_model):
         ("vtsum_blip_tt", {"vit": "huge"}, "vit: found 'huge'"),
         ("vtsum_blip_tt", {"task": "t2v"}, "task: found 't2v'"),
         ("vtsum_blip_tt", {"loss_type": "bce"}, "loss_type: found 'bce'"),
-        ("vtsum_blip_tt", {"tt_depth": -1}, "tt_depth: found -1, expected a whole number, at least 1"),
+        ("vtsum_blip_tt", {"tt_depth": -1}, "tt_depth: found -1, expected a whole number, at least 0"),
         ("vtsum_blip_tt_ca", {"kernel_size": 2.5}, "kernel_size: found 2.5"),
         ("vtsum_blip_tt", {"smoothing_scope": "all"}, "smoothing_scope: found 'all'"),
         (

@@ -4,7 +4,8 @@ import pytest
 
 from tests.conftest import ROOT
 from train_vt_clip import VTClipConfig
-from utils.config import Config, fields_of, load_config, reference_table, write_config
+from utils.config import Config, load_config, reference_table
+from utils.settings import fields_of, write_config
 
 SHIPPED = sorted(path for path in (ROOT / "configs").rglob("*.yaml"))
 
@@ -18,7 +19,7 @@ def write(tmp_path):
     return to_file
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_yaml_loads_and_survives_a_round_trip(path, tmp_path):
     cls = VTClipConfig if path.name == "vt_clip.yaml" else Config
     config, overridden = load_config(["--config", str(path)], cls=cls)
@@ -150,12 +151,69 @@ def test_a_wrong_value_is_blamed_on_its_file_whatever_flags_are_typed(write):
         load_config(["--config", write("batch_size: 0\nseed: 1"), "--seed", "2"])
 
 
+def test_a_config_starts_from_another(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "first.yaml").write_text("init_lr: 1e-4\nbatch_size: 4\nsplits: [val]\n")
+    (tmp_path / "second.yaml").write_text("base: first.yaml\nbatch_size: 8\n")
+    (tmp_path / "deep/third.yaml").write_text("seed: 3\nbase: ../second.yaml\nsplits: [test]\n")
+    config, overridden = load_config(["--config", str(tmp_path / "deep/third.yaml"), "--batch_size", "2"])
+    assert config == Config(init_lr=1e-4, batch_size=2, splits=("test",), seed=3)
+    assert overridden == dict(batch_size=(8, 2))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("batch_size: 0", "base: first.yaml\nseed: 1", r"first.yaml: batch_size: found 0"),
+        ("batch_size: 1", "base: first.yaml\nbatch_size: 0", r"second.yaml: batch_size: found 0"),
+        ("batchsize: 1", "base: first.yaml", r"first.yaml: batchsize: unknown key; did you mean batch_size"),
+        ("base: second.yaml", "base: first.yaml", r"first.yaml: base: found 'second.yaml', which itself starts from"),
+        ("", "base: second.yaml", r"second.yaml: base: found 'second.yaml', which itself starts from this file"),
+        ("", "base: none.yaml", r"second.yaml: base: found 'none.yaml', expected another YAML file's path"),
+        ("", "base: [first.yaml]", r"second.yaml: base: found \['first.yaml'\], expected another"),
+    ],
+)
+def test_a_bad_base_is_blamed_on_its_file(tmp_path, first, second, message):
+    (tmp_path / "first.yaml").write_text(first)
+    (tmp_path / "second.yaml").write_text(second)
+    with pytest.raises(ValueError, match=message):
+        load_config(["--config", str(tmp_path / "second.yaml")])
+
+
+def test_ablations_differ_in_what_their_name_says():
+    """Against TT+CA (or TT, for the base model), each ablation changes one setting, where it changes any."""
+    found = {}
+    for path in sorted((ROOT / "configs/ablations").glob("*.yaml")):
+        config = load_config(["--config", str(path)])[0]
+        assert config.output_dir == f"outputs/ablations/{path.stem}"
+        found[path.stem] = config.as_dict()
+    tt_ca = found["tt_ca"]
+    assert (tt_ca["max_epoch"], tt_ca["lambda_vsum"], tt_ca["init_lr"], tt_ca["kernel_size"]) == (56, 15.0, 2e-5, 5)
+    free = {"output_dir", "pretrained_model"}
+    changed = {
+        name: {key: value for key, value in values.items() if value != tt_ca[key] and key not in free}
+        for name, values in found.items()
+    }
+    tt = dict(model="vtsum_blip_tt", lambda_vsum=10.0, init_lr=1e-5)
+    assert changed == {
+        "tt_ca": {},
+        "tt": tt,
+        "base": tt | dict(tt_depth=0),
+        "v2v": dict(task="v2v"),
+        "v2t": dict(task="v2t"),
+        **{f"kernel_{k}": dict(kernel_size=k) if k != 5 else {} for k in (3, 5, 7, 9)},
+        **{f"lambda_{x}": dict(lambda_vsum=float(x)) if x != 15 else {} for x in (1, 5, 10, 15, 20)},
+        **{f"depth_{d}": dict(tt_depth=d) if d != 1 else {} for d in (1, 2, 3)},
+        **{f"beams_{k}": dict(num_beams=k) if k != 3 else {} for k in (1, 3, 5)},
+    }
+
+
 def test_a_flag_mends_a_wrong_value_of_the_yaml(write):
     assert load_config(["--config", write("batch_size: 0"), "--batch_size", "2"])[0].batch_size == 2
 
 
 def test_every_field_has_help_and_a_row_in_the_readme():
     readme = (ROOT / "README.md").read_text()
-    for field in fields_of().values():
+    for field in fields_of(Config).values():
         assert field.metadata["help"]
     assert reference_table() in readme, "python -m utils.config prints the table"

@@ -163,6 +163,11 @@ def write_scores(output_dir, split, results, scores):
         file.write(lines + json.dumps(line) + "\n")
 
 
+def shown(name, value, sign=""):
+    """A score as the paper prints it: τ and ρ with three digits, others times 100 with one; `sign` "+" shows both."""
+    return f"{value:{sign}.3f}" if name in ("Kendall", "Spearman") else f"{100 * value:{sign}.1f}"
+
+
 def format_table(results, title):
     """Lay results out as text: one row each for the model, chance and the annotators. Scores but τ and ρ are x 100."""
     rows = dict(model=results["metrics"], **results["baselines"])
@@ -178,11 +183,6 @@ def format_table(results, title):
                 continue
             cells = []
             for name in names:
-                if name not in values:
-                    cells.append(f"{'-':>{len(name)}}")
-                elif name in ("Kendall", "Spearman"):
-                    cells.append(f"{values[name]:{len(name)}.3f}")
-                else:
-                    cells.append(f"{100 * values[name]:{max(len(name), 2)}.1f}")
+                cells.append(f"{shown(name, values[name]) if name in values else '-':>{len(name)}}")
             lines.append("  ".join([f"{row:8}", *cells]))
     return "\n".join(lines)
