@@ -19,7 +19,8 @@ ANNOTATORS = 10
 class VideoRecord:
     """One annotated video.
 
-    `index` is its place when the split is ordered by duration; `vsum_onehot` is (R, T) uint8 in {0, 1}.
+    `index` is its place when the split is ordered by duration; `vsum_onehot` is (R, T) uint8 in {0, 1}; `spans` are
+    the sentences' [start, end] in seconds, () where the file has none that can be read.
     """
 
     video_id: str
@@ -27,6 +28,7 @@ class VideoRecord:
     duration: float
     tsum: tuple[str, ...]
     vsum_onehot: np.ndarray
+    spans: tuple[tuple[float, float], ...] = ()
 
     @property
     def num_frames(self):
@@ -95,7 +97,10 @@ def _record(entry, place, path):
     if not isinstance(tsum, list) or not tsum or not all(map(is_text, tsum)):
         raise ValueError(f"{place}: tsum: found {_brief(tsum)}, expected a list of sentences")
     onehot = _onehot(entry["vsum_onehot"], place)
-    return VideoRecord(video_id, -1, float(duration), tuple(tsum), onehot), _remarks(entry, onehot.shape[1])
+    remarks = _remarks(entry, onehot.shape[1])
+    spans = entry.get("timestamps") or ()
+    spans = () if any(remark.startswith("timestamps") for remark in remarks) else tuple(map(tuple, spans))
+    return VideoRecord(video_id, -1, float(duration), tuple(tsum), onehot, spans), remarks
 
 
 def _onehot(rows, place):

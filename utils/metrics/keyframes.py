@@ -55,6 +55,11 @@ def _published_top(saliency):
     return (saliency >= saliency[:, T - 1 - budget(T), None]).astype(np.float64)  # QUIRK-7
 
 
+def top_frames(saliency):
+    """Frames (T,) bool that F1 compares with the annotators': the top 15 % of the scores (T,), see `_top`."""
+    return _top(np.asarray(saliency, np.float64)[None])[0].astype(bool)
+
+
 def f1_per_annotator(saliency, keyframes):
     """Score the top 15 % of frames against each annotator's key-frames.
 

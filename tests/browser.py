@@ -1,0 +1,21 @@
+"""A real browser for the pages: an installed Chromium, driven by playwright."""
+
+import contextlib
+import shutil
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@contextlib.contextmanager
+def open_page(browser, url, width=1200, height=900, **how):
+    """Open a URL; gives the page, the URLs it asks for and what it says on its console."""
+    context = browser.new_context(viewport=dict(width=width, height=height), **how)
+    page, requests, messages = context.new_page(), [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.goto(url)
+    try:
+        yield page, requests, messages
+    finally:
+        context.close()
