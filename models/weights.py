@@ -263,12 +263,26 @@ def _some(names, most=20):
 
 
 def main(argv=None):
-    parser = OneLineParser(prog="python -m models.weights", description="Convert checkpoints.")
+    parser = OneLineParser(prog="python -m models.weights", description="Convert checkpoints, write model cards.")
     commands = parser.add_subparsers(dest="command", required=True)
     convert = commands.add_parser("convert", help="write the weights alone, without optimiser, as the name of OUT says")
     convert.add_argument("source", metavar="IN", help="checkpoint: path or URL")
     convert.add_argument("out", metavar="OUT", help="file that ends in .safetensors or .pth")
+    card = commands.add_parser("card", help="write the model card of a run")
+    card.add_argument("run", metavar="RUN", help="folder with checkpoint.pth and results")
+    card.add_argument("--out", help="Markdown file to write (default: RUN/README.md)")
     args = parser.parse_args(argv)
+    if args.command == "card":
+        from models.card import write_card
+
+        path = args.out or os.path.join(args.run, "README.md")
+        write_card(args.run, path)
+        print(f"{path}: look for [fill in]")
+    else:
+        _convert(args)
+
+
+def _convert(args):
     if not args.out.endswith((".safetensors", ".pth")):
         raise ValueError(f"{args.out}: OUT: expected a name that ends in .safetensors or .pth")
     checkpoint = read_checkpoint(args.source)

@@ -4,6 +4,7 @@ import html
 import pathlib
 import string
 
+from data.check import VIDEOS
 from utils.files import replacing
 from utils.metrics.scoring import shown
 from utils.report import figures
@@ -86,8 +87,8 @@ def _score_table(run, metrics):
 def _remarks(run):
     words = "<em>random</em>: uniform saliency, mean of five seeds; <em>human</em>: each annotator against the others."
     if published(run.split):
-        words += " Published rows are the paper's, of VideoXum's 4,000 test videos."
-        if run.results["num_videos"].get("expected") != 4000:
+        words += f" Published rows are the paper's, of VideoXum's {VIDEOS[run.split]:,} test videos."
+        if run.results["num_videos"].get("expected") != VIDEOS[run.split]:
             words += " <strong>This run's videos are others</strong>, so they are no yardstick here."
     return words
 

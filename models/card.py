@@ -1,0 +1,105 @@
+"""A model card, the page that stands beside published weights, filled from a run's folder.
+
+What only the author knows is left as **[fill in]**.
+"""
+
+import pathlib
+import string
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from data.check import VIDEOS
+from models.weights import read_checkpoint, state_dict_of
+from utils.config import SPLITS
+from utils.files import replacing, sha256_of
+from utils.metrics.scoring import shown
+from utils.runs import PAPER_METRICS, dumps, read_run
+from utils.tables import layout
+
+TEMPLATE = pathlib.Path(__file__).with_name("card_template.md")
+CHECKPOINT = "checkpoint.pth"
+
+
+def write_card(folder, path):
+    """Write the card of a run.
+
+    Args:
+        folder: of the run, with its checkpoint and the results of a split or more.
+        path: Markdown file to write.
+    Raises:
+        FileNotFoundError, ValueError: there is no checkpoint or no result, or one is bad.
+    """
+    folder = pathlib.Path(folder)
+    checkpoint = folder / CHECKPOINT
+    state = state_dict_of(read_checkpoint(checkpoint), checkpoint)
+    splits = [split for split in SPLITS if (folder / f"results_{split}.json").is_file()]
+    if not splits:
+        raise FileNotFoundError(f"{folder}: results: found none, expected results_test.json or another split's")
+    runs = [read_run(folder, split) for split in splits]
+    sha256, name = sha256_of(checkpoint), folder.resolve().name
+    scored = {run.results.get("checkpoint_sha256") for run in runs}
+    settings = runs[-1].settings
+    start = runs[-1].results["config"].get("pretrained_model") or settings.get("pretrained") or "random"
+    text = dict(
+        metadata=_metadata(name, runs),
+        name=name,
+        what=f"This one has {sum(v.numel() for v in state.values()) / 1e6:.1f} M parameters: {_what(settings)}.",
+        checkpoint=CHECKPOINT,
+        sha256=sha256,
+        scores="\n".join(_scores(run) for run in runs),
+        start=f"`{start}`" if start != "random" else "random",
+        settings="\n".join(f"| `{k}` | `{dumps(v)}` |" for k, v in (settings | dict(seed=runs[-1].seed)).items()),
+        versions=", ".join(f"{k} {v}" for k, v in (runs[-1].results.get("versions") or {}).items()),
+        limits="The scores above are this file's."
+        if scored == {sha256}
+        else "**The scores above were computed with another file than this checkpoint**: score it again.",
+    )
+    with replacing(path) as file:
+        file.write(string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(text))
+
+
+def _what(settings):
+    aggregation = f", context aggregation over {settings.get('kernel_size')} frames"
+    parts = f"temporal transformer of depth {settings.get('tt_depth')}"
+    parts += aggregation if settings.get("model") == "vtsum_blip_tt_ca" else ""
+    return f"{parts}, task {settings.get('task')}, frame features of BLIP's {settings.get('vit')} ViT"
+
+
+def _metadata(name, runs):
+    """The card's head, which the hub reads: its library's own writing."""
+    found = [
+        EvalResult(
+            task_type="video-summarization",
+            task_name="Cross-modal video summarisation",
+            dataset_type="jylins/videoxum" if _is_videoxum(run) else "other",
+            dataset_name="VideoXum" if _is_videoxum(run) else "[fill in]",
+            dataset_split=run.split,
+            metric_type=metric,
+            metric_name=metric,
+            metric_value=round(run.metrics[metric], 5),
+        )
+        for run in runs
+        for metric in PAPER_METRICS
+        if metric in run.metrics
+    ]
+    tags = ["video-summarization", "video-captioning", "vtsum-blip"]
+    data = ModelCardData(
+        language="en",
+        datasets=["jylins/videoxum"] if all(map(_is_videoxum, runs)) else None,
+        tags=tags,
+        model_name=name,
+        eval_results=found,
+    )
+    return f"---\n{data.to_yaml()}\n---\n"
+
+
+def _is_videoxum(run):
+    """Tell by the number of videos whether a split is VideoXum's."""
+    return run.results["num_videos"].get("expected") == VIDEOS[run.split]
+
+
+def _scores(run):
+    metrics = [name for name in PAPER_METRICS if name in run.metrics]
+    rows = {f"this model, {run.split}": run.metrics} | {f"{k}, {run.split}": v for k, v in run.baselines.items()}
+    cells = [[name, *[shown(m, row[m]) if m in row else "" for m in metrics]] for name, row in rows.items()]
+    return layout(["", *metrics], cells, "markdown")
