@@ -20,7 +20,7 @@ from models.weights import load_weights, weights_sha256
 from utils import distributed, interrupt
 from utils.config import load_config
 from utils.download import fetch, is_url
-from utils.files import make_folder, sha256_of
+from utils.files import make_folder, remove_leftovers, sha256_of
 from utils.log import progress_bar, run_main, setup_logging
 from utils.metrics import require_java, vt_clip_score
 from utils.metrics.captions import start_meteor
@@ -76,6 +76,7 @@ class Evaluator:
         if clip_root is not None and not clip_root.is_dir():
             clip_root = None
         self.vt_clip = self._load_vt_clip(clip_root)
+        self.vt_clip_sha256 = None if self.vt_clip is None else weights_sha256(self.vt_clip)
         self.datasets = {split: self._dataset(split, clip_root) for split in config.splits}
         self.baselines = {}  # split -> scores of chance and of the annotators: the same at each evaluation
 
@@ -218,7 +219,7 @@ class Evaluator:
         names += ("precision", "tf32")
         made_with = {name: config[name] for name in names} | dict(weights=weights, versions=versions())
         made_with["annotations"] = dataset.fingerprint()
-        made_with["vt_clip"] = None if self.vt_clip is None else weights_sha256(self.vt_clip)
+        made_with["vt_clip"] = self.vt_clip_sha256
         made_with["features"] = dataset.stamps()
         return Unfinished(pathlib.Path(self.config.output_dir, "unfinished"), split, made_with, self.world)
 
@@ -247,6 +248,8 @@ def begin(config, overridden, *, splits, log_file, config_file=None):
     check_paths(config, splits)
     world = distributed.start(config.device)
     output_dir = make_folder(config.output_dir, "output_dir")
+    if world.is_main:
+        remove_leftovers(output_dir)
     setup_logging(world.is_main, output_dir / log_file)
     for name, (in_yaml, in_flag) in overridden.items():
         logger.info("%s: the config says %r, the flag says %r: the flag counts", name, in_yaml, in_flag)

@@ -246,6 +246,7 @@ def train(config, world, model, output_dir):
     save = functools.partial(checkpoints.save, progress, log)
     guard = Guard(optimizer, scaler, world, config.skip_nonfinite)
     score = functools.partial(score_epoch, evaluator, model, checkpoints, progress, log)
+    keep_copy(checkpoints, progress)  # where the run ended before it was made
     if progress.epoch >= config.max_epoch:
         logger.info("%s: all %d epochs are done, scoring only", checkpoints.current, config.max_epoch)
     else:
@@ -260,12 +261,18 @@ def train(config, world, model, output_dir):
         logger.info("epoch %d: %s", progress.epoch, ", ".join(f"{name} {value:.4f}" for name, value in means.items()))
         progress.next_epoch()
         save()
-        if config.ckpt_freq and progress.epoch % config.ckpt_freq == 0:
-            checkpoints.keep(f"checkpoints/checkpoint_{progress.epoch - 1:03d}.pth", config.keep_last)
+        keep_copy(checkpoints, progress)
         if progress.epoch < config.max_epoch:
             score()
     score(last=True)
     log.close()
+
+
+def keep_copy(checkpoints, progress):
+    """Every `ckpt_freq` epochs, keep a copy of the epoch's checkpoint, which is the newest."""
+    config, own = checkpoints.config, checkpoints.current == checkpoints[NEWEST]
+    if own and config.ckpt_freq and progress.epoch and progress.done == 0 and progress.epoch % config.ckpt_freq == 0:
+        checkpoints.keep(f"checkpoints/checkpoint_{progress.epoch - 1:03d}.pth", config.keep_last)
 
 
 def score_epoch(evaluator, model, checkpoints, progress, log, last=False):
@@ -279,8 +286,9 @@ def score_epoch(evaluator, model, checkpoints, progress, log, last=False):
         return
     for split, results in evaluator.evaluate(model, checkpoint=checkpoints.current).items():
         log.write(type="evaluation", epoch=epoch, split=split, **results["metrics"])
-        value = results["metrics"].get(config.best_metric, -math.inf)
-        if config.eval_freq and split == "val" and value > (progress.best or {}).get("value", -math.inf):
+        value, best = results["metrics"].get(config.best_metric, -math.inf), progress.best or {}
+        least = best["value"] if best.get("metric") == config.best_metric else -math.inf  # of another metric, none
+        if config.eval_freq and split == "val" and value > least:
             progress.best = dict(metric=config.best_metric, value=value, epoch=epoch)
             checkpoints.keep(BEST)
             logger.info("%s: the best so far: %s %.4f of epoch %d", BEST, config.best_metric, value, epoch)

@@ -27,7 +27,7 @@ from models.weights import weights_sha256, write_weights
 from utils import distributed, interrupt
 from utils.checkpoint import Checkpoints, Progress
 from utils.config import load_config
-from utils.files import make_folder
+from utils.files import make_folder, remove_leftovers
 from utils.log import JsonLines, progress_bar, run_main, setup_logging
 from utils.schedule import cosine_lr, set_lr
 from utils.seed import seed_everything
@@ -200,6 +200,8 @@ def main(argv=None):
     config, _ = load_config(argv, __doc__.splitlines()[0], cls=VTClipConfig)
     world = distributed.start(config.device)
     output_dir = make_folder(config.output_dir, "output_dir")
+    if world.is_main:
+        remove_leftovers(output_dir)
     setup_logging(world.is_main, output_dir / "train.log")
     seed_everything(config.seed + world.rank)
     with distributed.local_main_first(world):

@@ -1,10 +1,12 @@
 """The README's commands and the two scripts, run as a user runs them."""
 
 import json
+import os
 import pathlib
 import re
 import shlex
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -182,6 +184,29 @@ def test_pretrained_model_is_where_training_starts(train, caplog):
     )
     ours, theirs = weights(first), weights(second)
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
+
+
+def test_a_copy_that_the_end_came_before_is_made_later(train):
+    """Killed between a checkpoint and its copy, a run makes the copy when it goes on; leftovers go."""
+    words = ("--max_epoch", "1", "--splits", "val", "--task", "v2v", "--ckpt_freq", "1")
+    folder = train("run", *words)
+    copy = folder / "checkpoints/checkpoint_000.pth"
+    copy.unlink()
+    process = subprocess.Popen(["true"])
+    process.wait()
+    leftover = folder / f".results_val.json.{os.uname().nodename}.{process.pid}.tmp"
+    leftover.touch()
+    train("run", *words)
+    assert copy.read_bytes() == (folder / "checkpoint.pth").read_bytes() and not leftover.exists()
+
+
+def test_the_best_of_another_metric_is_no_bar(train):
+    words = ("--splits", "val", "--task", "v2v", "--eval_freq", "1", "--best_metric")
+    first = train("run", "--max_epoch", "1", *words, "F1")
+    assert "checkpoint_best.pth: the best so far: F1" in (first / "train.log").read_text()
+    (first / "checkpoint_best.pth").unlink()
+    train("run", "--max_epoch", "1", *words, "Spearman")
+    assert "checkpoint_best.pth: the best so far: Spearman" in (first / "train.log").read_text()
 
 
 def test_a_missing_vt_clip_is_said_before_the_run(train, caplog):

@@ -11,7 +11,7 @@ import torch
 from models.weights import DamagedCheckpoint, config_of, read_checkpoint
 from utils import distributed
 from utils.download import fetch
-from utils.files import link, remove_leftovers, replacing
+from utils.files import link, replacing
 from utils.seed import epoch_seed, random_state, restore_random_state, seed_everything
 from utils.versions import versions
 
@@ -116,7 +116,7 @@ class Checkpoints:
     def clear(self):
         """Put the checkpoints of an earlier run aside, into `replaced/`."""
         if self.world.is_main:
-            for name in (NEWEST, PREVIOUS, BEST, "log.jsonl"):
+            for name in (NEWEST, PREVIOUS, BEST, "log.jsonl", "wandb_run.txt"):
                 if self[name].exists():
                     self["replaced"].mkdir(exist_ok=True)
                     self[name].rename(self["replaced"] / name)
@@ -156,7 +156,6 @@ class Checkpoints:
         """
         found, reasons = None, []
         if self.world.is_main:
-            remove_leftovers(self.folder)
             for name in (NEWEST, PREVIOUS):
                 if self[name].exists() and not found:
                     try:
