@@ -1,0 +1,247 @@
+"""TVSum's and SumMe's files in their released layouts, and everything that may be wrong with them."""
+
+import contextlib
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+from hypothesis import given, settings
+
+from data import arrays
+from data.eccv16 import read_eccv16
+from data.tvsum_summe import BenchmarkVideo, by_name, is_tvsum_mat, read_summe, read_tvsum_mat, with_shots
+from tests import benchmark_files as files
+from tests.benchmark_files import CHANGE_POINTS, FRAMES, PICKS, SECONDS, write_eccv16, write_summe, write_tvsum_mat
+from tests.test_damaged_files import SHARE, damage, damaged, often, one_line
+
+SOME = settings(often, max_examples=max(1, SHARE // 3))
+SHOTS = tuple((int(first), int(last) + 1) for first, last in CHANGE_POINTS)
+
+
+@contextlib.contextmanager
+def refused(path, message):
+    """What is raised is a ValueError of one line that begins with the file."""
+    with pytest.raises(ValueError, match=message) as found:
+        yield
+    assert str(found.value).startswith(str(path)) and "\n" not in str(found.value)
+
+
+def test_tvsum(tmp_path):
+    path = write_tvsum_mat(tmp_path / "y.mat", 3)
+    videos = read_tvsum_mat(path)
+    assert is_tvsum_mat(path) and [video.video_id for video in videos] == ["name-0", "name-1", "name-2"]
+    for i, video in enumerate(videos):
+        assert (video.num_frames, video.duration, video.aliases) == (FRAMES, SECONDS, (f"video_{i + 1}",))
+        assert np.array_equal(video.user_scores, files.ratings(i)) and video.user_summary is None
+
+
+def test_summe(tmp_path):
+    videos = read_summe(write_summe(tmp_path / "GT", 3))
+    assert [video.video_id for video in videos] == ["Name 0", "Name 1", "Name 2"]
+    for i, video in enumerate(videos):
+        assert (video.num_frames, video.duration) == (FRAMES, SECONDS)
+        assert np.array_equal(video.user_summary, files.selections(i)) and video.user_scores is None
+
+
+def test_eccv16(tmp_path):
+    path = write_eccv16(tmp_path / "e.h5", 11)
+    videos = read_eccv16(path)
+    assert not is_tvsum_mat(path) and [video.aliases for video in videos] == [(f"video_{i}",) for i in range(1, 12)]
+    for i, video in enumerate(videos):
+        assert (video.video_id, video.num_frames, video.duration) == (f"Name_{i}", FRAMES, None)
+        assert np.array_equal(video.user_summary, files.selections(i)) and np.array_equal(video.picks, PICKS)
+        assert video.change_points == SHOTS and video.features.shape == (len(PICKS), 8)
+        assert video.gtscore == pytest.approx(files.selections(i).mean(0)[PICKS])
+
+
+def test_eccv16_with_what_is_needed_alone(tmp_path):
+    without = dict.fromkeys(("change_points", "n_frame_per_seg", "n_steps", "gtscore", "features"))
+    (video,) = read_eccv16(write_eccv16(tmp_path / "e.h5", 1, names=False, **without))
+    assert (video.video_id, video.aliases, video.change_points, video.features) == ("video_1", (), None, None)
+
+
+def test_shots_are_cut_at_the_end_of_the_video(tmp_path):
+    points = CHANGE_POINTS.copy()
+    points[-1, 1] += 5
+    (video,) = read_eccv16(write_eccv16(tmp_path / "e.h5", 1, change_points=points, n_frame_per_seg=None))
+    assert video.change_points == SHOTS
+
+
+def test_steps_and_frames():
+    video = BenchmarkVideo("v", 10, duration=2.5, picks=np.array([1, 5]))
+    assert video.second_of_frame(3).tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
+    assert video.second_of_frame(2).tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 1, 1]  # the last one stays
+    assert video.pick_of_frame().tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+    assert video.places().tolist() == [2, 6]  # the middle of the third second is the video's end
+    assert BenchmarkVideo("v", 10, picks=np.array([1, 5])).places().tolist() == [1, 5]
+    assert BenchmarkVideo("v", 10).second_of_frame(5).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_original_annotations_take_shots_from_eccv16(tmp_path):
+    others = read_eccv16(write_eccv16(tmp_path / "e.h5", names=False))
+    videos = with_shots(read_tvsum_mat(write_tvsum_mat(tmp_path / "y.mat")), others[::-1], "e.h5")
+    assert all(video.change_points == SHOTS and video.duration == SECONDS for video in videos)
+    assert all(np.array_equal(video.user_summary, files.selections(i)) for i, video in enumerate(videos))
+    named = read_eccv16(write_eccv16(tmp_path / "e.h5"))
+    videos = with_shots(read_summe(write_summe(tmp_path / "GT")), named[::-1], "e.h5")  # "Name 0" is "Name_0"
+    assert [video.video_id for video in videos] == [f"Name {i}" for i in range(5)]
+    assert by_name(videos)["video_2"] is videos[1]
+    with pytest.raises(ValueError, match="e.h5: video Name 3: not in the file"):
+        with_shots(videos, named[:3], "e.h5")
+    other = read_eccv16(write_eccv16(tmp_path / "f.h5", change_points=None))
+    with pytest.raises(ValueError, match="f.h5: video Name 0: change_points: missing"):
+        with_shots(videos, other, "f.h5")
+    with pytest.raises(ValueError, match="e.h5: video a: n_frames: found 360, expected 7 as in the annotations"):
+        with_shots([BenchmarkVideo("a", 7, ("video_1",))], named, "e.h5")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(user_anno=files.ratings(0)[:, 1:]), r"name-0: user_anno: found float64 \(4, 359\), expected numbers"),
+        (dict(user_anno=files.ratings(0) - 1), "name-0: user_anno: found 0 to 4 of 4, expected importance 1 to 5"),
+        (dict(user_anno=files.ratings(0) * np.nan), "name-0: user_anno: found NaN"),
+        (dict(user_anno=files.ratings(0)[:1]), "user_anno: found 1 to 5 of 1, expected importance 1 to 5 of at least"),
+        (dict(nframes=np.array([[0.5]])), "name-0: nframes: found 0.5"),
+        (dict(nframes=np.array([[360.5]])), "name-0: nframes: found 360.5, expected a whole number"),
+        (dict(length=np.array([[1e300]])), "name-0: length: found 1e.300, expected 0.36 to 360"),
+        (dict(video=np.array([[46], [46], [47]], np.uint16)), "video 1: video: name: found '../', expected a name"),
+        (dict(video=np.array([[ord(c)] for c in "NAME-1"], np.uint16)), "video name-1: found it twice, expected"),
+    ],
+)
+def test_wrong_tvsum(tmp_path, changes, message):
+    path = write_tvsum_mat(tmp_path / "y.mat", 2, **changes)
+    with refused(path, message):
+        read_tvsum_mat(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(user_score=None), "Name 0: user_score: found nothing"),
+        (dict(user_score="text"), "user_score: found char"),
+        (dict(nFrames=FRAMES - 1), r"Name 0: user_score: found float64 \(360, 4\), expected numbers \(359, 'any'\)"),
+        (dict(video_duration=0.0), "Name 0: video_duration: found 0.0, expected 0.36 to 360"),
+        (dict(user_score=np.ones((FRAMES, 1))), "Name 0: user_score: found 1 annotator, expected at least 2"),
+    ],
+)
+def test_wrong_summe(tmp_path, changes, message):
+    folder = write_summe(tmp_path / "GT", 1, **changes)
+    with refused(folder / "Name 0.mat", message):
+        read_summe(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(user_summary=None), "user_summary: found nothing, expected an array"),
+        (dict(user_summary=files.selections(0) / 2), "user_summary: found other values, expected 0 and 1"),
+        (dict(user_summary=files.selections(0)[:, 1:]), r"user_summary: found float64 \(4, 359\)"),
+        (dict(picks=PICKS[::-1].astype(np.uint16)), "picks: found 345 to 0, expected ascending frames of 360"),
+        (dict(picks=PICKS + 15), "picks: found 15 to 360"),
+        (dict(n_steps=3), "n_steps: found 3, expected 24 as in picks"),
+        (dict(change_points=CHANGE_POINTS[:-1], n_frame_per_seg=None), "change_points: found shots from 0 to 240"),
+        (dict(change_points=CHANGE_POINTS + [[0, 1]]), "n_frame_per_seg: found other lengths"),
+        (dict(change_points=CHANGE_POINTS + [[0, 1]], n_frame_per_seg=None), "change_points: found shots from 0"),
+        (dict(gtscore=np.full(len(PICKS), np.inf)), "gtscore: found NaN or infinity"),
+        (dict(features=b"text"), "features: found object, expected numbers"),
+        (dict(video_name=3.0), "video_name: found float64"),
+        (dict(video_name=["a", "b"]), "video_name: found object"),
+        (dict(video_name="a/b"), "video_name: name: found 'a/b'"),
+    ],
+)
+def test_wrong_eccv16(tmp_path, changes, message):
+    path = write_eccv16(tmp_path / "e.h5", 2, **changes)
+    with refused(path, f"video video_1: {message}"):
+        read_eccv16(path)
+
+
+def test_other_files(tmp_path):
+    for read in (read_tvsum_mat, read_eccv16, is_tvsum_mat):
+        with pytest.raises(FileNotFoundError, match="none.mat: annotations: no such file"):
+            read(tmp_path / "none.mat")
+        for data in (b"", b"no HDF5"):
+            (tmp_path / "x.mat").write_bytes(data)
+            with refused(tmp_path / "x.mat", "annotations: damaged or not"):
+                read(tmp_path / "x.mat")
+    with pytest.raises(ValueError, match="found another format, expected a MATLAB 5 file"):
+        read_summe(tmp_path)
+    with pytest.raises(FileNotFoundError, match="expected SumMe's GT folder"):
+        read_summe(tmp_path / "none")
+    with pytest.raises(ValueError, match="tvsum50: found no group"):
+        read_tvsum_mat(write_eccv16(tmp_path / "e.h5"))
+
+
+def test_sizes_are_checked_before_memory_is_taken(tmp_path, monkeypatch):
+    """Files of some kB that state or unpack to more than is believed."""
+    path = write_eccv16(tmp_path / "e.h5", 1, user_summary=None)
+    with h5py.File(path, "a") as file:  # never written: HDF5 would make up its 2^40 values
+        file["video_1"].create_dataset("user_summary", (2**20, 2**20), "u1", chunks=(64, 64))
+    with pytest.raises(ValueError, match=r"user_summary: found shape \(1048576, 1048576\), expected at most"):
+        read_eccv16(path)
+    with h5py.File(path, "a") as file:
+        del file["video_1/user_summary"]
+        file["video_1"].create_dataset("user_summary", (2, FRAMES), "u1", chunks=(2**15, 2**15), maxshape=(None, None))
+    with pytest.raises(ValueError, match="user_summary: found shape .2, 360., expected at most"):
+        read_eccv16(path)
+    monkeypatch.setattr(arrays, "MOST_BYTES", 10**4)
+    write_summe(tmp_path / "GT", 1, user_score=np.zeros((FRAMES, 20)))
+    with pytest.raises(ValueError, match="found more when unpacked, expected at most 10000 bytes"):
+        read_summe(tmp_path / "GT")
+
+
+def test_links_to_other_files_are_refused(tmp_path):
+    other, path = write_eccv16(tmp_path / "o.h5", 1), write_eccv16(tmp_path / "e.h5", 1, gtscore=None, features=None)
+    with h5py.File(path, "a") as file:
+        file["video_1/gtscore"] = h5py.ExternalLink(str(other), "video_1/gtscore")
+    with pytest.raises(ValueError, match="gtscore: found a link to another file"):
+        read_eccv16(path)
+    (tmp_path / "raw").write_bytes(bytes(800))
+    with h5py.File(path, "a") as file:
+        del file["video_1/gtscore"]
+        outside = [(str(tmp_path / "raw"), 0, 8 * len(PICKS))]
+        file["video_1"].create_dataset("gtscore", (len(PICKS),), "f8", external=outside)
+    with pytest.raises(ValueError, match="gtscore: found a link to another file"):
+        read_eccv16(path)
+
+
+def test_a_heap_that_hdf5_would_walk_for_ever(tmp_path):
+    path = write_eccv16(tmp_path / "e.h5", 1)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"GCOL")
+    first = 16 + int.from_bytes(data[start + 24 : start + 32], "little") + 7 & ~7
+    data[start + 16 + first : start + 32 + first] = bytes(16)  # free space of no size
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="found a damaged heap"):
+        read_eccv16(path)
+
+
+def test_a_plain_matlab_file(tmp_path):
+    whole = read_summe(write_summe(tmp_path / "GT", 1))[0]
+    values = scipy.io.loadmat(tmp_path / "GT/Name 0.mat")
+    scipy.io.savemat(tmp_path / "GT/Name 0.mat", {k: values[k] for k in values if k[0] != "_"}, do_compression=False)
+    assert np.array_equal(read_summe(tmp_path / "GT")[0].user_summary, whole.user_summary)
+
+
+@pytest.fixture(scope="module")
+def whole_files(tmp_path_factory):
+    """One small file of each kind: its reader and its bytes."""
+    folder = tmp_path_factory.mktemp("whole")
+    gt = write_summe(folder / "GT", 1) / "Name 0.mat"
+    return {
+        "y.mat": (read_tvsum_mat, write_tvsum_mat(folder / "y.mat", 1).read_bytes()),
+        "e.h5": (read_eccv16, write_eccv16(folder / "e.h5", 1).read_bytes()),
+        "Name 0.mat": (lambda path: read_summe(path.parent), gt.read_bytes()),
+    }
+
+
+@pytest.mark.parametrize("name", ["y.mat", "e.h5", "Name 0.mat"])
+@SOME
+@given(changes=damage)
+def test_damaged_bytes(tmp_path, whole_files, name, changes):
+    read, data = whole_files[name]
+    path = tmp_path / name
+    path.write_bytes(damaged(data, changes))
+    with one_line(path):
+        assert all(video.num_frames > 0 for video in read(path))
