@@ -6,10 +6,11 @@ RUN := $(VENV)/bin/python
 DEMO := OMP_NUM_THREADS=1 $(RUN) -m torch.distributed.run --standalone --nproc_per_node=2
 MINI := dataset/mini
 
-.PHONY: help venv demo test soak bench lint format clean
+.PHONY: help venv demo app test soak bench lint format clean
 
 help:
-	@echo "make demo   small videos -> features -> training -> scores -> a summary to watch (minutes, two cores)"
+	@echo "make demo   small videos -> features -> training -> scores -> a summary and a report (minutes, two cores)"
+	@echo "make app    the demo page on the model that make demo trained, at http://127.0.0.1:7860"
 	@echo "make test   run the test suite"
 	@echo "make soak   the tests, with 200 kills and 50,000 damaged files (an hour); see docs/reliability.md"
 	@echo "make bench  measure speed beside peers and the machine's limits (minutes); see docs/performance.md"
@@ -18,10 +19,11 @@ help:
 
 venv: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt
+$(VENV)/.installed: requirements.txt requirements-app.txt requirements-dev.txt constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed, this is ' + sys.version.split()[0])"
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt -c constraints.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-app.txt \
+		-r requirements-dev.txt -c constraints.txt
 	touch $@
 
 demo: venv
@@ -32,8 +34,14 @@ demo: venv
 	$(DEMO) train_v2vt_sum.py --config configs/mini.yaml
 	$(RUN) summarize.py $(MINI)/videos/mini_test_000.mp4 --config configs/mini.yaml --out outputs/mini/summaries \
 		--pretrained_model outputs/mini/checkpoint.pth --blip $(MINI)/frame_encoder.pth
-	@echo "The run is in outputs/mini: results_test.json, predictions_test.jsonl, checkpoint.pth, log.jsonl, ..."
+	$(RUN) -m utils.report outputs/mini
+	@echo "The run is in outputs/mini: report.html, results_test.json, predictions_test.jsonl, checkpoint.pth, log.jsonl, ..."
 	@echo "The summary of a test video: $(CURDIR)/outputs/mini/summaries/mini_test_000/index.html"
+
+app: venv
+	test -f outputs/mini/checkpoint.pth || $(MAKE) demo
+	$(RUN) app.py --config configs/mini.yaml --pretrained_model outputs/mini/checkpoint.pth \
+		--blip $(MINI)/frame_encoder.pth --examples $(MINI)/videos/mini_test_00*.mp4
 
 test: venv
 	$(RUN) -m pytest

@@ -269,12 +269,12 @@ def check_paths(config, splits):
     for path in [annotation_file(config, split) for split in splits]:
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path}: annotations: no such file; the README says where to get the data (ann_root)"
+                f"{path}: annotations: no such file; python -m data.download gets VideoXum's (ann_root)"
             )
     if not pathlib.Path(config.video_embeddings_root).is_dir():
         raise FileNotFoundError(
-            f"{config.video_embeddings_root}: BLIP features: no such folder; the README says where to get the data "
-            "(video_embeddings_root)"
+            f"{config.video_embeddings_root}: BLIP features: no such folder; python -m data.download gets VideoXum's, "
+            "extract_features.py makes them (video_embeddings_root)"
         )
 
 

@@ -29,6 +29,7 @@ from models.vt_clip import find_clip, hub_names
 from models.weights import weights_sha256
 from utils import distributed, interrupt
 from utils.config import OneLineParser
+from utils.download import is_url
 from utils.files import make_folder
 from utils.log import progress_bar, run_main, setup_logging
 
@@ -73,7 +74,7 @@ def checkpoint_of(flag, given, default):
     """
     source = default if given is None else given
     named = flag == "--vt_clip" and source in hub_names()
-    if not source or named or "://" in source or pathlib.Path(source).is_file():
+    if not source or named or is_url(source) or pathlib.Path(source).is_file():
         return source
     if given is None:
         logger.warning("%s: no file %s: its features are left out", flag, source)

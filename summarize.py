@@ -60,8 +60,8 @@ def load(config, pretrained_model=None, blip=None, **settings):
 
     Args:
         config: a YAML file, or a `Config`.
-        pretrained_model: VTSUM-BLIP checkpoint (path or URL); None takes the configuration's.
-        blip: checkpoint (path or URL) with BLIP's image encoder; None takes the configuration's `pretrained`.
+        pretrained_model: VTSUM-BLIP checkpoint (path, https:// or hf://); None takes the configuration's.
+        blip: checkpoint (likewise) with BLIP's image encoder; None takes the configuration's `pretrained`.
         settings: further settings that override the configuration's, as flags do.
     Returns:
         `Summarizer` for `summarize`.
@@ -220,7 +220,11 @@ def _add_arguments(parser):
     add = parser.add_argument
     add("videos", nargs="+", metavar="VIDEO", help="video files, folders of them, or .txt lists")
     add("--out", required=True, help="folder; each video gets its own in it")
-    add("--blip", default=None, help="checkpoint (path or URL) with BLIP's image encoder (default: `pretrained`)")
+    add(
+        "--blip",
+        default=None,
+        help="checkpoint (path, https:// or hf://) with BLIP's image encoder (default: `pretrained`)",
+    )
     add("--budget", type=float, default=0.15, help="part of the video to keep (default: 0.15)")
     add("--method", choices=METHODS, default="topk", help="the most salient seconds, or whole shots (default: topk)")
 

@@ -175,7 +175,9 @@ def check_starting_weights(config):
     source = getattr(config, option) if option else ""
     if source and not is_url(source) and not pathlib.Path(source).is_file():
         hint = (
-            "; the README says where to get it, --pretrained '' starts from scratch" if option == "pretrained" else ""
+            "; it is of BLIP's own release (docs/data.md); --pretrained '' starts from scratch"
+            if option == "pretrained"
+            else ""
         )
         raise FileNotFoundError(f"{source}: {option}: no such file{hint}")
 

@@ -13,8 +13,11 @@ import torch
 
 import train_v2vt_sum
 from data.mini import write_mini
+from data.mini_encoders import FRAME_SIZE
 from models.vtsum_blip import v2vt_sum
+from tests.browser import CHROMIUM
 from tests.golden.weights import fill_state_dict
+from tests.hub_server import hub  # noqa: F401 (a fixture)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests/golden"
@@ -31,6 +34,18 @@ BERT_WORDS |= {7659: "cuts", 10026: "chef"}
 @pytest.fixture(scope="session", autouse=True)
 def two_threads():
     torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """An installed Chromium; tests that need one are skipped where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +105,31 @@ def mini_videos(tmp_path_factory):
     root = tmp_path_factory.mktemp("mini_videos")
     write_mini(root, counts=dict(train=4, val=2, test=2))
     return root
+
+
+@pytest.fixture(scope="session")
+def untrained(mini_videos, tmp_path_factory):
+    """Checkpoint of an untrained small model on the tokeniser of `mini_videos`."""
+    torch.manual_seed(0)
+    config = str(ROOT / "configs/med_config_mini.json")
+    model = v2vt_sum("vtsum_blip_tt_ca", med_config=config, tokenizer=str(mini_videos / "tokenizer"))
+    path = tmp_path_factory.mktemp("model") / "model.pth"
+    torch.save(dict(model=model.state_dict()), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def summary_settings(mini_videos, untrained):
+    """What `summarize.load` is called with: the untrained model and the encoder of `mini_videos`."""
+    return dict(
+        config=str(ROOT / "configs/mini.yaml"),
+        pretrained_model=untrained,
+        blip=mini_videos / "frame_encoder.pth",
+        tokenizer=str(mini_videos / "tokenizer"),
+        med_config=str(ROOT / "configs/med_config_mini.json"),
+        image_size=FRAME_SIZE,
+        device="cpu",
+    )
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The README's commands and the two scripts, run as a user runs them."""
+"""The documented commands and the two scripts, run as a user runs them."""
 
 import json
 import os
@@ -17,17 +17,10 @@ import train_v2vt_sum
 from models.vtsum_blip import v2vt_sum
 from models.weights import load_weights
 from tests.conftest import ROOT
+from tests.documents import code, commands, document
 from tests.faults.harness import Run
 from tests.processes import run
 from utils.config import load_config
-
-README = (ROOT / "README.md").read_text()
-
-
-def readme_commands(script):
-    """Commands of the README's code blocks that run a script under the launcher, line continuations joined."""
-    blocks = "\n".join(re.findall(r"^```(?:bash|sh)\n(.*?)^```", README, re.M | re.S)).replace("\\\n", " ")
-    return [line for line in blocks.splitlines() if script in line and "torch.distributed.run" in line]
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +63,8 @@ def metrics(folder, split="test"):
 
 def test_the_published_commands(clone):
     """Two trainings, two evaluations, on two gloo processes; then 7 videos over 1 and 3 processes."""
-    train_tt, train_ca = readme_commands("train_v2vt_sum.py")[:2]
-    eval_tt, eval_ca = readme_commands("eval_v2vt_sum.py")[:2]
+    train_tt, train_ca = commands("training", "train_v2vt_sum.py")[:2]
+    eval_tt, eval_ca = commands("evaluation", "eval_v2vt_sum.py")[:2]
     tt, ca = clone / "outputs/vtsum_tt", clone / "outputs/vtsum_tt_ca"
 
     shown = published(clone, train_tt, 2, "--splits", "val")
@@ -308,9 +301,21 @@ def test_scoring_with_other_settings_than_trained_warns(train):
 @pytest.mark.parametrize(
     ("script", "flags", "message"),
     [
-        (train_v2vt_sum, [], "outputs/blip/model_base_capfilt_large.pth: pretrained: no such file; the README says"),
-        (train_v2vt_sum, ["--pretrained", ""], "train_videoxum.json: annotations: no such file; the README says"),
-        (eval_v2vt_sum, ["--pretrained_model", "x.pth"], "val_videoxum.json: annotations: no such file; the README"),
+        (
+            train_v2vt_sum,
+            [],
+            "outputs/blip/model_base_capfilt_large.pth: pretrained: no such file; it is of BLIP's own release",
+        ),
+        (
+            train_v2vt_sum,
+            ["--pretrained", ""],
+            "train_videoxum.json: annotations: no such file; python -m data.download",
+        ),
+        (
+            eval_v2vt_sum,
+            ["--pretrained_model", "x.pth"],
+            "val_videoxum.json: annotations: no such file; python -m data",
+        ),
     ],
 )
 def test_without_the_data_the_first_line_says_what_to_do(script, flags, message, tmp_path, monkeypatch):
@@ -320,18 +325,24 @@ def test_without_the_data_the_first_line_says_what_to_do(script, flags, message,
     assert not list(tmp_path.iterdir())
 
 
-def test_the_readmes_ablations_are_valid_commands():
-    block = next(b for b in re.findall(r"^```bash\n(.*?)^```", README, re.M | re.S) if "recipe=" in b)
-    recipe = re.search(r'recipe="(.*)"', block).group(1)
-    commands = re.findall(r"^\$run (.*)$", block, re.M)
-    assert len(commands) == 4
-    for flags in commands:
+def test_the_documented_ablations_are_valid_commands():
+    recipe = re.search(r'recipe="(.*)"', code("ablations")).group(1)
+    own = re.findall(r"^\$run (.*)$", code("ablations"), re.M)
+    assert len(own) == 4
+    for flags in own:
         config, overridden = load_config(shlex.split(recipe.replace("configs/", f"{ROOT}/configs/") + " " + flags))
-        assert config.max_epoch == 56 and "lambda_vsum" in overridden and config.output_dir != "outputs/run"
+        assert config.max_epoch == 56 and config.lambda_vsum == 15 and "output_dir" in overridden
+    shipped = commands("ablations", "_v2vt_sum.py")
+    assert len(shipped) == 3
+    for line in shipped:
+        words = shlex.split(line.replace("configs/", f"{ROOT}/configs/"))
+        config, _ = load_config(words[words.index("--config") :])
+        assert config.output_dir.startswith("outputs/ablations/")
 
 
-def test_the_readmes_make_targets_exist():
-    targets = set(re.findall(r"^make (\w+)", README, re.M))
-    assert {"demo", "test", "venv"} <= targets
+def test_the_documented_make_targets_exist():
+    pages = document("README") + (ROOT / "CONTRIBUTING.md").read_text()
+    targets = set(re.findall(r"(?:^|`)make (\w+)", pages, re.M))
+    assert {"demo", "test", "lint", "soak", "bench", "app"} <= targets
     makefile = (ROOT / "Makefile").read_text()
     assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)

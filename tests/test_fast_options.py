@@ -10,6 +10,7 @@ import torch
 
 from data.pack import main as pack
 from tests.conftest import ROOT
+from tests.documents import code, commands
 from tests.processes import run, start
 
 
@@ -26,7 +27,6 @@ def losses(folder):
     return [entry["loss"] for entry in log if entry["type"] == "step"]
 
 
-README = (ROOT / "README.md").read_text()
 SHORT = ["--max_epoch", "2", "--task", "v2v", "--splits", "val", "--log_freq", "1"]
 
 
@@ -34,7 +34,7 @@ def test_where_features_come_from_changes_nothing(train, mini_root, tmp_path):
     plain = train("plain", *SHORT)
     (tmp_path / "dataset").mkdir()
     shutil.copytree(mini_root, tmp_path / "dataset/ActivityNet")
-    words = shlex.split(next(line for line in README.splitlines() if line.startswith("python -m data.pack")))
+    words = shlex.split(next(line for line in code("data").splitlines() if line.startswith("python -m data.pack")))
     files = [str(path) for path in sorted((tmp_path / "dataset/ActivityNet/anno").glob("*_videoxum.json"))]
     i = words.index("dataset/ActivityNet/anno/*_videoxum.json")  # which a shell would expand
     pack([*words[3:i], *files, *words[i + 1 :]])
@@ -93,11 +93,11 @@ def free_port():
 
 @pytest.mark.soak
 def test_two_machines_equal_one_and_accumulated_batches(train, mini_flags, without_dropout, tmp_path):
-    """Two launchers on this machine, as in the README; one launcher; one process with two batches a step."""
+    """Two launchers on this machine, as documented; one launcher; one process with two batches a step."""
     script = [str(ROOT / "train_v2vt_sum.py"), "--config", str(ROOT / "configs/mini.yaml"), *mini_flags]
     script += [*without_dropout, *SHORT, "--batch_size", "8", "--ckpt_freq", "0"]
     launcher = ["python", "-m", "torch.distributed.run"]
-    line = next(line for line in README.splitlines() if "--nnodes=2" in line and "torch.distributed.run" in line)
+    line = next(line for line in commands("training", "train_v2vt_sum.py") if "--nnodes=2" in line)
     for found, here in (
         ("--nproc_per_node=4", "--nproc_per_node=1"),
         ("--master_addr=node0 --master_port=29500", f"--master_addr=127.0.0.1 --master_port={free_port()}"),

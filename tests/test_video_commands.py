@@ -1,4 +1,4 @@
-"""The README's commands that begin with videos, run as a user runs them."""
+"""The documented commands that begin with videos, run as a user runs them."""
 
 import json
 import re
@@ -12,8 +12,8 @@ import torch
 from data.annotations import load_annotations
 from models.vt_clip import load_vt_clip
 from tests.conftest import ROOT
+from tests.documents import code, commands, document
 from tests.processes import run
-from tests.test_commands import README, readme_commands
 
 VIDEO_ID = "mini_val_000"
 
@@ -49,8 +49,8 @@ def clone(tmp_path_factory, mini_videos):
 
 @pytest.fixture(scope="module")
 def extracted(clone):
-    """After the README's extraction, on two processes."""
-    (command,) = readme_commands("extract_features.py")
+    """After the documented extraction, on two processes."""
+    (command,) = commands("own_videos", "extract_features.py")
     words = shlex.split(command.replace("--nproc_per_node=4", "--nproc_per_node=2 --standalone"))
     pattern = next(word for word in words if "*" in word)
     place = words.index(pattern)
@@ -78,17 +78,17 @@ def test_extraction(extracted):
 
 
 def test_summary(clone, mini_videos):
-    (command,) = re.findall(r"^python summarize\.py .*$", README, re.M)
+    (command,) = re.findall(r"^python summarize\.py .*$", code("own_videos"), re.M)
     status, shown = run([*shlex.split(command), *small_flags(mini_videos)], clone)
     assert status == 0, shown
-    section = README.split("## Summarise a video")[1].split("## Training")[0]
+    section = document("own_videos").split("## Features")[0]
     listed = re.findall(r"^\| `([a-z]+\.[a-z0-9]+)` \|", section, re.M)
     assert sorted(path.name for path in (clone / "summaries/holiday").iterdir()) == sorted(listed)
 
 
 def test_summary_from_python(clone, mini_videos):
-    """The README's lines as a script of their own, without a guard around them."""
-    (lines,) = re.findall(r"^```python\n(from summarize.*?)^```", README, re.M | re.S)
+    """The documented lines as a script of their own, without a guard around them."""
+    lines = code("own_videos", "python")
     settings = ", ".join(f'{flag[2:]}="{value}"' for flag, value in zip(*[iter(small_flags(mini_videos))] * 2))
     lines = lines.replace('vtsum_tt_ca.pth")', f'vtsum_tt_ca.pth", {settings})')
     (clone / "mine.py").write_text(lines)
@@ -100,10 +100,10 @@ def test_summary_from_python(clone, mini_videos):
 
 def test_vt_clip(clone):
     """With a small CLIP in the place of the hub's."""
-    (command,) = re.findall(r"^python extract_features\.py .*$", README, re.M)
+    (command,) = re.findall(r"^python extract_features\.py .*$", code("evaluation"), re.M)
     status, shown = run(shlex.split(command.replace("ViT-B-16", "outputs/vt_clipscore/vt_clip.pth")), clone)
     assert status == 0, shown
-    (command,) = readme_commands("train_vt_clip.py")
+    (command,) = commands("evaluation", "train_vt_clip.py")
     words = shlex.split(command.replace("--nproc_per_node=4", "--nproc_per_node=2 --standalone"))
     words += ["--clip", "outputs/vt_clipscore/vt_clip.pth", "--max_epoch", "1", "--batch_size", "2"]
     status, shown = run(words, clone)
@@ -114,8 +114,8 @@ def test_vt_clip(clone):
 
 @pytest.mark.soak
 def test_benchmark(mini_videos):
-    """The README's benchmark prints each stage and the ratio to the encoder alone."""
-    assert "`python -m benchmarks.extraction VIDEO`" in README
+    """The documented benchmark prints each stage and the ratio to the encoder alone."""
+    assert "`python -m benchmarks.extraction VIDEO`" in document("own_videos")
     video = mini_videos / f"videos/{VIDEO_ID}.mp4"
     words = ["python", "-m", "benchmarks.extraction", video, "--rounds", "1", "--repeat", "1", "--depth", "1"]
     status, shown = run(words, ROOT)

@@ -43,10 +43,10 @@ class Config(Settings):
     # Weights
     pretrained: str = option(
         "outputs/blip/model_base_capfilt_large.pth",
-        "BLIP checkpoint (path or URL) to start from; '' starts from scratch",
+        "BLIP checkpoint (path, https:// or hf://) to start from; '' starts from scratch",
     )
     pretrained_model: str = option(
-        "", "VTSUM-BLIP checkpoint (path or URL): what evaluation scores, what training starts from"
+        "", "VTSUM-BLIP checkpoint (path, https:// or hf://): what evaluation scores, what training starts from"
     )
     pretrained_clip: str = option(
         "outputs/vt_clipscore/vt_clip.pth", "VT-CLIP checkpoint; '' scores no VT-CLIP", free=True

@@ -1,4 +1,4 @@
-"""Files that the user names: a path, or a URL that is downloaded once."""
+"""Files that the user names: a path, or a URL (https:// or hf://) that is downloaded once."""
 
 import hashlib
 import http.client
@@ -23,11 +23,12 @@ def is_url(source):
 
 
 def fetch(source):
-    """Give the local path of a file; a URL is downloaded once, into torch's hub cache.
+    """Give the local path of a file; a URL is downloaded once, into torch's hub cache or Hugging Face's.
 
     Args:
-        source: a path, or an https URL (http on this machine itself), which may end in `#sha256=` and the file's
-            hexadecimal SHA-256: that is then compared, also with a file downloaded before.
+        source: a path, an https URL (http on this machine itself) or a file on the Hugging Face hub as
+            `hf://org/name/file` (see `utils.hub`). A URL may end in `#sha256=` and the file's hexadecimal SHA-256:
+            that is then compared, also with a file downloaded before.
     Raises:
         FileNotFoundError: there is no such file, or the URL cannot be read.
         ValueError: another kind of URL, or a file of another SHA-256.
@@ -42,6 +43,13 @@ def fetch(source):
     expected = CHECKSUM.fullmatch(fragment)
     if fragment and not expected:
         raise ValueError(f"{source}: found {fragment[:80]!r} behind #, expected sha256= and 64 hexadecimal digits")
+    if url.startswith("hf://"):
+        from utils.hub import hub_file
+
+        path = hub_file(url)
+        if expected and sha256_of(path) != expected[1]:
+            raise ValueError(f"{source}: found SHA-256 {sha256_of(path)}, expected {expected[1]}")
+        return path
     _require_safe(url)
     name = pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name or "checkpoint.pth"
     # Two URLs may end in the same name, so each has a folder of its own.

@@ -15,11 +15,14 @@ MOST_DEPTH = 32
 
 
 @contextlib.contextmanager
-def replacing(path, mode="w"):
+def replacing(path, mode="w", lasting=True):
     """Open a temporary file beside `path` and rename it to `path` when the block ends without an error.
 
-    What the name then stands for is on the disk, whole: a power cut leaves the old file or the new one.
-
+    Args:
+        path: file to write or replace.
+        mode: `w` for text, `wb` for bytes.
+        lasting: what the name then stands for is on the disk, whole: a power cut leaves the old file or the new one.
+            False does not wait for the disk, for many small files that can be had again.
     Raises:
         OSError: it cannot be written; the message names `path`.
     """
@@ -29,10 +32,12 @@ def replacing(path, mode="w"):
     try:
         with open(temporary, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if lasting:
+            _sync_folder(path.parent)
     except OSError as error:
         raise cannot_be_written(path, error) from None
     finally:

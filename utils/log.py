@@ -52,7 +52,7 @@ def setup_logging(is_main, path=None):
     for handler in handlers:
         handler.setFormatter(FORMAT)
         root.addHandler(handler)
-    for library in ("httpx", "urllib3", "filelock", "huggingface_hub"):
+    for library in ("httpx", "httpx2", "urllib3", "filelock", "huggingface_hub"):
         logging.getLogger(library).setLevel(logging.ERROR)
 
 

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from tests.conftest import ROOT
+from tests.documents import document
 from train_vt_clip import VTClipConfig
 from utils.config import Config, load_config, reference_table
 from utils.settings import fields_of, write_config
@@ -212,8 +213,7 @@ def test_a_flag_mends_a_wrong_value_of_the_yaml(write):
     assert load_config(["--config", write("batch_size: 0"), "--batch_size", "2"])[0].batch_size == 2
 
 
-def test_every_field_has_help_and_a_row_in_the_readme():
-    readme = (ROOT / "README.md").read_text()
+def test_every_field_has_help_and_a_row_in_the_documents():
     for field in fields_of(Config).values():
         assert field.metadata["help"]
-    assert reference_table() in readme, "python -m utils.config prints the table"
+    assert reference_table() in document("configuration"), "python -m utils.config prints the table"

@@ -1,0 +1,99 @@
+"""Download VideoXum from the Hugging Face hub: `python -m data.download [--what anno blip_feat vt_clip_feat]`.
+
+    ROOT/anno/{train,val,test}_videoxum.json
+    ROOT/feat/blip/{video_id}.npz            from blip_feat.zip
+    ROOT/feat/vt_clipscore/{video_id}.npz    from vt_clip_feat.zip
+
+What is in place already is neither downloaded nor unpacked. At the end all is checked as by `python -m data.check`.
+"""
+
+import logging
+import shutil
+import sys
+
+from data.annotations import load_annotations
+from data.check import FEATURES, VIDEOS, Report, add_options, annotation_file, check_features, read_splits
+from data.feature_folder import RECORD
+from data.unpack import unpack
+from utils.config import OneLineParser
+from utils.files import make_folder, replacing, sha256_of
+from utils.hub import hub_file
+from utils.log import run_main, setup_logging
+
+REPOSITORY = "hf://datasets/jylins/videoxum"
+
+logger = logging.getLogger(__name__)
+
+
+def download(root, parts):
+    """Bring parts of VideoXum to their places.
+
+    Args:
+        root: folder, made if missing.
+        parts: `anno`, `blip_feat`, `vt_clip_feat`.
+    Returns:
+        `Report` of the annotations and these parts.
+    Raises:
+        FileNotFoundError: the hub or the cache does not have a file.
+        ValueError: other files are in its place, an archive is damaged, or there is too little space.
+    """
+    root, features = make_folder(root, "--root"), [part for part in parts if part in FEATURES]
+    for part in features:
+        note = root / "feat" / FEATURES[part][0] / RECORD
+        if note.exists():  # the two kinds must not be mixed
+            raise ValueError(f"{note}: found features of an extraction of your own, expected another --root")
+    if "anno" in parts:
+        for split in VIDEOS:
+            place_annotations(root, split)
+    report = Report()
+    records = read_splits(root, report, own_data=False)
+    for part in features:
+        place_features(root, part, records, report)
+    return report
+
+
+def place_annotations(root, split):
+    """Download a split's annotations, unless they are there; a file of other content is never replaced."""
+    path = annotation_file(root, split)
+    if path.is_file() and len(load_annotations(path)) == VIDEOS[split]:
+        logger.info("%s: there already", path)
+        return
+    source = hub_file(f"{REPOSITORY}/{path.name}")
+    if path.exists() and sha256_of(path) != sha256_of(source):
+        raise ValueError(f"{path}: found another file than the hub's, expected none: move it, or name another --root")
+    make_folder(path.parent, "--root")
+    with open(source, "rb") as read, replacing(path, "wb") as written:
+        shutil.copyfileobj(read, written)
+
+
+def place_features(root, part, records, report):
+    """Download and unpack one kind of features, unless all annotated videos have theirs; adds to the report."""
+    before = Report()
+    check_features(root, part, records, before)
+    if records and before.is_complete:
+        logger.info("%s: there already", root / "feat" / FEATURES[part][0])
+        report.lines += before.lines
+        report.findings += before.findings
+        return
+    source = f"{REPOSITORY}/{part}.zip"
+    archive, folder = hub_file(source), root / "feat" / FEATURES[part][0]
+    written, kept = unpack(archive, folder)
+    logger.info("%s: %d files unpacked, %d were there already", folder, written, kept)
+    logger.info("%s: no longer needed; `hf cache rm %s` frees its space", archive, source)
+    check_features(root, part, records, report)
+
+
+def main(argv=None):
+    parser = OneLineParser(prog="python -m data.download", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--root", default="dataset/ActivityNet", help="folder of the data set (%(default)s)")
+    add_options(parser)
+    args = parser.parse_args(argv)
+    setup_logging(True)
+    report = download(args.root, args.what)
+    report.show(args.list)
+    if not report.is_complete:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_main(main)
