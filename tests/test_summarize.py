@@ -14,7 +14,6 @@ from PIL import Image
 import summarize as script
 from data.mini_encoders import FRAME_SIZE
 from data.video import Video
-from models.vtsum_blip import v2vt_sum
 from summarize import load, summarize
 from tests.clips import constant_rate, write_clip
 from tests.conftest import ROOT
@@ -25,41 +24,16 @@ FILES = ["index.html", "storyboard.png", "summary.json", "summary.mp4"]
 
 
 @pytest.fixture(scope="module")
-def checkpoint(mini_videos, tmp_path_factory):
-    """An untrained model on the mini tokeniser."""
-    torch.manual_seed(0)
-    config = str(ROOT / "configs/med_config_mini.json")
-    model = v2vt_sum("vtsum_blip_tt_ca", med_config=config, tokenizer=str(mini_videos / "tokenizer"))
-    path = tmp_path_factory.mktemp("model") / "model.pth"
-    torch.save(dict(model=model.state_dict()), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def settings(mini_videos, checkpoint):
-    """What `load` is called with."""
-    return dict(
-        config=str(ROOT / "configs/mini.yaml"),
-        pretrained_model=checkpoint,
-        blip=mini_videos / "frame_encoder.pth",
-        tokenizer=str(mini_videos / "tokenizer"),
-        med_config=str(ROOT / "configs/med_config_mini.json"),
-        image_size=FRAME_SIZE,
-        device="cpu",
-    )
-
-
-@pytest.fixture(scope="module")
-def summarizer(settings):
-    return load(**settings)
+def summarizer(summary_settings):
+    return load(**summary_settings)
 
 
 @pytest.fixture
-def flags(settings):
-    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+def flags(summary_settings):
+    return [word for name, value in summary_settings.items() for word in (f"--{name}", str(value))]
 
 
-def test_a_summary(summarizer, mini_videos, checkpoint, tmp_path):
+def test_a_summary(summarizer, mini_videos, untrained, tmp_path):
     path = mini_videos / "videos/mini_test_000.mp4"
     summary = summarize(summarizer, path, tmp_path)
     folder = tmp_path / "mini_test_000"
@@ -75,7 +49,7 @@ def test_a_summary(summarizer, mini_videos, checkpoint, tmp_path):
     kept = sum(end - start for start, end in summary["segments"])
     assert summary["budget"] == dict(asked=0.15, used=pytest.approx(kept / video.timeline.duration))
     assert Video(folder / "summary.mp4").timeline.duration == pytest.approx(kept, abs=0.002)
-    assert summary["checkpoints"]["model"]["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert summary["checkpoints"]["model"]["sha256"] == hashlib.sha256(untrained.read_bytes()).hexdigest()
     assert set(summary["timings"]) == {"features", "model", "choose", "skim", "page"}
     with Image.open(folder / "storyboard.png") as storyboard:
         assert storyboard.size == (4 * (320 + 12) + 12, (240 + 38 + 12) * -(-len(best) // 4) + 12)
@@ -117,6 +91,25 @@ def test_the_shortest_videos(summarizer, tmp_path, name, times, sound):
     assert sorted(p.name for p in (tmp_path / "out" / path.stem).iterdir()) == FILES
 
 
+def test_progress(summarizer, mini_videos, tmp_path):
+    """Each stage tells how far it has come; what that raises ends the work and leaves nothing."""
+    path, told = mini_videos / "videos/mini_test_000.mp4", []
+    summary = summarize(summarizer, path, tmp_path, on_stage=lambda *reached: told.append(reached))
+    stages = [stage for stage, second in told if second == 0]
+    assert list(dict.fromkeys(stages)) == list(summary["timings"])
+    assert told == sorted(told, key=lambda reached: (stages.index(reached[0]), reached[1]))
+    assert max(told)[1] < max(second for _, second in told) == len(summary["saliency"])
+    shutil.rmtree(tmp_path / path.stem)
+
+    def stop(stage, second):
+        if stage == "skim" and second > 0:
+            raise InterruptedError("enough")
+
+    with pytest.raises(OSError, match="enough"):
+        summarize(summarizer, path, tmp_path, on_stage=stop)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command(flags, mini_videos, tmp_path):
     """A folder and a broken file: the others are summarised, each error is a line, the exit status 2."""
     videos = tmp_path / "videos"
@@ -148,23 +141,23 @@ def test_strange_names(summarizer, mini_videos, tmp_path, monkeypatch):
         summarize(summarizer, "summary/summary.mp4", name)
 
 
-def test_task_v2v_has_no_caption(settings, mini_videos, checkpoint, tmp_path):
-    summary = summarize(load(**settings, task="v2v"), mini_videos / "videos/mini_val_000.mp4", tmp_path)
+def test_task_v2v_has_no_caption(summary_settings, mini_videos, tmp_path):
+    summary = summarize(load(**summary_settings, task="v2v"), mini_videos / "videos/mini_val_000.mp4", tmp_path)
     assert summary["caption"] is None
     assert '<p class="caption">' not in (tmp_path / "mini_val_000/index.html").read_text()
 
 
-def test_mistakes(settings, flags, mini_videos, tmp_path, monkeypatch):
+def test_mistakes(summary_settings, flags, mini_videos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for change, message in (
         (dict(pretrained_model=""), "pretrained_model: missing, expected a VTSUM-BLIP checkpoint"),
         (dict(blip=""), "blip: missing, expected a checkpoint with BLIP's image encoder"),
         (dict(task="v2t"), "task: found v2t, expected v2vt or v2v"),
-        (dict(blip=settings["pretrained_model"]), "model.pth: BLIP's image encoder: missing visual_encoder"),
+        (dict(blip=summary_settings["pretrained_model"]), "model.pth: BLIP's image encoder: missing visual_encoder"),
         (dict(config=str(ROOT / "configs/none.yaml")), "none.yaml: config: no such file"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
-            load(**(settings | change))
+            load(**(summary_settings | change))
     for words, message in (
         (["--budget", "0", str(mini_videos / "videos")], "budget: found 0.0, expected a part of the video"),
         (["none.mp4"], "none.mp4: videos: no such file or folder"),
@@ -174,7 +167,7 @@ def test_mistakes(settings, flags, mini_videos, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_another_width_of_features(settings, mini_videos, checkpoint, tmp_path):
+def test_another_width_of_features(summary_settings, mini_videos, tmp_path):
     from timm.models.vision_transformer import VisionTransformer
 
     vit = VisionTransformer(img_size=32, embed_dim=1024, depth=1, num_heads=16, num_classes=0)
@@ -182,7 +175,7 @@ def test_another_width_of_features(settings, mini_videos, checkpoint, tmp_path):
     torch.save(dict(model=state), tmp_path / "large.pth")
     message = "large.pth: BLIP's image encoder: found width 1024, expected 768 for vit base"
     with pytest.raises(ValueError, match=message):
-        load(**(settings | dict(blip=tmp_path / "large.pth", image_size=32)))
+        load(**(summary_settings | dict(blip=tmp_path / "large.pth", image_size=32)))
 
 
 def test_an_earlier_summary_stays_until_the_new_one_is_there(summarizer, mini_videos, tmp_path, monkeypatch):

@@ -55,12 +55,7 @@ img { display: block; max-width: 100%; border-radius: .5rem; }
 </div>
 <h2>Saliency over time</h2>
 <figure>
-<svg id="curve" viewBox="0 0 $span 1" preserveAspectRatio="none" role="img" aria-label="Saliency over time">
-$chosen
-<polyline points="$points"/>
-<line id="now" x1="0" x2="0" y1="0" y2="1"/>
-</svg>
-<div class="axis">$ticks</div>
+$curve
 <p class="faint">Frame saliency from $low to $high; the chosen seconds are marked. Click one to play it.</p>
 </figure>
 <h2>Storyboard</h2>
@@ -98,6 +93,33 @@ mark();
 """)
 
 
+CURVE = string.Template("""\
+<svg id="curve" viewBox="0 0 $span 1" preserveAspectRatio="none" role="img" aria-label="Saliency over time">
+$chosen
+<polyline points="$points"/>
+$now
+</svg>
+<div class="axis">$ticks</div>""")
+
+
+def draw_curve(summary, now=""):
+    """Draw the saliency of a summary over time, the chosen seconds marked: HTML that the page around it styles.
+
+    Args:
+        summary: what `summary.json` holds.
+        now: further SVG; x is in seconds, y from 0, above, to 1.
+    """
+    duration = summary["duration"]
+    rects = (f'<rect x="{start:g}" width="{end - start:g}" y="0" height="1"/>' for start, end in summary["segments"])
+    return CURVE.substitute(
+        span=f"{duration:g}",
+        chosen="\n".join(rects),
+        points=_curve(np.asarray(summary["saliency"]), duration),
+        now=now,
+        ticks="".join(f"<span>{clock(round(duration * part / 4))}</span>" for part in range(5)),
+    )
+
+
 def write_page(summary, path, shown):
     """Write the page that stands beside `summary.mp4` and `storyboard.png`.
 
@@ -108,7 +130,6 @@ def write_page(summary, path, shown):
     """
     duration, used = summary["duration"], summary["budget"]["used"]
     kept = sum(end - start for start, end in summary["segments"])
-    rects = (f'<rect x="{start:g}" width="{end - start:g}" y="0" height="1"/>' for start, end in summary["segments"])
     chosen = sum(summary["chosen"])
     caption = summary["caption"]
     which = f"The {shown} most salient of {chosen} chosen seconds" if shown < chosen else "The chosen seconds"
@@ -124,12 +145,10 @@ def write_page(summary, path, shown):
         "wide": "wide" if shown > 2 else "",
         "low": f"{min(summary['saliency']):.2f}",
         "high": f"{max(summary['saliency']):.2f}",
-        "ticks": "".join(f"<span>{clock(round(duration * part / 4))}</span>" for part in range(5)),
     }
     drawing = {
         "span": f"{duration:g}",
-        "chosen": "\n".join(rects),
-        "points": _curve(np.asarray(summary["saliency"]), duration),
+        "curve": draw_curve(summary, now='<line id="now" x1="0" x2="0" y1="0" y2="1"/>'),
         "segments": json.dumps(summary["segments"]),
     }
     with open(path, "w", encoding="utf-8") as file:

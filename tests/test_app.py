@@ -1,0 +1,307 @@
+"""The web page, as its visitors meet it: a real server, a real browser, real requests of those who mean no good."""
+
+import http.server
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from tests.clips import constant_rate, write_clip
+from tests.conftest import ROOT
+from tests.test_summarize import CHROMIUM
+from utils.scratch import Scratch
+from utils.summary import METHODS
+
+if importlib.util.find_spec("gradio") is None:
+    pytest.skip("no gradio", allow_module_level=True)
+from tests.visitors import Api, Server, Visitor, file_data
+
+MOST_SECONDS, MOST_MEGABYTES = 60, 2
+REFUSED = "not a video, damaged, or of a kind that is not taken here"
+
+
+@pytest.fixture(scope="module")
+def words(summary_settings, mini_videos):
+    examples = ["--examples", mini_videos / "videos/mini_test_000.mp4", mini_videos / "videos/mini_val_000.mp4"]
+    return [word for name, value in summary_settings.items() for word in (f"--{name}", value)] + examples
+
+
+@pytest.fixture(scope="module")
+def server(words, tmp_path_factory):
+    limits = ["--max_seconds", MOST_SECONDS, "--max_megabytes", MOST_MEGABYTES, "--max_waiting", 2]
+    running = Server([*words, *limits], tmp_path_factory.mktemp("server") / "log")
+    yield running
+    running.process.terminate()  # once more does no harm
+    running.process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Videos of different lengths, and files that are refused."""
+    folder = tmp_path_factory.mktemp("clips")
+    write_clip(folder / "ten.mp4", constant_rate(25, 250), size=(320, 180), sound=44100)
+    write_clip(folder / "six.webm", constant_rate(10, 60), codec="libvpx")
+    write_clip(folder / "slow.mp4", constant_rate(10, 590), size=(640, 360), options=dict(preset="ultrafast"))
+    write_clip(folder / "long.mp4", constant_rate(1, 61), last=1)
+    write_clip(folder / "huge.mp4", [0], size=(4096, 4096), options=dict(preset="ultrafast"))
+    (folder / "text.mp4").write_text("no video" * 99)
+    (folder / "large.mp4").write_bytes(bytes(MOST_MEGABYTES * 2**20 + 1))
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{folder}/six.webm\n#EXT-X-ENDLIST\n"
+    (folder / "list.m3u8").write_text(playlist)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+
+def test_from_upload_to_playing_summary(browser, server, clips, tmp_path):
+    name = '<img src=x onerror=alert(1)> & "#1%".mp4'
+    shutil.copy(clips / "ten.mp4", tmp_path / name)
+    visitor = Visitor(browser, server)
+    dialogs = []
+    visitor.page.on("dialog", lambda dialog: dialogs.append(dialog.dismiss()))
+    visitor.upload(tmp_path / name)
+    visitor.page.get_by_role("spinbutton").fill("30")
+    visitor.button("Summarise").click()
+    summary, (reached, seconds, width) = visitor.summary()
+    kept = sum(end - start for start, end in summary["segments"])
+    assert kept == pytest.approx(3) and summary["duration"] == 10 and summary["method"] == "topk"
+    assert 0.1 < reached <= seconds == pytest.approx(kept, abs=0.05) and width == 320
+    assert visitor.page.get_by_label("Caption").input_value() == summary["caption"]
+    assert visitor.page.locator(".curve tbody tr").count() == len(summary["segments"])
+    assert str(server.root) not in json.dumps(summary) and str(ROOT) not in json.dumps(summary)
+
+    original, skim = visitor.page.locator("video").all()
+    assert original.evaluate("player => [player.duration, player.videoWidth]") == [10, 320]
+    for width in (390, 1280):
+        visitor.page.set_viewport_size(dict(width=width, height=900))
+        assert visitor.page.evaluate("document.documentElement.scrollWidth") == width
+        left, right = original.bounding_box(), skim.bounding_box()
+        beside = right["x"] >= left["x"] + left["width"] and right["y"] == left["y"]
+        assert beside if width == 1280 else right["y"] >= left["y"] + left["height"]
+        assert left["width"] > 250 and visitor.page.locator(".curve svg").bounding_box()["width"] > 300
+    assert all(url.startswith((server.url, "data:", "blob:")) for url in visitor.requests)
+    assert not dialogs and not visitor.messages
+    visitor.context.close()
+
+
+def test_two_visitors_at_once(browser, server, clips):
+    """One with an upload, one with an example: each gets what is theirs."""
+    one, other = Visitor(browser, server), Visitor(browser, server)
+    assert one.page.locator("button:visible", has_text="Download").count() == 1
+    one.upload(clips / "six.webm")
+    other.choose("mini_val_000.mp4")
+    for visitor in (one, other):
+        visitor.button("Summarise").click()
+    for visitor, name, wide in ((one, "six.webm", 160), (other, "mini_val_000.mp4", 128)):
+        summary, (reached, _, width) = visitor.summary()
+        assert (summary["name"], width) == (name, wide) and reached > 0.1
+    other.choose("mini_test_000.mp4")
+    other.page.locator(".curve svg").wait_for(state="detached")  # another video's
+    assert other.button("Download all").is_disabled()
+    for visitor in (one, other):
+        assert not visitor.messages
+        visitor.context.close()
+
+
+def test_what_is_refused(browser, server, clips):
+    visitor, api = Visitor(browser, server), Api(server)
+    visitor.button("Summarise").click()
+    assert visitor.toast() == "Error × Please choose a video first."
+    visitor.upload(clips / "text.mp4")
+    visitor.button("Summarise").click()
+    assert visitor.toast() == f"Error × text.mp4: {REFUSED}"
+    visitor.clear()
+    assert not visitor.messages
+    visitor.page.locator("input[type=file]").set_input_files(clips / "large.mp4")
+    assert "exceed the maximum allowed size of 2.0 Mb" in visitor.toast()
+    visitor.context.close()
+    for name, message in (
+        ("long.mp4", "found a length of 1:01, expected at most 1:00 (minutes:seconds)"),
+        ("huge.mp4", "found pictures of 16,777,216 pixels, expected at most 9,437,184"),
+    ):
+        (path,) = api.upload(clips / name).json()
+        success, output = api.call([file_data(path), 15, "topk"])
+        assert not success and output["error"] == f"{name}: {message}"
+
+
+def test_a_full_queue_one_who_leaves_and_one_who_stops(browser, server, clips):
+    before = len(list((server.root / "work").iterdir()))
+    leaving, late = visitors = [Visitor(browser, server) for _ in range(2)]
+    for visitor in visitors:
+        visitor.upload(clips / "slow.mp4")
+        visitor.page.get_by_role("spinbutton").fill("100")
+    leaving.button("Summarise").click()
+    leaving.page.get_by_text(re.compile("Decoding and encoding")).wait_for()
+    path = late.page.locator("video").first.evaluate("player => player.currentSrc.split('file=')[1]")
+    waiting = [Api(server) for _ in range(2)]
+    assert [api.join([file_data(path), 100, "topk"]).status_code for api in waiting] == [200, 200]
+    late.button("Summarise").click()
+    assert "This application is currently busy. Please try again." in late.toast()
+    for api in waiting:
+        api.cancel()
+    leaving.context.close()
+    server.until("its visitor left")
+    late.button("Summarise").click()
+    late.page.get_by_text(re.compile("Decoding and encoding")).wait_for()
+    late.button("Stop").click()
+    server.until("its visitor left", times=2)
+    late.clear()
+    late.upload(clips / "six.webm")
+    late.button("Summarise").click()
+    assert late.summary()[0]["name"] == "six.webm"
+    assert len(list((server.root / "work").iterdir())) == before + 1
+    late.context.close()
+
+
+def test_no_path_of_a_visitor_is_trusted(server, clips, mini_videos):
+    """Files of the server, addresses, names that lead elsewhere: refused, and nothing is asked of anybody."""
+    api, asked = Api(server), []
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+
+    listener = http.server.HTTPServer(("127.0.0.1", 0), Listener)
+    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{listener.server_port}/video.mp4"
+    video = mini_videos / "videos/mini_test_001.mp4"
+    (uploaded,) = api.upload(video).json()
+    assert pathlib.Path(uploaded).is_relative_to(server.root / "files")
+    (server.root / "work/secret.mp4").write_bytes(video.read_bytes())
+    for path in (
+        *(
+            "/etc/passwd",
+            "/proc/self/environ",
+            video,
+            server.root / "work/secret.mp4",
+            "",
+            "x",
+            uploaded + "/../../none",
+        ),
+        *(f"{server.root}/files/../../../etc/passwd", f"{server.root}/files/../work/secret.mp4"),
+        *(
+            "file:///etc/passwd",
+            address,
+            "https://example.com/video.mp4",
+            "http://169.254.169.254/",
+            "concat:/etc/passwd",
+        ),
+    ):
+        success, output = api.call([file_data(path), 15, "topk"])
+        assert not success and not re.search("root:|/etc|/work|/tmp|File ", json.dumps(output)), output
+        success, output = api.call([file_data(uploaded), file_data(path), "topk"])
+        assert not success
+    for data in (uploaded, "/etc/passwd", {"path": "/etc/passwd"}, {"path": {"a": 1}}, 3, None, [file_data(uploaded)]):
+        assert not api.call([data, 15, "topk"])[0], data
+    for name in ("../../../etc/passwd", "mini_test_001.mp4", "", ["mini_test_000.mp4", "x"], file_data(uploaded)):
+        assert not api.call([name], api.example)[0], name
+    (playlist,) = api.upload(clips / "list.m3u8", "list.mp4").json()
+    shutil.copy(clips / "list.m3u8", server.root / "files/list.m3u8")
+    for path in (playlist, server.root / "files/list.m3u8"):
+        success, output = api.call([file_data(path), 15, "topk"])
+        assert not success and output["error"].endswith(REFUSED)
+    (outside,) = api.upload(video, "../../../../tmp/outside.mp4").json()
+    assert pathlib.Path(outside).resolve().is_relative_to(server.root / "files")
+    listener.shutdown()
+    assert not asked
+
+
+def test_numbers_and_names_that_make_no_sense(server, mini_videos):
+    api = Api(server)
+    (path,) = api.upload(mini_videos / "videos/mini_test_001.mp4").json()
+    nan, inf = float("nan"), float("inf")
+    for percent in (0, -1, 101, 1e300, nan, inf, -inf, "15", "abc", None, [], {}, True, [15]):
+        assert not api.call([file_data(path), percent, "topk"])[0] or percent is True, percent
+    for method in ("rm -rf /", "", None, ["topk"], {}, 0):
+        assert not api.call([file_data(path), 15, method])[0], method
+    assert not api.call([file_data(path)])[0] and not api.call([])[0]
+    assert api.call([file_data(path), 15, "topk"])[0]
+
+
+def test_what_is_not_open(server, mini_videos):
+    api, root = Api(server), f"{server.url}gradio_api/"
+    for path in ("info", "openapi.json", "call/run", "run/run", "api/predict", "proxy=https://huggingface.co", "runs"):
+        for method in ("GET", "POST", "PUT"):
+            assert api.http.request(method, root + path, json={}).status_code == 404, path
+    for path in ("docs", "redoc", "login", "monitoring", "monitoring/summary", "gradio_api/file=https://example.com"):
+        assert api.http.get(server.url + path).status_code == 404, path
+    for path in ("/etc/passwd", f"{server.root}/work", ROOT / "app.py", f"{server.root}/files/../work", "//etc/passwd"):
+        assert api.http.get(f"{root}file={path}").status_code in (403, 404), path
+    assert api.http.get(f"{server.url}assets/../../../../etc/passwd").status_code in (403, 404)
+    body = dict(data=[file_data("/etc/passwd"), 15, "topk"], fn_index=api.run)
+    assert api.http.post(f"{root}run/predict", json=body).status_code == 404  # not past the queue
+    shown = api.http.post(f"{root}run/predict", json=dict(data=body["data"][:1], fn_index=0))
+    assert shown.status_code == 500 and shown.json()["error"] == "This request cannot be understood."
+    assert api.http.post(f"{root}queue/join", content=b" " * 2**17).status_code == 413
+    assert api.http.post(f"{root}queue/join", content=b"{").status_code == 422
+    large = api.http.post(f"{root}upload", files={"files": ("a.mp4", bytes(MOST_MEGABYTES * 2**20 + 2**17))})
+    assert large.status_code == 413
+    many = [("files", (f"{i}.mp4", bytes(2**20))) for i in range(4)]
+    assert api.http.post(f"{root}upload", files=many).status_code == 413
+    page = api.http.get(server.url)
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert not any(str(folder) in page.text for folder in (ROOT, server.root, mini_videos))
+    with socket.socket() as elsewhere, pytest.raises(ConnectionRefusedError):
+        elsewhere.connect(("127.0.0.2", server.port))
+
+
+def test_files_go_after_a_while(tmp_path):
+    with Scratch(0.5, "files") as scratch:
+        (folder,) = scratch.folders
+        assert scratch.root.stat().st_mode & 0o077 == 0
+        copied = tmp_path / "b"
+        copied.write_text("b")
+        os.utime(copied, (0, 0))
+        began = time.time()
+        (folder / "job/deep").mkdir(parents=True)
+        (folder / "job/deep/a").write_text("a")
+        shutil.copy2(copied, folder / "b")  # as gradio copies: with the time of the original
+        while (folder / "b").exists() and (folder / "job/deep/a").exists():
+            time.sleep(0.01)
+        assert 0.4 < time.time() - began < 30
+        while list(folder.iterdir()):
+            assert time.time() - began < 30
+            time.sleep(0.05)
+        assert folder.exists()
+    assert not scratch.root.exists()
+
+
+def test_mistakes_on_the_command_line(server, words, tmp_path, monkeypatch):
+    import app
+
+    assert [value for _, value in app.METHODS] == list(METHODS)
+    words = [str(word) for word in words]
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(app, "setup_logging", lambda is_main: None)
+    for flags, message in (
+        (["--port", "0"], "--port: invalid number of at least 1 value: '0'"),
+        (["--keep_seconds", "nan"], "--keep_seconds: invalid number of at least 1"),
+        (["--max_megabytes", "1.5"], "--max_megabytes: invalid number of at least 1"),
+        (["--examples", "none.mp4"], "none.mp4: videos: no such file or folder"),
+        (["--port", str(server.port)], f"--host, --port: cannot listen on port {server.port} of 127.0.0.1"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+            app.main([*words, *flags])
+
+
+def test_the_end_leaves_nothing(server):
+    """Everything the server wrote was under its folder; SIGTERM removes that. No traceback was ever shown."""
+    assert any((server.root / "files").rglob("summary.mp4")) and any((server.root / "work").rglob("summary.json"))
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(10) == 0
+    assert not server.root.exists() and "Traceback" not in server.log.read_text()
