@@ -1,10 +1,8 @@
 """A stranger's file, before any of its pictures is decoded."""
 
-from data.video import Video
+from data.video import KINDS, Video
 from utils.summary.storyboard import clock
 
-# FFmpeg's names of the kinds of files that are opened. Playlists, which name other files and addresses, are not.
-KINDS = "mov,matroska,avi,mpegts,mpeg,ogg,flv,asf"
 MOST_PIXELS = 4096 * 2304  # of a picture
 
 

@@ -15,6 +15,9 @@ from PIL import Image
 
 from data.timeline import LONGEST_STILL, Packets, Timeline, demux
 
+# FFmpeg's names of the kinds of files that are opened. Playlists, which name other files and addresses, are not.
+KINDS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,ogg,flv,asf,mxf,nut,dv,rm,gif,ivf,h264,hevc"
+
 
 class OtherPictures(Exception):
     """Decoding gave other pictures than the packets promised; the video's timeline is now corrected."""
@@ -73,7 +76,8 @@ class Video:
             raise ValueError(f"{place}: the file is empty")
         try:
             # Not a relative path: FFmpeg would take what is before a colon for a protocol.
-            container = av.open(os.path.abspath(self.path), metadata_errors="replace")
+            options = dict(format_whitelist=KINDS, protocol_whitelist="file")
+            container = av.open(os.path.abspath(self.path), metadata_errors="replace", options=options)
         except av.error.FFmpegError as error:
             what = "cannot be read" if isinstance(error, OSError) else "not a video, or damaged"
             raise ValueError(f"{place}: {what} ({error.strerror})") from None

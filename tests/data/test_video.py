@@ -182,6 +182,21 @@ def test_the_cover_of_a_music_file_is_no_video(tmp_path):
         Video(path)
 
 
+@pytest.mark.parametrize(("kind", "name"), [("m3u8", "list.m3u8"), ("ffconcat", "list.mp4")])
+def test_a_playlist_is_not_followed(tmp_path, kind, name):
+    """FFmpeg would open what it names: any file of this machine, or an address."""
+    video = write_clip(tmp_path / "clip.mp4", constant_rate(25, 25))
+    text = dict(
+        m3u8=f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{video}\n#EXT-X-ENDLIST\n",
+        ffconcat=f"ffconcat version 1.0\nfile {video.name}\n",
+    )[kind]
+    (tmp_path / name).write_text(text)
+    with av.open(str(tmp_path / name)):
+        pass  # as it would without our care
+    with pytest.raises(ValueError, match=rf"{name}: video: not a video, or damaged"):
+        Video(tmp_path / name)
+
+
 def test_what_is_no_video_is_one_line(tmp_path):
     cases = {
         "text.mp4": "not a video, or damaged (Invalid data found when processing input)",
