@@ -43,11 +43,12 @@ app: venv
 	$(RUN) app.py --config configs/mini.yaml --pretrained_model outputs/mini/checkpoint.pth \
 		--blip $(MINI)/frame_encoder.pth --examples $(MINI)/videos/mini_test_00*.mp4
 
+# In two processes of one thread each: most tests are short and wait for a disk, a Java or a browser.
 test: venv
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
 soak: venv
-	VTSUM_KILLS=200 VTSUM_DAMAGES=5000 $(RUN) -m pytest -m ""
+	VTSUM_KILLS=200 VTSUM_DAMAGES=5000 OMP_NUM_THREADS=1 $(RUN) -m pytest -m "" -n 2 --dist loadfile
 
 bench: venv
 	$(RUN) -m benchmarks

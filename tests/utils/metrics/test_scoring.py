@@ -5,7 +5,7 @@ import pytest
 
 from data.annotations import load_annotations
 from data.captions import reference_caption
-from tests.conftest import ROOT
+from tests.documents import document
 from utils.metrics.__main__ import main
 from utils.metrics.scoring import format_table, read_predictions, score_predictions
 
@@ -120,4 +120,4 @@ def test_the_command(predictions, mini_root, tmp_path, capsys):
     names = [*(f"val_Bleu_{n}" for n in range(1, 5)), "val_METEOR", "val_ROUGE_L", "val_CIDEr"]
     assert list(line) == [*names, "F1_MAX", "F1_MEAN", "Kendall", "Spearman", "VT_CLIPScore"]
     assert len((tmp_path / "out/scores_test.jsonl").read_text().splitlines()) == 7
-    assert "python -m utils.metrics" in (ROOT / "README.md").read_text()
+    assert "python -m utils.metrics" in document("evaluation")
