@@ -186,6 +186,8 @@ class Evaluator:
         origin = dict(
             config=self.config.as_dict(),
             trained_with=trained_with,
+            processes=self.world.size,
+            vt_clip_sha256=self.vt_clip_sha256,
             versions=versions(),
             checkpoint_sha256=sha256_of(checkpoint) if checkpoint and self.world.is_main else None,
         )

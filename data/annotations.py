@@ -13,6 +13,7 @@ from utils.files import read_json
 logger = logging.getLogger(__name__)
 
 ANNOTATORS = 10
+VIDEOS = dict(train=8000, val=2001, test=4000)  # of VideoXum, as published
 
 
 @dataclasses.dataclass(frozen=True)

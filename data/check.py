@@ -14,14 +14,13 @@ import json
 import pathlib
 import sys
 
-from data.annotations import load_annotations
+from data.annotations import VIDEOS, load_annotations
 from data.features import FeatureFiles
 from data.store import FeatureStore, indices
 from utils.config import OneLineParser
 from utils.files import replacing
 from utils.log import printable, progress_bar, run_main
 
-VIDEOS = dict(train=8000, val=2001, test=4000)  # as published
 FEATURES = dict(blip_feat=("blip", "features"), vt_clip_feat=("vt_clipscore", "vision"))  # folder in feat/, array
 PARTS = ("anno", *FEATURES)
 FLAWS = {

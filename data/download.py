@@ -11,8 +11,8 @@ import logging
 import shutil
 import sys
 
-from data.annotations import load_annotations
-from data.check import FEATURES, VIDEOS, Report, add_options, annotation_file, check_features, read_splits
+from data.annotations import VIDEOS, load_annotations
+from data.check import FEATURES, Report, add_options, annotation_file, check_features, read_splits
 from data.feature_folder import RECORD
 from data.unpack import unpack
 from utils.config import OneLineParser

@@ -8,12 +8,11 @@ import string
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from data.check import VIDEOS
 from models.weights import read_checkpoint, state_dict_of
 from utils.config import SPLITS
 from utils.files import replacing, sha256_of
 from utils.metrics.scoring import shown
-from utils.runs import PAPER_METRICS, dumps, read_run
+from utils.runs import PAPER_METRICS, dumps, is_videoxum, read_run
 from utils.tables import layout
 
 TEMPLATE = pathlib.Path(__file__).with_name("card_template.md")
@@ -39,7 +38,7 @@ def write_card(folder, path):
     sha256, name = sha256_of(checkpoint), folder.resolve().name
     scored = {run.results.get("checkpoint_sha256") for run in runs}
     settings = runs[-1].settings
-    start = runs[-1].results["config"].get("pretrained_model") or settings.get("pretrained") or "random"
+    start = settings["pretrained_model"] or settings["pretrained"]
     text = dict(
         metadata=_metadata(name, runs),
         name=name,
@@ -47,7 +46,7 @@ def write_card(folder, path):
         checkpoint=CHECKPOINT,
         sha256=sha256,
         scores="\n".join(_scores(run) for run in runs),
-        start=f"`{start}`" if start != "random" else "random",
+        start=f"`{start}`" if start else "drawn at random",
         settings="\n".join(f"| `{k}` | `{dumps(v)}` |" for k, v in (settings | dict(seed=runs[-1].seed)).items()),
         versions=", ".join(f"{k} {v}" for k, v in (runs[-1].results.get("versions") or {}).items()),
         limits="The scores above are this file's."
@@ -59,10 +58,11 @@ def write_card(folder, path):
 
 
 def _what(settings):
-    aggregation = f", context aggregation over {settings.get('kernel_size')} frames"
-    parts = f"temporal transformer of depth {settings.get('tt_depth')}"
-    parts += aggregation if settings.get("model") == "vtsum_blip_tt_ca" else ""
-    return f"{parts}, task {settings.get('task')}, frame features of BLIP's {settings.get('vit')} ViT"
+    aggregation = f", context aggregation over {settings['kernel_size']} frames"
+    depth = settings["tt_depth"]
+    parts = f"temporal transformer of depth {depth}" if depth else "no temporal transformer"
+    parts += aggregation if settings["model"] == "vtsum_blip_tt_ca" else ""
+    return f"{parts}, task {settings['task']}, frame features of BLIP's {settings['vit']} ViT"
 
 
 def _metadata(name, runs):
@@ -71,8 +71,8 @@ def _metadata(name, runs):
         EvalResult(
             task_type="video-summarization",
             task_name="Cross-modal video summarisation",
-            dataset_type="jylins/videoxum" if _is_videoxum(run) else "other",
-            dataset_name="VideoXum" if _is_videoxum(run) else "[fill in]",
+            dataset_type="jylins/videoxum" if is_videoxum(run) else "other",
+            dataset_name="VideoXum" if is_videoxum(run) else "[fill in]",
             dataset_split=run.split,
             metric_type=metric,
             metric_name=metric,
@@ -85,17 +85,12 @@ def _metadata(name, runs):
     tags = ["video-summarization", "video-captioning", "vtsum-blip"]
     data = ModelCardData(
         language="en",
-        datasets=["jylins/videoxum"] if all(map(_is_videoxum, runs)) else None,
+        datasets=["jylins/videoxum"] if all(map(is_videoxum, runs)) else None,
         tags=tags,
         model_name=name,
         eval_results=found,
     )
     return f"---\n{data.to_yaml()}\n---\n"
-
-
-def _is_videoxum(run):
-    """Tell by the number of videos whether a split is VideoXum's."""
-    return run.results["num_videos"].get("expected") == VIDEOS[run.split]
 
 
 def _scores(run):

@@ -7,18 +7,23 @@ score per video; their 95 % intervals come from a paired bootstrap over the vide
 """
 
 import dataclasses
+import pathlib
 
 import numpy as np
 
+from data.annotations import VIDEOS
 from utils.bootstrap import paired_bootstrap
 from utils.config import SPLITS, OneLineParser
 from utils.log import run_main
 from utils.metrics.scoring import shown
-from utils.runs import ALL_METRICS, PAPER_METRICS, Run, aligned, dumps, published, read_run
+from utils.runs import ABOUT_F1, ALL_METRICS, PAPER_METRICS, Run, aligned, dumps, is_videoxum, published, read_run
 from utils.tables import FORMATS, layout
 
 # Their score of a split is not the mean of its videos' scores, but counted over all words.
 CORPUS = ("BLEU_1", "BLEU_2", "BLEU_3", "BLEU_4", "METEOR")
+
+# With fewer videos the bootstrap's intervals hold the truth far less often than they say.
+LEAST_VIDEOS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,16 +74,20 @@ def differing(groups):
 
 def score_table(groups, metrics):
     """Header and rows: published, random and human first, then each group with what differs in its settings."""
-    split, settings = groups[0].runs[0].split, differing(groups)
-    header = ["", *settings, *metrics]
-    rows = {name: dict(values) for name, values in published(split).items()} | groups[0].runs[0].baselines
+    settings = differing(groups)
+    rows = {name: dict(values) for name, values in published(groups[0].runs[0].split).items()} | baselines_of(groups)
     blank = [""] * len(settings)
     table = [[name, *blank, *[shown(m, row[m]) if m in row else "" for m in metrics]] for name, row in rows.items()]
     for group in groups:
         found = group.runs[0].settings
         values = [dumps(found[name]) if name in found else "" for name in settings]
         table.append([group.name, *values, *map(group.cell, metrics)])
-    return header, table, 1 + len(settings)
+    return ["", *settings, *metrics], table, 1 + len(settings)
+
+
+def baselines_of(groups):
+    """Chance's and the annotators' rows, of the first run that has them: a run of captions alone has none."""
+    return next((run.baselines for group in groups for run in group.runs if run.baselines), {})
 
 
 def differences(groups, against, metrics, resamples, seed):
@@ -98,7 +107,7 @@ def differences(groups, against, metrics, resamples, seed):
     return found
 
 
-def difference_table(found, metrics):
+def difference_table(found, metrics, videos):
     """Header and rows of `differences`; a star marks those whose interval does not hold 0."""
     rows = []
     for group, values in found:
@@ -108,27 +117,62 @@ def difference_table(found, metrics):
                 cells.append("")
                 continue
             mean, low, high = values[metric]
-            star = "*" if low > 0 or high < 0 else ""
+            star = "*" if videos >= LEAST_VIDEOS and (low > 0 or high < 0) else ""
             cells.append(f"{shown(metric, mean, '+')} [{shown(metric, low, '+')}, {shown(metric, high, '+')}]{star}")
         rows.append([group.name, *cells])
     return ["", *metrics], rows
 
 
+def with_differences(header, rows, found, metrics):
+    """One table for a spreadsheet: the scores', with difference, low and high of each metric as further columns."""
+    more = {group.name: values for group, values in found}
+    header = [*header, *[f"{metric} {what}" for metric in metrics for what in ("difference", "low", "high")]]
+    for row in rows:
+        for metric in metrics:
+            values = more.get(row[0], {}).get(metric, ())
+            row += [shown(metric, value, "+") for value in values] or [""] * 3
+    return header, rows
+
+
+def remarks(groups, against, found, metrics):
+    """What has to be said of the tables: lines before the second one, and lines behind all."""
+    run, before, behind = groups[0].runs[0], [], []
+    if published(run.split):
+        behind.append(ABOUT_F1)
+        if not is_videoxum(run):
+            behind.append(f"Published rows are of VideoXum's {VIDEOS[run.split]:,} test videos; these are others.")
+    for group in groups:
+        if len(group.runs) > 1:
+            behind.append(f"{group.name}: {', '.join(str(run.folder) for run in group.runs)}")
+    if found:
+        videos = len(run.video_ids)
+        before.append(f"Mean difference per video from {against.name}, over {videos} videos, and its 95 % interval.")
+        if videos < LEAST_VIDEOS:
+            before.append(f"Below {LEAST_VIDEOS} videos these intervals are too narrow to tell anything from noise.")
+        else:
+            before.append(
+                "* beyond the noise of the videos: 0 lies outside the interval. Not in it: what another seed would"
+            )
+            before.append("  change, and that of twenty comparisons one falls outside by chance.")
+        if any(name in CORPUS for name in metrics):
+            before.append("BLEU and METEOR: of single videos' scores, whose mean is not the score of the split above.")
+    return before, behind
+
+
 def _check(groups):
     """Raise a ValueError where groups were not scored on the same videos with the same annotations."""
-    first = groups[0].runs[0]
+    first, known = groups[0].runs[0], baselines_of(groups)
     for run in (run for group in groups for run in group.runs):
         aligned(run, first.video_ids)
-        if any(
-            not np.isclose(value, first.baselines[row].get(name, np.nan), rtol=1e-9)
-            for row, values in run.baselines.items()
-            if row in first.baselines
-            for name, value in values.items()
-        ):
-            raise ValueError(f"{run.folder}: baselines: found others than in {first.folder}: other annotations")
+        for row, values in run.baselines.items():
+            for name, value in values.items():
+                if not np.isclose(value, known.get(row, {}).get(name, value), rtol=1e-9):
+                    raise ValueError(
+                        f"{run.folder}: baselines: found others than of the runs before: other annotations"
+                    )
 
 
-def _arguments():
+def _arguments(argv):
     parser = OneLineParser(prog="python -m utils.compare", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="folders with results_{split}.json and scores_{split}.jsonl")
@@ -138,32 +182,38 @@ def _arguments():
     add("--against", metavar="RUN", help="run whose row the others are compared with (default: the first)")
     add("--resamples", type=int, default=10_000, help="of the bootstrap (default: 10000)")
     add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
-    return parser
+    args = parser.parse_args(argv)
+    for name, least in (("resamples", 1), ("seed", 0)):
+        if getattr(args, name) < least:
+            raise ValueError(f"{name}: found {getattr(args, name)}, expected at least {least}")
+    return args
 
 
 def main(argv=None):
-    args = _arguments().parse_args(argv)
-    if args.resamples < 1:
-        raise ValueError(f"resamples: found {args.resamples}, expected at least 1")
-    groups = grouped([read_run(folder, args.split) for folder in dict.fromkeys(args.runs)])
+    args = _arguments(argv)
+    folders = {pathlib.Path(folder).resolve(): folder for folder in reversed(args.runs)}  # each once
+    groups = grouped([read_run(folder, args.split) for folder in reversed(folders.values())])
     _check(groups)
-    folder = read_run(args.against, args.split).folder if args.against else groups[0].runs[0].folder
-    against = next((group for group in groups if folder in [run.folder for run in group.runs]), None)
+    reference = pathlib.Path(args.against or args.runs[0]).resolve()
+    against = next((g for g in groups if reference in [run.folder.resolve() for run in g.runs]), None)
     if against is None:
         raise ValueError(f"against: found {args.against}, expected one of the runs to compare")
-    metrics = [name for name in args.metrics if any(name in run.metrics for group in groups for run in group.runs)]
+    measured = {name for group in groups for run in group.runs for name in run.metrics}
+    metrics = [name for name in dict.fromkeys(args.metrics) if name in measured]
     header, rows, left = score_table(groups, metrics)
-    print(layout(header, rows, args.style, left), end="")
     found = differences(groups, against, metrics, args.resamples, args.seed)
-    if not found:
+    if args.style == "csv":
+        print(layout(*with_differences(header, rows, found, metrics), "csv"), end="")
         return
-    if args.style != "csv":
-        videos = len(against.runs[0].video_ids)
-        print(f"\nMean difference per video from {against.name} over {videos} videos, 95 % interval; * beyond noise")
-        if any(name in CORPUS for name in metrics):
-            print("(BLEU and METEOR: of single videos' scores, whose mean is not the score of the split above)")
-    print()
-    print(layout(*difference_table(found, metrics), args.style), end="")
+    before, behind = remarks(groups, against, found, metrics)
+    comment = "% " if args.style == "latex" else ""
+    print(layout(header, rows, args.style, left))
+    for line in before:
+        print(comment + line)
+    if found:
+        print("\n" + layout(*difference_table(found, metrics, len(against.runs[0].video_ids)), args.style))
+    for line in behind:
+        print(comment + line)
 
 
 if __name__ == "__main__":

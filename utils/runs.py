@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 
+from data.annotations import VIDEOS, is_number
 from utils.config import Config
 from utils.files import parse_json, read_json, read_text
 from utils.metrics.captions import NAMES as CAPTION_NAMES
@@ -22,8 +23,18 @@ PUBLISHED = {
     "VTSUM-BLIP (TT)": (0.224, 0.176, 0.233, 0.057, 0.120, 0.249, 0.224, 0.290),
     "VTSUM-BLIP (TT+CA)": (0.235, 0.196, 0.258, 0.058, 0.122, 0.251, 0.231, 0.295),
 }
-# Of the settings that training does not depend on, those that scores do.
-GENERATION = ("num_beams", "min_text_length")
+# What a checkpoint may be scored with otherwise than it was trained.
+SCORED_WITH = ("model", "task", "kernel_size", "prompt", "max_text_length", "min_text_length", "num_beams")
+SCORED_WITH += ("precision", "tf32", "video_embeddings_root")
+
+
+# Said beside these rows.
+ABOUT_F1 = "Whether the published F1 is F1 or F1_published here is not known."
+
+
+def is_videoxum(run):
+    """Tell by the number of videos whether a split is VideoXum's."""
+    return run.results["num_videos"]["expected"] == VIDEOS[run.split]
 
 
 def published(split):
@@ -40,7 +51,8 @@ class Run:
         folder: `pathlib.Path`.
         split: name.
         results: what `results_{split}.json` holds.
-        settings: name -> value, of what scores depend on: how it was trained, and how captions were generated.
+        settings: name -> value, of what scores depend on but the seed: how it was trained and how it was scored; where
+            these say otherwise, `NAME (training)` too.
         seed: of the training.
         video_ids: tuple, in the order of `scores_{split}.jsonl`.
         scores: metric -> (N,) float64, a value per video.
@@ -77,31 +89,48 @@ def read_run(folder, split="test"):
         found = ", ".join(sorted(p.stem.removeprefix("results_") for p in folder.glob("results_*.json"))) or "none"
         raise FileNotFoundError(f"{path}: results: no such file; splits scored there: {found}")
     results = _results(read_json(path, "results"), path)
-    config = results["config"] | (results.get("trained_with") or {})
-    names = [name for name in Config().decisive() if name not in ("seed", "pretrained_model", "evaluate")]
-    settings = {name: config[name] for name in names if name in config}
-    settings |= {name: results["config"][name] for name in GENERATION if name in results["config"]}
-    if not results.get("trained_with") and config.get("pretrained_model"):
-        settings["pretrained_model"] = config["pretrained_model"]
     video_ids, scores = _scores(folder / f"scores_{split}.jsonl")
-    return Run(folder, split, results, settings, config.get("seed", 0), video_ids, scores)
+    without = sorted(results["metrics"].keys() - scores.keys())
+    if without:
+        raise ValueError(f"{folder / f'scores_{split}.jsonl'}: {without[0]}: missing, expected as it is in {path.name}")
+    return Run(folder, split, results, *_settings(results), video_ids, scores)
+
+
+def _settings(results):
+    """Settings and seed of a run; what older files do not say was as it is by default."""
+    scored = Config().as_dict() | results["config"]
+    trained = Config().as_dict() | (results["trained_with"] or results["config"])
+    settings = {name: trained[name] for name in Config().decisive() if name != "seed"}
+    for name in SCORED_WITH:
+        settings[name] = scored[name]
+        if trained[name] != scored[name] and name in Config().decisive():
+            settings[f"{name} (training)"] = trained[name]
+    if results.get("processes") and results["trained_with"] is None:  # else it is not known how many trained it
+        settings["videos per step"] = trained["batch_size"] * trained["accumulate"] * results["processes"]
+    if results.get("vt_clip_sha256"):
+        settings["VT-CLIP"] = str(results["vt_clip_sha256"])[:12]
+    return settings, trained["seed"]
 
 
 def _results(results, path):
     def table(value, metrics):
-        numbers = isinstance(value, dict) and all(isinstance(value[name], (int, float)) for name in value)
-        return numbers and set(value) <= set(metrics)
+        return isinstance(value, dict) and set(value) <= set(metrics) and all(map(is_number, value.values()))
 
     if not isinstance(results, dict) or not table(results.get("metrics"), ALL_METRICS) or not results["metrics"]:
-        raise ValueError(f"{path}: metrics: expected an object of scores")
+        raise ValueError(f"{path}: metrics: expected an object of scores, finite numbers")
+    counts = results.get("num_videos")
+    if not isinstance(counts, dict) or not all(type(counts.get(name)) is int for name in ("expected", "scored")):
+        raise ValueError(f"{path}: num_videos: expected numbers, expected and scored")
     baselines = results.get("baselines")
     if not isinstance(baselines, dict) or not all(table(row, KEYFRAME_NAMES) for row in baselines.values()):
         raise ValueError(f"{path}: baselines: expected an object of rows of scores")
     for name in ("config", "trained_with"):
-        values = results.setdefault(name, {}) or {}
-        if not isinstance(values, dict):
+        values = results.setdefault(name, None)
+        if not isinstance(values, dict | None):
             raise ValueError(f"{path}: {name}: found {type(values).__name__}, expected an object")
-        results[name] = {key: value for key, value in values.items() if key in fields_of(Config)}
+        if values is not None:
+            results[name] = {key: value for key, value in values.items() if key in fields_of(Config)}
+    results["config"] = results["config"] or {}
     return results
 
 
@@ -137,6 +166,32 @@ def aligned(run, video_ids):
         raise ValueError(f"{run.folder}: scores: other videos than the other runs', video {other} for one")
     order = [places[video_id] for video_id in video_ids]
     return {name: values[order] for name, values in run.scores.items()}
+
+
+def read_log(path):
+    """Read a `log.jsonl`: list of dictionaries, empty where there is none.
+
+    The last line may be torn, as it is when a run is killed, and is left out then.
+
+    Raises:
+        ValueError: another line is not what training writes.
+    """
+    if not path.is_file():
+        return []
+    texts, lines = read_text(path, "log").splitlines(), []
+    for n, text in enumerate(texts, 1):
+        try:
+            line = parse_json(text)
+            fits = type(line["epoch"]) is int and isinstance(line["type"], str)
+            fits = fits and (line["type"] != "step" or type(line["step"]) is int)
+            fits = fits and (line["type"] != "evaluation" or isinstance(line["split"], str))
+        except (ValueError, TypeError, KeyError):
+            fits = False
+        if fits:
+            lines.append(line)
+        elif n < len(texts):
+            raise ValueError(f"{path}: line {n}: expected an object as training writes it")
+    return lines
 
 
 def dumps(value):

@@ -128,7 +128,7 @@ def _base(path, base, seen):
         raise ValueError(f"{path}: base: found {repr(base)[:200]}, expected another YAML file's path")
     if os.path.realpath(found) in seen:
         raise ValueError(f"{path}: base: found {base!r}, which itself starts from this file")
-    return os.path.normpath(found)
+    return str(found)  # not made shorter: .. may follow a link
 
 
 def _read_one(path, cls):

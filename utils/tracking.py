@@ -5,13 +5,13 @@ curves have no gap and nothing twice. A finished run can be shown too: `python -
 """
 
 import importlib.util
-import json
 import pathlib
 import secrets
 
 from utils.config import OneLineParser
-from utils.files import make_folder, read_text
+from utils.files import make_folder
 from utils.log import run_main
+from utils.runs import read_log
 
 FOLDER = "tensorboard"
 
@@ -48,8 +48,8 @@ def follow(log, config):
 
 def replay(path, tracker):
     """Show a tracker all lines of a log."""
-    for line in read_text(path, "log").splitlines():
-        tracker.add(json.loads(line))
+    for line in read_log(path):
+        tracker.add(line)
 
 
 class _Tracker:
@@ -93,7 +93,7 @@ class TensorBoard(_Tracker):
 
 
 class WeightsAndBiases(_Tracker):
-    """A run of the project that `wandb` names; one that goes on is the same there, and steps it has are left out."""
+    """A run of the project that `wandb` names; one that goes on is the same there, and lines it has are left out."""
 
     def __init__(self, config):
         import wandb
@@ -111,10 +111,13 @@ class WeightsAndBiases(_Tracker):
             config=config.as_dict(),
             resume="allow",
         )
+        self.run.define_metric("*", step_metric="batch")
+        self.lines, self.known = 0, self.run.summary.get("line", 0)
 
     def show(self, step, scalars):
-        if step >= self.run.step:
-            self.run.log(scalars, step=step)
+        self.lines += 1
+        if self.lines > self.known:
+            self.run.log(dict(scalars, batch=step, line=self.lines))
 
     def close(self):
         self.run.finish()
@@ -125,7 +128,8 @@ def main(argv=None):
     parser.add_argument("run", help="folder with log.jsonl")
     args = parser.parse_args(argv)
     path = pathlib.Path(args.run, "log.jsonl")
-    read_text(path, "log")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: log: no such file")
     tracker = TensorBoard(path.with_name(FOLDER))
     replay(path, tracker)
     tracker.close()

@@ -22,7 +22,7 @@ def scored(mini_root, tmp_path):
     """Score saliency that is the annotators' mean and some noise, as a run with these settings would leave it."""
     records = load_annotations(mini_root / "anno/test_videoxum.json")
 
-    def leave(name, noise, draw, trained_with=None, **settings):
+    def leave(name, noise, draw, trained_with=None, processes=1, vt_clip_sha256=None, **settings):
         rng = np.random.default_rng(draw)
         saliency = [r.vsum_onehot.mean(0) + noise * rng.random(r.num_frames) for r in records]
         rows = [
@@ -32,7 +32,8 @@ def scored(mini_root, tmp_path):
         results, scores = score_predictions(rows, records)
         (tmp_path / name).mkdir()
         config = Config(output_dir=str(tmp_path / name), **settings).as_dict()
-        write_scores(tmp_path / name, "test", results | dict(config=config, trained_with=trained_with), scores)
+        results |= dict(config=config, trained_with=trained_with, processes=processes, vt_clip_sha256=vt_clip_sha256)
+        write_scores(tmp_path / name, "test", results, scores)
         return tmp_path / name
 
     return leave
@@ -48,8 +49,7 @@ def test_rows_groups_and_differences(scored, capsys):
     bad = scored("bad", 5.0, 4, seed=1, kernel_size=9, num_beams=1)
     same = scored("same", 0.1, 1, seed=9, kernel_size=9, num_beams=1, num_workers=7)
     out = run_compare(capsys, *good, bad, same, "--format", "csv", "--metrics", *NAMES)
-    table, differences = [list(csv.DictReader(io.StringIO(part))) for part in out.split("\n\n")]
-    rows = {row[""]: row for row in table}
+    rows = {row[""]: row for row in csv.DictReader(io.StringIO(out))}
     assert list(rows)[:4] == [*published("test"), "random", "human"]
     assert rows["VTSUM-BLIP (TT+CA), published"]["F1"] == "23.5"
     assert rows["VTSUM-BLIP (TT), published"]["Kendall"] == "0.176"
@@ -62,11 +62,11 @@ def test_rows_groups_and_differences(scored, capsys):
     row = rows[f"{bad} (and 1 more seed)"]
     assert (row["kernel_size"], row["num_beams"]) == ("9", "1") and "num_workers" not in row
     assert rows["random"]["Kendall"] == f"{runs[0].baselines['random']['Kendall']:.3f}"
-    (row,) = differences
-    assert row["F1"].startswith("-") and row["F1"].endswith("]*")
+    pairs = np.mean([read_run(f).scores["F1"] for f in (bad, same)], 0) - np.mean([r.scores["F1"] for r in runs], 0)
+    assert row["F1 difference"] == f"{100 * pairs.mean():+.1f}" and float(row["F1 low"]) < float(row["F1 high"])
 
 
-def test_differences_are_paired_and_marked_beyond_noise(scored, capsys):
+def test_differences_are_paired_and_marked_beyond_noise(scored, capsys, monkeypatch):
     a, b, c = scored("a", 0.1, 1), scored("b", 5.0, 2, kernel_size=3), scored("c", 0.1, 3, kernel_size=7)
     groups = compare.grouped([read_run(folder) for folder in (a, b, c)])
     found = compare.differences(groups, groups[0], NAMES, 2000, 0)
@@ -80,10 +80,16 @@ def test_differences_are_paired_and_marked_beyond_noise(scored, capsys):
         assert high - low == pytest.approx(width, rel=0.2)
     low, high = found[1][1]["F1"][1:]
     assert low < 0 < high  # other noise of the same kind
+    monkeypatch.setattr(compare, "LEAST_VIDEOS", 7)
     out = run_compare(capsys, a, b, c, "--metrics", *NAMES)
     marked = {line.split()[0]: line.count("*") for line in out.splitlines() if line.startswith(str(a.parent))}
-    assert "* beyond noise" in out and marked[str(b)] == 3
-    assert f"from {b} over" in run_compare(capsys, a, b, "--against", b)
+    assert "* beyond the noise of the videos" in out and marked[str(b)] == 3
+    assert f"from {b}/../b, over 7 videos" in run_compare(capsys, a, f"{b}/../b", b, "--against", f"{b}/")
+    monkeypatch.undo()
+    out = run_compare(capsys, a, b)
+    assert "Below 20 videos" in out and "*" not in out  # too few to tell
+    latex = run_compare(capsys, a, b, "--format", "latex")
+    assert all(line.startswith(("%", "\\")) or line.endswith("\\\\") or not line for line in latex.splitlines())
 
 
 def test_intervals_agree_with_scipys_bootstrap():
@@ -108,7 +114,34 @@ def test_a_checkpoints_own_training_counts_when_it_is_scored_later(scored):
     ]
     (group,) = compare.grouped([read_run(folder) for folder in folders])
     settings = group.runs[0].settings
-    assert (settings["kernel_size"], settings["num_beams"]) == (7, 5) and "pretrained_model" not in settings
+    assert (settings["num_beams"], settings["pretrained_model"]) == (5, "")
+    # The window that it was scored with counts, and that it was trained with another is shown.
+    assert (settings["kernel_size"], settings["kernel_size (training)"]) == (5, 7)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        dict(video_embeddings_root="elsewhere"),
+        dict(pretrained_model="other.pth"),
+        dict(trained_with=Config(pretrained_model="other.pth").as_dict()),
+        dict(model="vtsum_blip_tt_ca", trained_with=Config().as_dict()),
+        dict(processes=4),
+        dict(vt_clip_sha256="0" * 64),
+    ],
+)
+def test_what_differs_in_more_than_the_seed_is_another_row(scored, other):
+    first, second = scored("a", 0.1, 1, seed=1), scored("b", 0.1, 2, **({"seed": 2} | other))
+    assert len(compare.grouped([read_run(first), read_run(second)])) == 2
+
+
+def test_a_run_without_key_frames_hides_no_row_and_no_check(scored, capsys):
+    words, a = scored("words", 0.1, 1, seed=1), scored("a", 0.1, 1, seed=2)
+    results = json.loads((words / "results_test.json").read_text())
+    kept = {name: results["metrics"].pop(name) for name in list(results["metrics"]) if name != "F1"}
+    assert kept
+    (words / "results_test.json").write_text(json.dumps(results | dict(baselines={})))
+    assert "human" in run_compare(capsys, words, a)
 
 
 def test_layouts():
@@ -145,11 +178,19 @@ def test_what_cannot_be_compared(scored, tmp_path):
     results["baselines"]["human"]["F1"] += 0.01
     (b / "results_test.json").write_text(json.dumps(results))
     (b / "scores_test.jsonl").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match="b: baselines: found others than in .*a: other annotations"):
+    with pytest.raises(ValueError, match="b: baselines: found others than of the runs before: other annotations"):
         compare.main([str(a), str(b)])
-    (b / "results_test.json").write_text(json.dumps(dict(metrics=dict(F1="high"), baselines={})))
-    with pytest.raises(ValueError, match="metrics: expected an object of scores"):
-        read_run(b)
+    for damaged, message in (
+        (dict(metrics=dict(F1="high")), "metrics: expected an object of scores"),
+        (dict(metrics=dict(F1=float("nan"))), "metrics: expected an object of scores, finite numbers"),
+        (dict(metrics=dict(CIDEr=0.5)), r"scores_test.jsonl: CIDEr: missing, expected as it is in results_test.json"),
+        (dict(num_videos={}), "num_videos: expected numbers, expected and scored"),
+        (dict(baselines=[]), "baselines: expected an object of rows of scores"),
+        (dict(config=[1]), "config: found list, expected an object"),
+    ):
+        (b / "results_test.json").write_text(json.dumps(results | damaged))
+        with pytest.raises(ValueError, match=message):
+            read_run(b)
 
 
 def test_published_rows_are_of_the_test_split_alone():

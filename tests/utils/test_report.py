@@ -1,3 +1,4 @@
+import dataclasses
 import html
 import json
 import re
@@ -14,6 +15,7 @@ from utils.metrics.keyframes import f1_per_annotator
 from utils.metrics.scoring import read_predictions, score_predictions, write_scores
 from utils.predictions import write_predictions
 from utils.report import __main__ as command
+from utils.report import figures
 from utils.report.content import curves, thinned
 
 ATTACK = "</script><img src=x onerror=alert(1)><b>&"
@@ -106,7 +108,7 @@ def test_a_videos_section_says_what_its_timeline_shows(browser, run_folder, page
     assert np.array_equal(video.chosen, f1_top(entry["saliency"]))
     assert video.saliency == pytest.approx(1 / (1 + np.exp(-np.array(entry["saliency"]))))
     with open_page(browser, page_file.as_uri()) as (page, _, _):
-        article = page.locator("article#video-mini_test_003")
+        article = page.locator("article[data-video=mini_test_003]")
         svg = article.get_by_role("img", name="Timeline of video mini_test_003, described below")
         texts = svg.locator("text").all_text_contents()
         assert {"events", "annotator", "chosen", "annotators' mean", "model's saliency", "0:00"} <= set(texts)
@@ -144,6 +146,42 @@ def test_phone_print_and_no_script(browser, page_file):
     assert html.escape(ATTACK) in text and text.count("</script>") == 1
 
 
+def test_an_id_that_breaks_out_of_an_attribute_runs_nothing(browser, run_folder, tmp_path):
+    """Neither is it left unescaped, nor would the browser run what stands in an attribute."""
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    evil = 'x" onload="document.title=1" y="'
+    for name in ("anno/test_videoxum.json", "predictions_test.jsonl", "scores_test.jsonl"):
+        text = (folder / name).read_text()
+        (folder / name).write_text(text.replace("mini_test_003", json.dumps(evil)[1:-1]))
+    annotations = str(folder / "anno/test_videoxum.json")
+    command.main([str(folder), "--annotations", annotations, "--random", "0", "--ids", evil])
+    with open_page(browser, (folder / "report.html").as_uri()) as (page, _, messages):
+        assert page.title().endswith("report") and not messages
+        assert page.get_by_role("img", name=f"Timeline of video {evil}").is_visible()
+        page.evaluate("document.body.innerHTML += '<img src=x onerror=\"document.title=1\">'")
+        page.wait_for_timeout(100)
+        assert page.title().endswith("report")
+
+
+def test_events_outside_of_the_video_are_cut(run_folder):
+    (video,) = report.gather(run_folder, best=0, worst=0, random=0, ids=["mini_test_003"]).videos
+    T = video.record.duration
+    spans = ((-20.0, 10.0), (5.0, 1e5), (9.0, 3.0), (2 * T, 3 * T), (1.0, 2.0))
+    video = dataclasses.replace(video, record=dataclasses.replace(video.record, spans=spans))
+    end = max(T, video.record.num_frames)
+    assert figures.spans_within(video) == [(1, 0.0, 10.0), (2, 5.0, end), (5, 1.0, 2.0)]
+    assert "<svg" in figures.timeline(video)
+
+
+def test_a_long_videos_curve_keeps_its_peaks():
+    values = np.zeros(20_000)
+    values[[7, 19_999]] = 0.5, 1.0
+    edges, heights = figures.highest(values)
+    assert len(heights) <= 1500 and (edges[0], edges[-1]) == (0, 20_000) and len(edges) == len(heights) + 1
+    assert heights[0] == 0.5 and heights[-1] == 1.0 and heights.sum() == 1.5
+    assert figures.highest(values[:9])[1].tolist() == values[:9].tolist()
+
+
 def test_curves_of_a_log():
     log = [
         dict(type="step", epoch=0, step=1, loss=4.0, lr=1e-3, loss_vsum=None),
@@ -172,10 +210,13 @@ def test_what_is_missing_is_said_in_a_line(run_folder, tmp_path):
     with pytest.raises(ValueError, match=r"predictions_test.jsonl: video mini_test_\d+: missing"):
         command.main([str(broken)])
     (broken / "predictions_test.jsonl").write_text("\n".join(lines))
-    (broken / "log.jsonl").write_text("{")
-    with pytest.raises(ValueError, match="log.jsonl: log: "):
-        command.main([str(broken)])
-    (broken / "log.jsonl").unlink()
+    for line in ("{", "{}", '{"type": "step", "epoch": 0}', '{"type": "evaluation", "epoch": 0}'):
+        (broken / "log.jsonl").write_text(line + "\n{}")
+        with pytest.raises(ValueError, match=r"log.jsonl: line 1: expected an object as training writes it"):
+            command.main([str(broken)])
+    with pytest.raises(ValueError, match="invalid choice"):
+        command.main([str(broken), "--by", "SPICE"])
+    (broken / "log.jsonl").write_text("{")  # torn
     (broken / "report.html").unlink(missing_ok=True)
     command.main([str(broken), "--by", "METEOR", "--random", "0"])
     assert "Training</h2>" not in (broken / "report.html").read_text()

@@ -18,7 +18,7 @@ def main(argv=None):
     for kind in ("best", "worst", "random"):
         add(f"--{kind}", type=int, default=6, metavar="N", help=f"show N {kind} videos (default: 6)")
     add("--ids", nargs="+", default=(), metavar="ID", help="show these videos too")
-    add("--by", choices=ALL_METRICS, default="Kendall", metavar="NAME", help="what best means (default: Kendall)")
+    add("--by", choices=ALL_METRICS, metavar="NAME", help="what best means (default: Kendall, or what the run has)")
     add("--out", help="file to write (default: RUN/report.html)")
     args = parser.parse_args(argv)
     how = dict(best=args.best, worst=args.worst, random=args.random, ids=args.ids, by=args.by)
@@ -27,7 +27,7 @@ def main(argv=None):
             raise ValueError(f"{kind}: found {how[kind]}, expected at least 0")
     content = gather(args.run, args.split, args.annotations, **how)
     path = pathlib.Path(args.out or pathlib.Path(args.run, "report.html"))
-    write_report(content, path, args.by)
+    write_report(content, path)
     print(f"{path}: {len(content.videos)} of {len(content.rows)} videos shown, {os.path.getsize(path) / 1e6:.1f} MB")
 
 

@@ -11,10 +11,9 @@ import pathlib
 import numpy as np
 
 from data.annotations import VideoRecord, load_annotations
-from utils.files import parse_json, read_text
 from utils.metrics.keyframes import top_frames
 from utils.metrics.scoring import read_predictions
-from utils.runs import Run, read_run
+from utils.runs import Run, read_log, read_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +46,17 @@ class Content:
         log: list of the dictionaries of `log.jsonl`, empty where there is none.
         rows: list of (video_id, frames, generated caption, reference) for every scored video, in `run.scores`' order.
         videos: list of `Video`, those with a section.
+        by: metric that said which are the best.
     """
 
     run: Run
     log: list
     rows: list
     videos: list
+    by: str
 
 
-def gather(folder, split="test", annotations=None, *, best=6, worst=6, random=6, ids=(), by="Kendall", seed=0):
+def gather(folder, split="test", annotations=None, *, best=6, worst=6, random=6, ids=(), by=None, seed=0):
     """Read a run's files and choose the videos to show.
 
     Args:
@@ -64,12 +65,12 @@ def gather(folder, split="test", annotations=None, *, best=6, worst=6, random=6,
         annotations: path of the split's annotation file; None takes the one that the run was scored with.
         best, worst, random: how many videos of each kind to show.
         ids: further videos to show.
-        by: metric that says which are the best; one that the run does not have is replaced by its first.
+        by: metric that says which are the best; None takes Kendall or, without it, the first that the run has.
         seed: of the random choice.
     Returns:
         `Content`.
     Raises:
-        FileNotFoundError, ValueError: a file is missing or bad, or an id is not in the split.
+        FileNotFoundError, ValueError: a file is missing or bad, an id is not in the split, or there is no such metric.
     """
     run = read_run(folder, split)
     if annotations is None:
@@ -82,7 +83,9 @@ def gather(folder, split="test", annotations=None, *, best=6, worst=6, random=6,
         for video_id in run.video_ids:
             if video_id not in known:
                 raise ValueError(f"{source}: video {video_id}: missing, expected as it is in scores_{split}.jsonl")
-    by = by if by in run.scores else next(iter(run.scores))
+    if by and by not in run.metrics:
+        raise ValueError(f"by: found {by}, expected one of {', '.join(run.metrics)}")
+    by = by or ("Kendall" if "Kendall" in run.metrics else next(iter(run.metrics)))
     rows = [
         (name, records[name].num_frames, predictions[name]["caption"], " ".join(records[name].tsum))
         for name in run.video_ids
@@ -91,7 +94,7 @@ def gather(folder, split="test", annotations=None, *, best=6, worst=6, random=6,
     for video_id, why in _choose(run, by, best, worst, random, ids, seed).items():
         scores = {name: float(values[run.video_ids.index(video_id)]) for name, values in run.scores.items()}
         videos.append(_video(records[video_id], predictions[video_id], scores, why))
-    return Content(run, _log(run.folder / "log.jsonl"), rows, videos)
+    return Content(run, read_log(run.folder / "log.jsonl"), rows, videos, by)
 
 
 def _choose(run, by, best, worst, random, ids, seed):
@@ -121,18 +124,6 @@ def _video(record, prediction, scores, why):
             )
         saliency, chosen = 0.5 * (1 + np.tanh(logits / 2)), top_frames(logits)
     return Video(record, saliency, chosen, prediction["caption"], scores, why)
-
-
-def _log(path):
-    if not path.is_file():
-        return []
-    try:
-        lines = [parse_json(line) for line in read_text(path, "log").splitlines()]
-    except ValueError as error:
-        raise ValueError(f"{path}: log: {error}") from None
-    if not all(isinstance(line, dict) and {"type", "epoch"} <= line.keys() for line in lines):
-        raise ValueError(f"{path}: log: expected objects with type and epoch")
-    return lines
 
 
 def curves(log):

@@ -3,6 +3,7 @@
 Axes: T frames at 1 fps, R annotators.
 """
 
+import html
 import io
 import itertools
 import re
@@ -34,6 +35,8 @@ STYLE = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
 }
+MOST_LANES = 12  # of events one above the other that get more height; more get less each
+SMALLEST = 1.25  # pixels per point, so that all text can be read on a phone; wider plots scroll
 TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)  # seconds
 _numbers = itertools.count()
 
@@ -46,7 +49,8 @@ def _svg(figure, label):
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
-    opening = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}" xmlns="http://www.w3.org/2000/svg" '
+    opening = f'<svg viewBox="0 0 {width} {height}" style="min-width: {SMALLEST * float(width):.0f}px" role="img" '
+    opening += f'aria-label="{html.escape(label)}" xmlns="http://www.w3.org/2000/svg" '
     opening += 'xmlns:xlink="http://www.w3.org/1999/xlink">'
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # names of groups that nothing refers to, the same in each figure
@@ -80,8 +84,8 @@ def training_curves(log):
         for axis in axes[0]:
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axis.yaxis.set_major_locator(MaxNLocator(4))
-        first, last = train["loss"][1][0], train["loss"][1][-1]
-        return _svg(figure, f"Curves over the epochs; the loss goes from {first:.3g} to {last:.3g}")
+        name, (_, values) = panels[0][0], train[panels[0][0]]
+        return _svg(figure, f"Curves over the epochs; {name} goes from {values[0]:.3g} to {values[-1]:.3g}")
 
 
 def _few(values):
@@ -100,7 +104,8 @@ def distributions(run, metrics):
             if name is None:
                 axis.axis("off")
                 continue
-            values = run.scores[name]
+            factor = 1 if name in ("Kendall", "Spearman") else 100
+            values = factor * run.scores[name]
             axis.hist(values, bins=min(40, max(5, len(values) // 3)), color=MODEL, alpha=0.45)
             lines = [("model", run.metrics[name], MODEL, "-")] + [
                 (row, found[name], color, style)
@@ -108,7 +113,9 @@ def distributions(run, metrics):
                 if name in (found := run.baselines.get(row, {}))
             ]
             for label, mean, color, style in lines:
-                axis.axvline(mean, color=color, linestyle=style, linewidth=1.3, label=f"{label} {shown(name, mean)}")
+                axis.axvline(
+                    factor * mean, color=color, linestyle=style, linewidth=1.3, label=f"{label} {shown(name, mean)}"
+                )
             axis.set(title=name, ylim=(0, 1.4 * axis.get_ylim()[1]))  # room for the legend
             axis.legend(frameon=False, fontsize=7)
             axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
@@ -126,12 +133,12 @@ def runs_of(flags):
 def timeline(video):
     """A video's seconds: event spans, each annotator's key-frames, their mean, the model's saliency and choice."""
     record, T = video.record, video.record.num_frames
-    end = max(T, record.duration)
+    end, spans = max(T, record.duration), spans_within(video)
     with matplotlib.rc_context(STYLE):
-        heights = [0.25 + 0.16 * _lanes(record.spans)[1], 1.5, 1.3, 0.3]
+        heights = [0.25 + 0.16 * min(_lanes(spans)[1], MOST_LANES), 1.5, 1.3, 0.3]
         figure = Figure(figsize=(8.4, sum(heights) + 0.7), layout="constrained")
         top, people, curve, choice = figure.subplots(4, sharex=True, height_ratios=heights)
-        _events(top, record.spans)
+        _events(top, spans)
         for r, flags in enumerate(record.vsum_onehot):
             people.broken_barh(runs_of(flags), (r + 0.1, 0.8), facecolor=PEOPLE)
         R = len(record.vsum_onehot)
@@ -139,10 +146,12 @@ def timeline(video):
         people.set_yticklabels([str(r + 1) for r in range(R)], fontsize=7)
         people.set_ylabel("annotator")
         mean = record.vsum_onehot.mean(0)
-        curve.stairs(mean, np.arange(T + 1), fill=True, color=PEOPLE, alpha=0.25, label="annotators' mean")
+        edges, heights = highest(mean)
+        curve.stairs(heights, edges, fill=True, color=PEOPLE, alpha=0.25, label="annotators' mean")
         if video.saliency is not None:
-            middles = np.arange(len(video.saliency)) + 0.5
-            curve.plot(middles, video.saliency, color=MODEL, linewidth=1.4, label="model's saliency")
+            edges, heights = highest(video.saliency)
+            middles = (edges[1:] + edges[:-1]) / 2
+            curve.plot(middles, heights, color=MODEL, linewidth=1.4, label="model's saliency")
             choice.broken_barh(runs_of(video.chosen), (0.1, 0.8), facecolor=MODEL)
         curve.set(ylim=(0, max(0.05, mean.max(), 0 if video.saliency is None else video.saliency.max()) * 1.25))
         curve.legend(frameon=False, fontsize=7, ncols=2, loc="upper left")
@@ -154,10 +163,23 @@ def timeline(video):
         return _svg(figure, f"Timeline of video {record.video_id}, described below")
 
 
+def highest(values, most=1500):
+    """A curve (T,) of at most so many points, each the highest of its seconds: edges (n + 1,), heights (n,)."""
+    starts = np.arange(0, len(values), -(-len(values) // most))
+    return np.append(starts, len(values)), np.maximum.reduceat(values, starts)
+
+
+def spans_within(video):
+    """A video's events, (number, start, end), without what of them lies outside of the video."""
+    end = max(video.record.num_frames, video.record.duration)
+    inside = ((n, max(0.0, a), min(end, b)) for n, (a, b) in enumerate(video.record.spans, 1))
+    return [(n, a, b) for n, a, b in inside if a < b]
+
+
 def _lanes(spans):
     """Rows that keep overlapping events apart: the row of each, and their number."""
     ends, rows = [], []
-    for start, end in spans:
+    for _, start, end in spans:
         row = next((i for i, last in enumerate(ends) if last <= start), len(ends))
         ends[row : row + 1] = [end]
         rows.append(row)
@@ -166,7 +188,7 @@ def _lanes(spans):
 
 def _events(axis, spans):
     rows, count = _lanes(spans)
-    for number, ((start, end), row) in enumerate(zip(spans, rows), 1):
+    for (number, start, end), row in zip(spans, rows):
         axis.broken_barh([(start, max(end - start, 0.2))], (row + 0.08, 0.84), facecolor=EVENTS, alpha=0.7)
         axis.text((start + end) / 2, row + 0.52, str(number), ha="center", va="center", fontsize=8, color=INK)
     axis.set(ylim=(count, 0), yticks=[count / 2])

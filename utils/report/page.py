@@ -1,32 +1,34 @@
 """The page of a report: one HTML file with its style, script, data and plots, which asks for nothing else."""
 
+import base64
+import hashlib
 import html
 import pathlib
+import re
 import string
 
-from data.check import VIDEOS
+from data.annotations import ANNOTATORS, VIDEOS
 from utils.files import replacing
 from utils.metrics.scoring import shown
 from utils.report import figures
 from utils.report.content import as_script
-from utils.runs import ALL_METRICS, PAPER_METRICS, dumps, published
+from utils.runs import ABOUT_F1, ALL_METRICS, PAPER_METRICS, dumps, is_videoxum, published
 from utils.summary.storyboard import clock
 
 TEMPLATE = pathlib.Path(__file__).with_name("template.html")
 _escape = html.escape
 
 
-def write_report(content, path, by="Kendall"):
+def write_report(content, path):
     """Write a report.
 
     Args:
         content: `Content`.
         path: .html file, replaced in one step.
-        by: metric by which the videos are sorted at first.
     """
     run = content.run
     metrics = [name for name in ALL_METRICS if name in run.metrics]
-    main = [name for name in PAPER_METRICS if name in run.metrics]
+    main = [name for name in ALL_METRICS if name in run.metrics and name in (*PAPER_METRICS, content.by)]
     columns = [dict(name="video")] + [dict(name="seconds", digits=0, factor=1)]
     columns += [dict(name=name, **_digits(name)) for name in main]
     columns += [dict(name="generated caption"), dict(name="reference")]
@@ -43,14 +45,18 @@ def write_report(content, path, by="Kendall"):
         shown=_escape(
             f"{len(content.videos)} of the {len(run.video_ids)} videos; search, sort key and order above hold here too."
         ),
-        sections="\n".join(_section(video, metrics) for video in content.videos),
+        sections="\n".join(_section(video, metrics, n) for n, video in enumerate(content.videos)),
         settings=_settings(run),
         columns=as_script(columns),
         rows=as_script([_row(content, i, main) for i in range(len(content.rows))]),
-        by=str([column["name"] for column in columns].index(by if by in main else main[0])),
+        by=str([column["name"] for column in columns].index(content.by)),
+        script_hash="$script_hash",
     )
+    page = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(text)
+    (script,) = re.findall(r"<script>(.*)</script>", page, re.S)  # the only one that the browser may run
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     with replacing(path) as file:
-        file.write(string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(text))
+        file.write(page.replace("$script_hash", f"'sha256-{digest}'", 1))
 
 
 def _digits(name):
@@ -88,8 +94,9 @@ def _remarks(run):
     words = "<em>random</em>: uniform saliency, mean of five seeds; <em>human</em>: each annotator against the others."
     if published(run.split):
         words += f" Published rows are the paper's, of VideoXum's {VIDEOS[run.split]:,} test videos."
-        if run.results["num_videos"].get("expected") != VIDEOS[run.split]:
+        if not is_videoxum(run):
             words += " <strong>This run's videos are others</strong>, so they are no yardstick here."
+        words += " " + ABOUT_F1
     return words
 
 
@@ -98,12 +105,12 @@ def _figure(name, heading, svg):
             f'aria-label="{heading}">{svg}</div>')  # fmt: skip
 
 
-def _section(video, metrics):
+def _section(video, metrics, number):
     record = video.record
     scores = "".join(f"<div><dt>{m}</dt><dd>{shown(m, video.scores[m])}</dd></div>" for m in metrics)
     sentences = "".join(f"<li>{_escape(sentence)}</li>" for sentence in record.tsum)
     generated = "<h4>Generated caption</h4><p>" + _escape(video.caption) + "</p>" if video.caption is not None else ""
-    return f"""<article id="video-{_escape(record.video_id)}" data-video="{_escape(record.video_id)}">
+    return f"""<article id="video-{number}" data-video="{_escape(record.video_id)}">
 <header><h3>{_escape(record.video_id)}</h3>
 <span class="faint">{clock(round(record.duration))} · {_escape(video.why)}</span></header>
 <dl class="scores">{scores}</dl>
@@ -116,18 +123,19 @@ def _section(video, metrics):
 
 def _in_words(video):
     """The timeline as a sentence, for those who do not see it."""
-    mean = video.record.vsum_onehot.mean(0)
-    highest = _spans(mean == mean.max())
-    words = [f"The annotators agree most ({10 * mean.max():.0f} of 10) at {highest}."]
+    votes = video.record.vsum_onehot.sum(0)
+    words = ["No annotator marked a second."]
+    if votes.any():
+        words = [f"The annotators agree most ({votes.max()} of {ANNOTATORS}) at {_spans(votes == votes.max())}."]
     if video.chosen is not None:
         words.append(f"The model chose {_spans(video.chosen)}.")
-    events = ", ".join(f"{i}: {clock(a)}–{clock(b)}" for i, (a, b) in enumerate(video.record.spans, 1))
+    events = ", ".join(f"{n}: {clock(a)}–{clock(b)}" for n, a, b in figures.spans_within(video))
     return " ".join([*words, f"Events: {events}." if events else ""])
 
 
 def _spans(flags, most=12):
     runs = [f"{clock(a)}–{clock(a + n)}" for a, n in figures.runs_of(flags)]
-    rest = f" and {len(runs) - most} more stretches" if len(runs) > most else ""
+    rest = f" and {len(runs) - most} more" if len(runs) > most else ""
     return ", ".join(runs[:most]) + rest
 
 
