@@ -18,7 +18,6 @@ from data.eccv16 import read_eccv16
 from data.features import open_features
 from data.score_files import STEPS, fits_duration, make_splits, read_scores, read_splits, scores_of_videos
 from data.tvsum_summe import is_tvsum_mat, read_summe, read_tvsum_mat, with_shots
-from eval_v2vt_sum import build_model, warn_of_differences
 from models.vtsum_blip import WIDTHS
 from models.weights import load_weights
 from utils import distributed
@@ -37,6 +36,7 @@ from utils.metrics.shots import (
     spans_of_frames,
 )
 from utils.precision import allow_tf32, autocast
+from utils.start import build_model, warn_of_differences
 from utils.summary.selection import shots as segment
 from utils.versions import versions
 

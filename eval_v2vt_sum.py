@@ -15,47 +15,22 @@ import torch
 from data.loaders import EvalBatches, make_loader
 from data.videoxum import VideoXum
 from models.vt_clip import load_vt_clip
-from models.vtsum_blip import POSITIONS, WIDTHS, v2vt_sum
+from models.vtsum_blip import POSITIONS, WIDTHS
 from models.weights import load_weights, weights_sha256
 from utils import distributed, interrupt
 from utils.config import load_config
 from utils.download import fetch, is_url
-from utils.files import make_folder, remove_leftovers, sha256_of
-from utils.log import progress_bar, run_main, setup_logging
+from utils.files import sha256_of
+from utils.log import progress_bar, run_main
 from utils.metrics import require_java, vt_clip_score
 from utils.metrics.captions import start_meteor
 from utils.metrics.scoring import format_table, score_predictions, write_scores
-from utils.precision import allow_tf32, autocast
+from utils.precision import autocast
 from utils.predictions import Unfinished, write_predictions
-from utils.seed import seed_everything
-from utils.settings import write_config
+from utils.start import annotation_file, begin, build_model, warn_of_differences
 from utils.versions import versions
 
 logger = logging.getLogger(__name__)
-
-
-def annotation_file(config, split):
-    """Path of a split's annotations."""
-    return pathlib.Path(config.ann_root, f"{split}_videoxum.json")
-
-
-def build_model(config):
-    """Build the model that a configuration describes, as initialised."""
-    return v2vt_sum(
-        config.model,
-        tt_depth=config.tt_depth,
-        kernel_size=config.kernel_size,
-        loss_type=config.loss_type,
-        vit=config.vit,
-        prompt=config.prompt,
-        max_text_length=config.max_text_length,
-        med_config=config.med_config,
-        tokenizer=config.tokenizer,
-        task=config.task,
-        smoothing_scope=config.smoothing_scope,
-        vit_grad_ckpt=config.vit_grad_ckpt,
-        vit_ckpt_layer=config.vit_ckpt_layer,
-    )
 
 
 class Evaluator:
@@ -243,54 +218,6 @@ class Evaluator:
         for line in format_table(results, split).splitlines():
             logger.info("%s", line)
         return results
-
-
-def begin(config, overridden, *, splits, log_file, config_file=None):
-    """Start a run: processes, output folder, log, resolved configuration, seed; returns the `distributed.World`."""
-    check_paths(config, splits)
-    world = distributed.start(config.device)
-    output_dir = make_folder(config.output_dir, "output_dir")
-    if world.is_main:
-        remove_leftovers(output_dir)
-    setup_logging(world.is_main, output_dir / log_file)
-    for name, (in_yaml, in_flag) in overridden.items():
-        logger.info("%s: the config says %r, the flag says %r: the flag counts", name, in_yaml, in_flag)
-    if world.is_main and config_file:
-        write_config(config, output_dir / config_file)
-    seed_everything(config.seed + world.rank)
-    allow_tf32(config.tf32)
-    return world
-
-
-def check_paths(config, splits):
-    """Look for the data that a run needs before anything slow is done.
-
-    Raises:
-        FileNotFoundError: an annotation file or the feature folder is missing.
-    """
-    for path in [annotation_file(config, split) for split in splits]:
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: annotations: no such file; python -m data.download gets VideoXum's (ann_root)"
-            )
-    if not pathlib.Path(config.video_embeddings_root).is_dir():
-        raise FileNotFoundError(
-            f"{config.video_embeddings_root}: BLIP features: no such folder; python -m data.download gets VideoXum's, "
-            "extract_features.py makes them (video_embeddings_root)"
-        )
-
-
-def warn_of_differences(config, trained):
-    """Say where a checkpoint was trained with another model than the configuration describes.
-
-    Args:
-        config: `Config`.
-        trained: the checkpoint's own configuration, a dictionary, perhaps empty.
-    """
-    for name in ("model", "vit", "tt_depth", "kernel_size", "prompt"):
-        if name in trained and trained[name] != getattr(config, name):
-            here = getattr(config, name)
-            logger.warning("%s: the checkpoint was trained with %r, this run says %r", name, trained[name], here)
 
 
 def main(argv=None):

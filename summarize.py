@@ -26,7 +26,6 @@ import torch
 
 from data.decoding import Job
 from data.video_files import find_videos, video_id_of
-from eval_v2vt_sum import build_model, warn_of_differences
 from extract_features import encode_videos
 from models.frame_encoder import FrameEncoder, blip_frame_encoder
 from models.vtsum_blip import WIDTHS, VTSumBLIP
@@ -38,6 +37,7 @@ from utils.files import make_folder, sha256_of
 from utils.log import one_line, printable, progress_bar, run_main, setup_logging
 from utils.precision import autocast
 from utils.settings import read_yaml
+from utils.start import build_model, warn_of_differences
 from utils.summary import METHODS, Storyboard, check_choice, choose, segments_of, write_page, write_skim
 
 FILES = ("summary.mp4", "storyboard.png", "index.html", "summary.json")  # the last one says that all are there

@@ -17,18 +17,26 @@ import torch
 from data.loaders import TrainBatches, make_loader
 from data.resident import keep_resident
 from data.videoxum import VideoXum
-from eval_v2vt_sum import Evaluator, annotation_file, begin, build_model, warn_of_differences
+from eval_v2vt_sum import Evaluator
 from models.vtsum_blip import WIDTHS
 from models.weights import load_weights
 from utils import distributed, interrupt
-from utils.checkpoint import BEST, NEWEST, PREVIOUS, Checkpoints, Progress
+from utils.checkpoint import BEST, NEWEST, Checkpoints, Progress
 from utils.config import load_config
-from utils.download import fetch, is_url
+from utils.download import fetch
 from utils.guard import Guard
 from utils.log import JsonLines, progress_bar, run_main
 from utils.precision import autocast, gradient_scaler
 from utils.schedule import cosine_lr, set_lr
 from utils.settings import write_config
+from utils.start import (
+    annotation_file,
+    begin,
+    build_model,
+    check_starting_weights,
+    starting_weights,
+    warn_of_differences,
+)
 from utils.tracking import check_trackers, follow
 
 logger = logging.getLogger(__name__)
@@ -148,38 +156,6 @@ def train_one_epoch(model, loader, complete, optimizer, scaler, *, progress, gua
     seconds = round(before + time.monotonic() - start, 3)
     log.write(type="epoch", epoch=progress.epoch, seconds=seconds, **means, **scale)
     return means
-
-
-def starting_weights(config, world, model):
-    """Load the weights that a run starts from. Order: --pretrained_model, pretrained, scratch."""
-    source = config.pretrained_model or config.pretrained
-    if not source:
-        logger.info("weights: from scratch")
-        return
-    with distributed.local_main_first(world):
-        path = fetch(source)
-    load_weights(model, path)
-    logger.info("weights: from %s", source)
-
-
-def check_starting_weights(config):
-    """Look for a local file of starting weights before anything slow is done.
-
-    Raises:
-        FileNotFoundError: it is missing.
-    """
-    names = ("pretrained_model", "pretrained") if config.resume in ("auto", "") else ("resume",)
-    if config.resume and any(pathlib.Path(config.output_dir, name).is_file() for name in (NEWEST, PREVIOUS)):
-        return  # that is what the run goes on from
-    option = next((name for name in names if getattr(config, name)), None)
-    source = getattr(config, option) if option else ""
-    if source and not is_url(source) and not pathlib.Path(source).is_file():
-        hint = (
-            "; it is of BLIP's own release (docs/data.md); --pretrained '' starts from scratch"
-            if option == "pretrained"
-            else ""
-        )
-        raise FileNotFoundError(f"{source}: {option}: no such file{hint}")
 
 
 def score_only(config, world, model, output_dir):

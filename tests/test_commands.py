@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import re
 import shlex
 import shutil
 import subprocess
@@ -17,10 +16,9 @@ import train_v2vt_sum
 from models.vtsum_blip import v2vt_sum
 from models.weights import load_weights
 from tests.conftest import ROOT
-from tests.documents import code, commands, document
+from tests.documents import commands
 from tests.faults.harness import Run
 from tests.processes import run
-from utils.config import load_config
 
 
 @pytest.fixture(scope="module")
@@ -323,26 +321,3 @@ def test_without_the_data_the_first_line_says_what_to_do(script, flags, message,
     with pytest.raises(FileNotFoundError, match=message):
         script.main(["--config", str(ROOT / "configs/vtsum_blip_tt_ca.yaml"), *flags])
     assert not list(tmp_path.iterdir())
-
-
-def test_the_documented_ablations_are_valid_commands():
-    recipe = re.search(r'recipe="(.*)"', code("ablations")).group(1)
-    own = re.findall(r"^\$run (.*)$", code("ablations"), re.M)
-    assert len(own) == 4
-    for flags in own:
-        config, overridden = load_config(shlex.split(recipe.replace("configs/", f"{ROOT}/configs/") + " " + flags))
-        assert config.max_epoch == 56 and config.lambda_vsum == 15 and "output_dir" in overridden
-    shipped = commands("ablations", "_v2vt_sum.py")
-    assert len(shipped) == 3
-    for line in shipped:
-        words = shlex.split(line.replace("configs/", f"{ROOT}/configs/"))
-        config, _ = load_config(words[words.index("--config") :])
-        assert config.output_dir.startswith("outputs/ablations/")
-
-
-def test_the_documented_make_targets_exist():
-    pages = document("README") + (ROOT / "CONTRIBUTING.md").read_text()
-    targets = set(re.findall(r"(?:^|`)make (\w+)", pages, re.M))
-    assert {"demo", "test", "lint", "soak", "bench", "app"} <= targets
-    makefile = (ROOT / "Makefile").read_text()
-    assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)

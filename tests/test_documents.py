@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.documents import code, document
+from tests.documents import code, commands, document
+from utils.config import load_config
 
 PAGES = ["README", *sorted(path.stem for path in (ROOT / "docs").glob("*.md"))]
 
@@ -70,3 +71,26 @@ def test_the_citation_file_names_the_paper():
     assert found["cff-version"] == "1.2.0" and {"message", "title", "authors"} <= found.keys()
     names = " and ".join(f"{a['family-names']}, {a['given-names']}" for a in paper["authors"])
     assert names in document("README") and paper["title"] in document("README").replace("\n", " ")
+
+
+def test_the_documented_ablations_are_valid_commands():
+    recipe = re.search(r'recipe="(.*)"', code("ablations")).group(1)
+    own = re.findall(r"^\$run (.*)$", code("ablations"), re.M)
+    assert len(own) == 4
+    for flags in own:
+        config, overridden = load_config(shlex.split(recipe.replace("configs/", f"{ROOT}/configs/") + " " + flags))
+        assert config.max_epoch == 56 and config.lambda_vsum == 15 and "output_dir" in overridden
+    shipped = commands("ablations", "_v2vt_sum.py")
+    assert len(shipped) == 3
+    for line in shipped:
+        words = shlex.split(line.replace("configs/", f"{ROOT}/configs/"))
+        config, _ = load_config(words[words.index("--config") :])
+        assert config.output_dir.startswith("outputs/ablations/")
+
+
+def test_the_documented_make_targets_exist():
+    pages = document("README") + (ROOT / "CONTRIBUTING.md").read_text()
+    targets = set(re.findall(r"(?:^|`)make (\w+)", pages, re.M))
+    assert {"demo", "test", "lint", "soak", "bench", "app"} <= targets
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)

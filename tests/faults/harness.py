@@ -15,7 +15,9 @@ import socket
 import sys
 import time
 
-from tests.conftest import ROOT
+import torch
+
+from models.weights import read_checkpoint
 from tests.processes import ENVIRONMENT
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -113,4 +115,11 @@ def steps(folder):
     return path.read_bytes().count(b'"type": "step"') if path.exists() else 0
 
 
-__all__ = ["ROOT", "Run", "losses", "steps"]
+def assert_same(folder, undisturbed):
+    """The same bytes of weights and optimiser, the same log of losses and scores."""
+    ours, theirs = (read_checkpoint(path / "checkpoint.pth") for path in (folder, undisturbed))
+    assert all(torch.equal(ours["model"][name], value) for name, value in theirs["model"].items())
+    moments = [state["optimizer"]["state"] for state in (ours, theirs)]
+    assert all(torch.equal(moments[0][i][k], v) for i, values in moments[1].items() for k, v in values.items())
+    assert losses(folder) == losses(undisturbed)
+    assert not list(folder.glob(".*")) and not (folder / "unfinished").exists()

@@ -1,0 +1,119 @@
+"""Faults done to evaluations, launchers and groups of processes; what went on is compared with what was left alone."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from tests.faults.harness import assert_same, steps
+from tests.processes import LAUNCHER, start
+
+VISUAL = ("--task", "v2v")  # where the captions, and Java, do not matter
+KILLS = int(os.environ.get("VTSUM_KILLS", "5"))  # `make soak` sets more
+
+
+def test_an_interrupted_evaluation_is_not_repeated(begin):
+    """Predictions done so far are kept, and give the same numbers in the end."""
+    words = ("--max_epoch", "1", "--splits", "train")
+    run = begin(*words)
+    assert run.wait() == [0], run.said()
+    results, kept = run.folder / "run/results_train.json", run.folder / "run/unfinished"
+    whole = json.loads(results.read_text())["metrics"]
+    assert not kept.exists()
+    run = begin(*words, "--evaluate")
+    run.until(lambda: any(path.read_bytes().count(b"\n") > 4 for path in kept.glob("*.jsonl")))
+    run.signal(signal.SIGTERM)
+    assert run.wait() == [75], run.said()
+    path = kept / "train.0.jsonl"
+    before = path.read_bytes().count(b"video_id")
+    path.write_bytes(path.read_bytes()[:-20])  # a torn line counts for nothing
+    run = begin(*words, "--evaluate")
+    assert run.wait() == [0], run.said()
+    assert f"{before - 1} of 33 videos were predicted before" in run.said() and before < 33
+    assert json.loads(results.read_text())["metrics"] == whole
+    assert not kept.exists()
+
+
+def launched(command, tmp_path, *flags, words=()):
+    """A run on two processes under torch's launcher."""
+    how = dict(cwd=tmp_path, stdout=open(tmp_path / "output.txt", "w"))
+    names = [*LAUNCHER, "--nproc_per_node=2", *flags, ROOT / "train_v2vt_sum.py", *command(*words, size=2)]
+    return start(names, **how)
+
+
+def worker(launcher, rank):
+    """Process id of one of a launcher's workers, None while there is none."""
+    for pid in subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True).stdout.split():
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            if f"RANK={rank}".encode() in file.read().split(b"\0"):
+                return int(pid)
+    return None
+
+
+def test_the_launcher_restarts_a_run_whose_rank_is_killed(command, undisturbed, tmp_path):
+    launcher = launched(command, tmp_path, "--max_restarts=1", words=("--ckpt_steps", "1"))
+    while steps(tmp_path / "run") < 4:
+        assert launcher.poll() is None, (tmp_path / "output.txt").read_text()
+        time.sleep(0.01)
+    os.kill(worker(launcher, 1), signal.SIGKILL)
+    assert launcher.wait(timeout=240) == 0, (tmp_path / "output.txt").read_text()
+    assert_same(tmp_path / "run", undisturbed(2))
+
+
+def test_a_rank_that_fails_for_good(command, mini_root, tmp_path):
+    """All end within a minute, and the launcher's report shows that rank's own error."""
+    broken = shutil.copytree(mini_root / "feat/blip", tmp_path / "blip")
+    for path in broken.glob("mini_train_*.npz"):
+        np.savez(path, features=np.ones((4, 700), np.float32))
+    began = time.monotonic()
+    launcher = launched(command, tmp_path, words=("--video_embeddings_root", str(broken)))
+    assert launcher.wait(timeout=90) == 1
+    assert time.monotonic() - began < 60
+    shown = (tmp_path / "output.txt").read_text()
+    report = shown[shown.index("Root Cause") :]
+    assert "found width 700, expected 768" in report
+
+
+def test_srun_like_processes_end_when_one_is_killed(begin):
+    """Without a launcher that would end the others."""
+    run = begin("--max_epoch", "50", size=2)
+    run.until(lambda: steps(run.folder / "run") >= 2)
+    began = time.monotonic()
+    run.signal(signal.SIGKILL, ranks=[0])
+    assert run.wait(timeout=60) == [-9, 2]
+    assert time.monotonic() - began < 60
+    assert "another process of this run failed" in run.said()
+
+
+@pytest.mark.soak
+def test_a_silent_process_is_taken_for_dead(begin):
+    """No connection breaks here, as none does where NCCL waits."""
+    run = begin("--max_epoch", "50", size=2)
+    run.until(lambda: steps(run.folder / "run") >= 2)
+    began = time.monotonic()
+    run.signal(signal.SIGSTOP, ranks=[1])
+    run.processes[0].join(60)
+    assert run.processes[0].exitcode == 2 and time.monotonic() - began < 60, run.said()
+    run.signal(signal.SIGKILL)
+    run.wait()
+    assert "process 1 has given no sign of life for 40 s" in run.said()
+
+
+@pytest.mark.soak
+def test_an_evaluation_on_two_processes_is_interrupted(begin):
+    words = ("--max_epoch", "1", "--splits", "train", "val")
+    assert begin(*words, "--splits", "val", size=2).wait() == [0, 0]
+    run = begin(*words, "--evaluate", size=2)
+    kept = run.folder / "run/unfinished"
+    run.until(lambda: any(path.read_bytes().count(b"\n") > 3 for path in kept.glob("*.jsonl")))
+    run.signal(signal.SIGTERM, ranks=[1])
+    assert run.wait() == [75, 75], run.said()
+    run = begin(*words, "--evaluate", size=2)
+    assert run.wait() == [0, 0], run.said()
+    assert "videos were predicted before" in run.said()
