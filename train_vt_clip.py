@@ -200,9 +200,9 @@ def main(argv=None):
     config, _ = load_config(argv, __doc__.splitlines()[0], cls=VTClipConfig)
     world = distributed.start(config.device)
     output_dir = make_folder(config.output_dir, "output_dir")
+    setup_logging(world.is_main, output_dir / "train.log")
     if world.is_main:
         remove_leftovers(output_dir)
-    setup_logging(world.is_main, output_dir / "train.log")
     seed_everything(config.seed + world.rank)
     with distributed.local_main_first(world):
         vt_clip = find_clip(config.clip)

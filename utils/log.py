@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import logging
 import math
@@ -32,7 +33,21 @@ FORMAT = _Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
 
 class LogFile(logging.FileHandler):
-    """A log file; what cannot be written ends the run."""
+    """A log file, of one process alone; what cannot be written ends the run.
+
+    Raises:
+        ValueError: another process writes it.
+    """
+
+    def __init__(self, path):
+        super().__init__(path, encoding="utf-8")
+        try:
+            fcntl.lockf(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
+        except (BlockingIOError, PermissionError):
+            self.close()
+            raise ValueError(f"{path}: found another run at work in this folder, expected none") from None
+        except OSError:
+            pass  # a file system without locks
 
     def handleError(self, record):
         error = sys.exc_info()[1]
@@ -48,7 +63,7 @@ def setup_logging(is_main, path=None):
     root.setLevel(logging.INFO if is_main else logging.ERROR)
     handlers = [logging.StreamHandler(sys.stderr)]
     if is_main and path is not None:
-        handlers.append(LogFile(path, encoding="utf-8"))
+        handlers.append(LogFile(path))
     for handler in handlers:
         handler.setFormatter(FORMAT)
         root.addHandler(handler)
@@ -136,7 +151,8 @@ def run_main(main, resumable=False):
             lost = isinstance(error, RuntimeError) and any(w in str(error) for w in ("gloo", "NCCL", "Connection"))
             if not lost:
                 distributed.tell_others(error)
-            if os.environ.get("VTSUM_DEBUG") or (isinstance(error, RuntimeError) and not lost):
+            worker = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)  # killed, it can say nothing
+            if os.environ.get("VTSUM_DEBUG") or (isinstance(error, RuntimeError) and not lost and not worker):
                 raise
             _say("error: " + one_line(distributed.failure_of_another(error) if lost else error))
             sys.exit(2)

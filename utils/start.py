@@ -22,9 +22,9 @@ def begin(config, overridden, *, splits, log_file, config_file=None):
     check_paths(config, splits)
     world = distributed.start(config.device)
     output_dir = make_folder(config.output_dir, "output_dir")
+    setup_logging(world.is_main, output_dir / log_file)
     if world.is_main:
         remove_leftovers(output_dir)
-    setup_logging(world.is_main, output_dir / log_file)
     for name, (in_yaml, in_flag) in overridden.items():
         logger.info("%s: the config says %r, the flag says %r: the flag counts", name, in_yaml, in_flag)
     if world.is_main and config_file:

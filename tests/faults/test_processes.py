@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +17,6 @@ from tests.faults.harness import assert_same, steps
 from tests.processes import LAUNCHER, start
 
 VISUAL = ("--task", "v2v")  # where the captions, and Java, do not matter
-KILLS = int(os.environ.get("VTSUM_KILLS", "5"))  # `make soak` sets more
 
 
 def test_an_interrupted_evaluation_is_not_repeated(begin):
@@ -117,3 +118,26 @@ def test_an_evaluation_on_two_processes_is_interrupted(begin):
     run = begin(*words, "--evaluate", size=2)
     assert run.wait() == [0, 0], run.said()
     assert "videos were predicted before" in run.said()
+
+
+def test_a_second_run_in_the_folder_is_refused(begin, undisturbed):
+    first = begin(*VISUAL)
+    first.until(lambda: steps(first.folder / "run") >= 2)
+    second = begin(*VISUAL)
+    assert second.wait() == [2]
+    assert "error: run/train.log: found another run at work in this folder, expected none" in second.said()
+    assert first.wait() == [0], first.said()
+    assert_same(first.folder / "run", undisturbed(1, *VISUAL))
+
+
+def test_a_loaders_worker_is_killed(begin):
+    """As the kernel does when memory is short."""
+    run = begin(*VISUAL, "--num_workers", "1", "--max_epoch", "50")
+    run.until(lambda: steps(run.folder / "run") >= 1)
+    parent = run.processes[0].pid
+    children = pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    assert run.wait() == [2], run.said()
+    assert re.search(r"^error: DataLoader worker \(pid.*\) (is killed|exited)", run.said(), re.M), run.said()
+    assert "Traceback" not in run.said()
