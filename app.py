@@ -287,6 +287,7 @@ def main(argv=None):
             signal.signal(number, lambda *_: ended.set())
         print(f"{url} (files in {scratch.root})", flush=True)
         ended.wait()
+        print("ending", flush=True)
         for stop in list(desk.stops.values()):
             stop.set()
         page.close(verbose=False)

@@ -19,7 +19,6 @@ from data.features import open_features
 from data.score_files import STEPS, fits_duration, make_splits, read_scores, read_splits, scores_of_videos
 from data.tvsum_summe import is_tvsum_mat, read_summe, read_tvsum_mat, with_shots
 from models.vtsum_blip import WIDTHS
-from models.weights import load_weights
 from utils import distributed
 from utils.config import OneLineParser, load_config
 from utils.download import fetch
@@ -36,7 +35,7 @@ from utils.metrics.shots import (
     spans_of_frames,
 )
 from utils.precision import allow_tf32, autocast
-from utils.start import build_model, warn_of_differences
+from utils.start import build_model, load_trained
 from utils.summary.selection import shots as segment
 from utils.versions import versions
 
@@ -114,7 +113,7 @@ def zero_shot(config, videos, root):
     features = open_features(root, [video.video_id for video in videos], "features", WIDTHS[config.vit], what)
     config = dataclasses.replace(config, task="v2v")  # captions are not scored here
     model = build_model(config)
-    warn_of_differences(config, load_weights(model, fetch(config.pretrained_model)))
+    load_trained(config, model, fetch(config.pretrained_model))
     model = model.to(device).eval()
     scores, shots = [], []
     with progress_bar(videos, True, desc="zero-shot", unit="video") as bar:

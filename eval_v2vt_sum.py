@@ -16,7 +16,7 @@ from data.loaders import EvalBatches, make_loader
 from data.videoxum import VideoXum
 from models.vt_clip import load_vt_clip
 from models.vtsum_blip import POSITIONS, WIDTHS
-from models.weights import load_weights, weights_sha256
+from models.weights import weights_sha256
 from utils import distributed, interrupt
 from utils.config import load_config
 from utils.download import fetch, is_url
@@ -27,7 +27,7 @@ from utils.metrics.captions import start_meteor
 from utils.metrics.scoring import format_table, score_predictions, write_scores
 from utils.precision import autocast
 from utils.predictions import Unfinished, write_predictions
-from utils.start import annotation_file, begin, build_model, warn_of_differences
+from utils.start import annotation_file, begin, build_model, load_trained
 from utils.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -228,8 +228,7 @@ def main(argv=None):
     with distributed.local_main_first(world):
         checkpoint = fetch(config.pretrained_model)
     model = build_model(config)
-    trained_with = load_weights(model, checkpoint)
-    warn_of_differences(config, trained_with)
+    trained_with = load_trained(config, model, checkpoint)
     Evaluator(config, world).evaluate(model.to(world.device), checkpoint=checkpoint, trained_with=trained_with)
     distributed.stop()
 

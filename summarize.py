@@ -29,7 +29,6 @@ from data.video_files import find_videos, video_id_of
 from extract_features import encode_videos
 from models.frame_encoder import FrameEncoder, blip_frame_encoder
 from models.vtsum_blip import WIDTHS, VTSumBLIP
-from models.weights import load_weights
 from utils import distributed
 from utils.config import Config, load_config
 from utils.download import fetch
@@ -37,7 +36,7 @@ from utils.files import make_folder, sha256_of
 from utils.log import one_line, printable, progress_bar, run_main, setup_logging
 from utils.precision import autocast
 from utils.settings import read_yaml
-from utils.start import build_model, warn_of_differences
+from utils.start import build_model, load_trained
 from utils.summary import METHODS, Storyboard, check_choice, choose, segments_of, write_page, write_skim
 
 FILES = ("summary.mp4", "storyboard.png", "index.html", "summary.json")  # the last one says that all are there
@@ -83,7 +82,7 @@ def load(config, pretrained_model=None, blip=None, **settings):
     device = distributed.pick_device(config.device)
     paths = dict(model=fetch(config.pretrained_model), blip=fetch(blip))
     model = build_model(config)
-    warn_of_differences(config, load_weights(model, paths["model"]))
+    load_trained(config, model, paths["model"])
     encoder = blip_frame_encoder(paths["blip"], config.image_size)
     width = encoder.image_encoder.embed_dim
     if width != WIDTHS[config.vit]:

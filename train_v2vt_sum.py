@@ -19,7 +19,6 @@ from data.resident import keep_resident
 from data.videoxum import VideoXum
 from eval_v2vt_sum import Evaluator
 from models.vtsum_blip import WIDTHS
-from models.weights import load_weights
 from utils import distributed, interrupt
 from utils.checkpoint import BEST, NEWEST, Checkpoints, Progress
 from utils.config import load_config
@@ -34,8 +33,8 @@ from utils.start import (
     begin,
     build_model,
     check_starting_weights,
+    load_trained,
     starting_weights,
-    warn_of_differences,
 )
 from utils.tracking import check_trackers, follow
 
@@ -167,8 +166,7 @@ def score_only(config, world, model, output_dir):
         raise ValueError(f"evaluate: found neither pretrained_model, resume nor {own}, expected weights to score")
     with distributed.local_main_first(world):
         checkpoint = fetch(source)
-    trained_with = load_weights(model, checkpoint)
-    warn_of_differences(config, trained_with)
+    trained_with = load_trained(config, model, checkpoint)
     Evaluator(config, world).evaluate(model.to(world.device), checkpoint=checkpoint, trained_with=trained_with)
 
 

@@ -30,7 +30,7 @@ def one_line(path, what):
     except Wrong as error:
         raise ValueError(str(error)) from None
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: annotations: no such file") from None
+        raise FileNotFoundError(f"{path}: no such file") from None
     except Exception as error:  # damaged bytes raise nearly anything in h5py and SciPy
         reason = " ".join(ascii(str(error))[1:-1].split())[:200] or type(error).__name__
         raise ValueError(f"{path}: annotations: damaged or not {what} ({reason})") from None

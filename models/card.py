@@ -17,6 +17,12 @@ from utils.tables import layout
 
 TEMPLATE = pathlib.Path(__file__).with_name("card_template.md")
 CHECKPOINT = "checkpoint.pth"
+SUMMARIES = {
+    "v2vt": "a visual summary (saliency per second, of which the top 15 % are kept) and a textual summary",
+    "v2v": "a visual summary (saliency per second, of which the top 15 % are kept)",
+    "v2t": "a textual summary",
+}
+CAPTION_LIMITS = "- Captions are English, of the kind of ActivityNet Captions, and may name what is not there.\n"
 
 
 def write_card(folder, path):
@@ -42,6 +48,7 @@ def write_card(folder, path):
     text = dict(
         metadata=_metadata(name, runs),
         name=name,
+        summaries=SUMMARIES[settings["task"]],
         what=f"This one has {sum(v.numel() for v in state.values()) / 1e6:.1f} M parameters: {_what(settings)}.",
         checkpoint=CHECKPOINT,
         sha256=sha256,
@@ -49,7 +56,11 @@ def write_card(folder, path):
         start=f"`{start}`" if start else "drawn at random",
         settings="\n".join(f"| `{k}` | `{dumps(v)}` |" for k, v in (settings | dict(seed=runs[-1].seed)).items()),
         versions=", ".join(f"{k} {v}" for k, v in (runs[-1].results.get("versions") or {}).items()),
-        limits="The scores above are this file's."
+        clip="VT-CLIPScores are comparable only under one VT-CLIP checkpoint: **[fill in: which]**."
+        if any("VT_CLIPScore" in run.metrics for run in runs)
+        else "",
+        limits="" if settings["task"] == "v2v" else CAPTION_LIMITS,
+        file="The scores above are this file's."
         if scored == {sha256}
         else "**The scores above were computed with another file than this checkpoint**: score it again.",
     )

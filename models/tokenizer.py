@@ -1,10 +1,14 @@
 """The caption tokeniser: BERT's WordPiece plus BLIP's two extra tokens, and ids back to text."""
 
+import contextlib
+import logging
 import os
 import pathlib
 import re
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 DECODER_TOKEN = "[DEC]"  # begins every caption, in place of [CLS]
 ENCODER_TOKEN = "[ENC]"  # BLIP's, unused here; it keeps the vocabulary the released size
@@ -102,13 +106,20 @@ def _hub_folder(name):
     """Fetch a hub repository's vocabulary (or find it in the cache); returns the folder it lies in."""
     import huggingface_hub
 
-    reason = "no such folder, and not a hub name"
+    with contextlib.suppress(Exception):
+        return pathlib.Path(huggingface_hub.hf_hub_download(name, "vocab.txt", local_files_only=True)).parent
+    offline, reason = huggingface_hub.constants.is_offline_mode(), "no such folder, and not a hub name"
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        if not offline:
+            logger.info("tokenizer: asking the hub for %s", name)
         for file in ("vocab.txt", "tokenizer.json"):
             try:
                 return pathlib.Path(huggingface_hub.hf_hub_download(name, file)).parent
             except Exception as error:  # the hub client raises many kinds for "cannot be had"
-                reason = f"neither a local folder nor to be had from the hub or its cache ({type(error).__name__})"
+                why = (
+                    "HF_HUB_OFFLINE forbids to ask the hub" if offline else f"it cannot be had ({type(error).__name__})"
+                )
+                reason = f"neither a local folder nor in the hub's cache, and {why}"
                 if not isinstance(error, huggingface_hub.errors.EntryNotFoundError):
                     break  # no answer, after long tries: asking for another file would take as long again
     raise FileNotFoundError(

@@ -193,6 +193,14 @@ def from_blip(state):
     return taken
 
 
+class DoesNotFit(ValueError):
+    """A checkpoint that is not one of the model; `trained_with` is the configuration that it says, perhaps {}."""
+
+    def __init__(self, message, trained_with):
+        super().__init__(message)
+        self.trained_with = trained_with
+
+
 def load_weights(model, source):
     """Load a checkpoint of BLIP or of VTSUM-BLIP into a model; which one it is, its content tells.
 
@@ -241,7 +249,7 @@ def load_weights(model, source):
     shapes += [f"{name} (found {dtype}, expected real numbers)" for name, dtype in kinds.items()]
     problems = [f"{kind}: {_some(names)}" for kind, names in _kinds(missing, extra, shapes) if names]
     if problems:
-        raise ValueError(f"{source}: checkpoint does not fit the model; " + "; ".join(problems))
+        raise DoesNotFit(f"{source}: checkpoint does not fit the model; " + "; ".join(problems), config_of(checkpoint))
     require_finite(state, source)
     model.load_state_dict(state, strict=False)
     return config_of(checkpoint)
@@ -257,7 +265,7 @@ def _kinds(missing, extra, shapes):
     return ("missing", missing), ("extra", extra), ("wrong shape", shapes)
 
 
-def _some(names, most=20):
+def _some(names, most=5):
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
 

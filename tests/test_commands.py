@@ -207,6 +207,16 @@ def test_a_missing_vt_clip_is_said_before_the_run(train, caplog):
     assert messages.index("VT_CLIPScore is left out: pretrained_clip: no file 'none.pth'") < messages.index("epoch 0")
 
 
+def test_a_checkpoint_of_another_task_says_which(train, mini_flags, tmp_path):
+    folder = train("run", "--max_epoch", "1", "--splits", "val", "--task", "v2v")
+    words = ["--config", str(ROOT / "configs/mini.yaml"), *mini_flags, "--output_dir", "eval", "--splits", "val"]
+    message = (
+        r"does not fit the model; missing: text_decoder.* and \d+ more; task: the checkpoint was trained with 'v2v'"
+    )
+    with pytest.raises(ValueError, match=message):
+        eval_v2vt_sum.main([*words, "--pretrained_model", str(folder / "checkpoint.pth")])
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(train, mini_root, tmp_path):
     broken = shutil.copytree(mini_root / "feat/blip", tmp_path / "blip")
     for path in broken.glob("mini_train_*.npz"):

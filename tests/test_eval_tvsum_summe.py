@@ -265,4 +265,4 @@ def test_an_error_is_one_line(root, capsys):
     path = str(root / "none.mat")
     with pytest.raises(SystemExit) as ended:
         run_main(lambda: script.main(["--benchmark", "tvsum", "--annotations", path, "--agreement"]))
-    assert ended.value.code == 2 and capsys.readouterr().err == f"error: {path}: annotations: no such file\n"
+    assert ended.value.code == 2 and capsys.readouterr().err == f"error: {path}: no such file\n"

@@ -16,7 +16,7 @@ from utils.bootstrap import paired_bootstrap
 from utils.config import SPLITS, OneLineParser
 from utils.log import run_main
 from utils.metrics.scoring import shown
-from utils.runs import ABOUT_F1, ALL_METRICS, PAPER_METRICS, Run, aligned, dumps, is_videoxum, published, read_run
+from utils.runs import ABOUT_F1, ALL_METRICS, PAPER_METRICS, STEP, Run, aligned, dumps, is_videoxum, published, read_run
 from utils.tables import FORMATS, layout
 
 # Their score of a split is not the mean of its videos' scores, but counted over all words.
@@ -69,7 +69,9 @@ def differing(groups):
     """Names of the settings in which groups differ, in the order of the configuration."""
     first = groups[0].runs[0].settings
     names = dict.fromkeys(name for group in groups for name in group.runs[0].settings)
-    return [name for name in names if any(g.runs[0].settings.get(name) != first.get(name) for g in groups)]
+    different = [name for name in names if any(g.runs[0].settings.get(name) != first.get(name) for g in groups)]
+    unknown = any(STEP not in group.runs[0].settings for group in groups)  # of checkpoints that were scored elsewhere
+    return [name for name in different if not (name == STEP and unknown)]
 
 
 def score_table(groups, metrics):

@@ -99,3 +99,17 @@ def _is_loopback(host):
         return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
     except ValueError:
         return False
+
+
+def main(argv=None):
+    from utils.config import OneLineParser
+
+    parser = OneLineParser(prog="python -m utils.download", description="Download a file once and print where it is.")
+    parser.add_argument("source", help="https:// or hf://")
+    print(fetch(parser.parse_args(argv).source))
+
+
+if __name__ == "__main__":
+    from utils.log import run_main
+
+    run_main(main)

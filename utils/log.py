@@ -140,6 +140,9 @@ def run_main(main, resumable=False):
     with interrupt.listening() if resumable else contextlib.nullcontext():
         try:
             main()
+        except BrokenPipeError:  # who reads what is printed has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
         except KeyboardInterrupt:
             _say("interrupted")
             sys.exit(130)

@@ -26,6 +26,7 @@ PUBLISHED = {
 # What a checkpoint may be scored with otherwise than it was trained.
 SCORED_WITH = ("model", "task", "kernel_size", "prompt", "max_text_length", "min_text_length", "num_beams")
 SCORED_WITH += ("precision", "tf32", "video_embeddings_root")
+STEP = "videos per step"  # over all processes
 
 
 # Said beside these rows.
@@ -106,7 +107,7 @@ def _settings(results):
         if trained[name] != scored[name] and name in Config().decisive():
             settings[f"{name} (training)"] = trained[name]
     if results.get("processes") and results["trained_with"] is None:  # else it is not known how many trained it
-        settings["videos per step"] = trained["batch_size"] * trained["accumulate"] * results["processes"]
+        settings[STEP] = trained["batch_size"] * trained["accumulate"] * results["processes"]
     if results.get("vt_clip_sha256"):
         settings["VT-CLIP"] = str(results["vt_clip_sha256"])[:12]
     return settings, trained["seed"]

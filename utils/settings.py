@@ -124,8 +124,10 @@ def _base(path, base, seen):
     if base is None:
         return None
     found = pathlib.Path(path).parent / base if isinstance(base, str) and base else None
-    if found is None or not found.is_file():
+    if found is None:
         raise ValueError(f"{path}: base: found {repr(base)[:200]}, expected another YAML file's path")
+    if not found.is_file():
+        raise ValueError(f"{path}: base: {found}: no such file (a path is from the folder of the file that names it)")
     if os.path.realpath(found) in seen:
         raise ValueError(f"{path}: base: found {base!r}, which itself starts from this file")
     return str(found)  # not made shorter: .. may follow a link

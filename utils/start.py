@@ -4,7 +4,7 @@ import logging
 import pathlib
 
 from models.vtsum_blip import v2vt_sum
-from models.weights import load_weights
+from models.weights import DoesNotFit, load_weights
 from utils import distributed
 from utils.checkpoint import NEWEST, PREVIOUS
 from utils.download import fetch, is_url
@@ -15,6 +15,8 @@ from utils.seed import seed_everything
 from utils.settings import write_config
 
 logger = logging.getLogger(__name__)
+
+ARCHITECTURE = ("model", "vit", "tt_depth", "kernel_size", "prompt")
 
 
 def begin(config, overridden, *, splits, log_file, config_file=None):
@@ -108,14 +110,31 @@ def starting_weights(config, world, model):
     logger.info("weights: from %s", source)
 
 
-def warn_of_differences(config, trained):
-    """Say where a checkpoint was trained with another model than the configuration describes.
+def load_trained(config, model, source):
+    """Load the weights of a trained model, and say where it was trained with another one than this.
 
     Args:
-        config: `Config`.
-        trained: the checkpoint's own configuration, a dictionary, perhaps empty.
+        config: `Config` that the model was built from.
+        model: `VTSumBLIP`.
+        source: path of the checkpoint.
+    Returns:
+        the configuration that the checkpoint says it was trained with: a dictionary, {} where it says none.
+    Raises:
+        FileNotFoundError, ValueError: see `load_weights`; with the settings that differ where it does not fit.
     """
-    for name in ("model", "vit", "tt_depth", "kernel_size", "prompt"):
-        if name in trained and trained[name] != getattr(config, name):
-            here = getattr(config, name)
-            logger.warning("%s: the checkpoint was trained with %r, this run says %r", name, trained[name], here)
+    try:
+        trained = load_weights(model, source)
+    except DoesNotFit as error:
+        causes = _differences(config, error.trained_with, (*ARCHITECTURE, "task", "med_config", "tokenizer"))
+        raise ValueError("; ".join([str(error), *causes])) from None
+    for difference in _differences(config, trained, ARCHITECTURE):
+        logger.warning("%s", difference)
+    return trained
+
+
+def _differences(config, trained, names):
+    return [
+        f"{name}: the checkpoint was trained with {trained[name]!r}, this run says {getattr(config, name)!r}"
+        for name in names
+        if name in trained and trained[name] != getattr(config, name)
+    ]

@@ -159,7 +159,7 @@ def test_wrong_eccv16(tmp_path, changes, message):
 
 def test_other_files(tmp_path):
     for read in (read_tvsum_mat, read_eccv16, is_tvsum_mat):
-        with pytest.raises(FileNotFoundError, match="none.mat: annotations: no such file"):
+        with pytest.raises(FileNotFoundError, match="none.mat: no such file"):
             read(tmp_path / "none.mat")
         for data in (b"", b"no HDF5"):
             (tmp_path / "x.mat").write_bytes(data)

@@ -21,6 +21,7 @@ def test_a_model_card_is_filled_from_a_run(train):
     assert found["F1"].dataset_split == "val" and found["F1"].dataset_name == "[fill in]"  # mini is not VideoXum
     assert sha256_of(folder / "checkpoint.pth") in text and "The scores above are this file's." in text
     assert f"{100 * metrics['F1']:.1f}" in text and "| `task`" in text and "$" not in text
+    assert "Captions are English" not in text and "VT-CLIP" not in text  # it has neither
     with open(folder / "checkpoint.pth", "ab") as file:
         file.write(b"x")
     (folder / "results_val.json").unlink()

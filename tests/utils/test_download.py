@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 
+from utils import download
 from utils.download import fetch
 
 CONTENT = b"weights" * 1000
@@ -81,3 +82,9 @@ def test_where_downloads_may_come_from(url, tmp_path):
     with pytest.raises(FileNotFoundError, match="none.pth: checkpoint: cannot be downloaded .*404"):
         fetch(f"{url}/none.pth")
     assert not files(tmp_path)
+
+
+def test_the_command_prints_where_the_file_is(url, capsys):
+    download.main([f"{url}/w.pth"])
+    with open(capsys.readouterr().out.strip(), "rb") as file:
+        assert file.read() == CONTENT

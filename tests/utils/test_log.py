@@ -41,3 +41,11 @@ def test_others_draw_nothing():
 def test_no_bar_in_a_file():
     done = subprocess.run([sys.executable, "-c", PROGRAM % True], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("3\n", "")
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly():
+    """As `… | head` does."""
+    code = "from utils.log import run_main\nrun_main(lambda: [print('x' * 1000, flush=True) for _ in range(10**4)])"
+    script = f'{sys.executable} -c "{code}" | head -n 1'
+    ended = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert ended.stdout == "x" * 1000 + "\n" and ended.stderr == ""
