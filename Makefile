@@ -12,7 +12,7 @@ help:
 	@echo "make demo   small videos -> features -> training -> scores -> a summary and a report (minutes, two cores)"
 	@echo "make app    the demo page on the model that make demo trained, at http://127.0.0.1:7860"
 	@echo "make test   run the test suite"
-	@echo "make soak   the tests, with 200 kills and 50,000 damaged files (an hour); see docs/reliability.md"
+	@echo "make soak   the tests, with 200 kills and 50,000 damaged files (half an hour); see docs/reliability.md"
 	@echo "make bench  measure speed beside peers and the machine's limits (minutes); see docs/performance.md"
 	@echo "make venv   only make the environment in $(VENV)"
 	@echo "make lint   ruff check and format check; make format mends"
