@@ -40,7 +40,7 @@ def server(words, tmp_path_factory):
     running = Server([*words, *limits], tmp_path_factory.mktemp("server") / "log")
     yield running
     running.process.terminate()  # once more does no harm
-    running.process.wait(20)
+    running.process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -303,5 +303,5 @@ def test_the_end_leaves_nothing(server):
     """Everything the server wrote was under its folder; SIGTERM removes that. No traceback was ever shown."""
     assert any((server.root / "files").rglob("summary.mp4")) and any((server.root / "work").rglob("summary.json"))
     server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(10) == 0
+    assert server.process.wait(60) == 0
     assert not server.root.exists() and "Traceback" not in server.log.read_text()

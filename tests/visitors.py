@@ -43,7 +43,7 @@ class Server:
 
     def until(self, text, times=1):
         """Wait until the log has a text so many times."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while self.log.read_text().count(text) < times:
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.05)
@@ -60,7 +60,7 @@ class Visitor:
     def __init__(self, browser, server):
         self.context, self.requests, self.messages = browser.new_context(), [], []
         self.page = self.context.new_page()
-        self.page.set_default_timeout(20000)
+        self.page.set_default_timeout(60000)
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("console", lambda m: self.messages.append(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda error: self.messages.append(str(error)))
@@ -118,7 +118,7 @@ class Api:
 
     def __init__(self, server):
         self.session, self.root = secrets.token_hex(5), f"{server.url}gradio_api/"
-        self.http = httpx.Client(trust_env=False, timeout=20)
+        self.http = httpx.Client(trust_env=False, timeout=60)
         functions = self.http.get(f"{server.url}config").json()["dependencies"]
         self.run, self.example = (
             next(f["id"] for f in functions if f["targets"][0][1] == on) for on in ("click", "input")
