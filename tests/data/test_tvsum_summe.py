@@ -142,7 +142,7 @@ def test_wrong_summe(tmp_path, changes, message):
         (dict(picks=PICKS + 15), "picks: found 15 to 360"),
         (dict(n_steps=3), "n_steps: found 3, expected 24 as in picks"),
         (dict(change_points=CHANGE_POINTS[:-1], n_frame_per_seg=None), "change_points: found shots from 0 to 240"),
-        (dict(change_points=CHANGE_POINTS + [[0, 1]]), "n_frame_per_seg: found other lengths"),
+        (dict(change_points=CHANGE_POINTS + [[0, 2]]), "n_frame_per_seg: found other lengths"),
         (dict(change_points=CHANGE_POINTS + [[0, 1]], n_frame_per_seg=None), "change_points: found shots from 0"),
         (dict(gtscore=np.full(len(PICKS), np.inf)), "gtscore: found NaN or infinity"),
         (dict(features=b"text"), "features: found object, expected numbers"),
