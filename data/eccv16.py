@@ -66,9 +66,7 @@ def _shots(rows, lengths, n, place):
     first, stop = arrays.numbers(rows, f"{place}: change_points", (None, 2)).T.astype(np.int64) + [[0], [1]]
     if lengths is not None:
         lengths = arrays.numbers(lengths, f"{place}: n_frame_per_seg", first.shape)
-        same = (
-            np.abs(lengths - (stop - first)) <= SLACK
-        ).all()  # they are not used; far off, the rows mean another thing
+        same = (np.abs(lengths - (stop - first)) <= 1).all()  # not used; far off, the rows mean another thing
         arrays.require(same, f"{place}: n_frame_per_seg", "other lengths", "those of change_points")
     joined = first[0] == 0 and (first[1:] == stop[:-1]).all() and (first < np.minimum(stop, n)).all()
     right, found = joined and abs(stop[-1] - n) <= SLACK, f"shots from {first[0]} to {stop[-1]}"
