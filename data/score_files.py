@@ -108,7 +108,7 @@ def scores_of_videos(found, videos, path, step=None):
     for name, values in found.items():
         video, place = known.get(plain(name)), f"{path}: video {ascii(name)[1:-1][:60]}"
         if video is None:
-            raise ValueError(f"{place}: not in the annotations")
+            raise ValueError(f"{place}: not in the annotations, whose first is {videos[0].video_id}")
         if video.video_id in of_video:
             raise ValueError(f"{place}: scores: found twice ({video.video_id}), expected once")
         of_video[video.video_id] = _stretched(values, video, place, step)
