@@ -311,7 +311,7 @@ def v2vt_sum(
 
     Args:
         version: `vtsum_blip_tt` or `vtsum_blip_tt_ca`.
-        pretrained: a checkpoint of BLIP or of VTSUM-BLIP (path or http(s) URL); "" starts from scratch.
+        pretrained: a checkpoint of BLIP or of VTSUM-BLIP (path or URL); "" starts from scratch.
         tt_depth: blocks of the temporal transformer; 0 leaves it out, see `VTSumBLIP`.
         kernel_size: window of the context aggregation in frames; `vtsum_blip_tt` ignores it.
         loss_type: key-frame loss, `cross_entropy` or `l2`.

@@ -210,7 +210,7 @@ def load_weights(model, source):
 
     Args:
         model: `VTSumBLIP`; parameters are copied in place.
-        source: path or http(s) URL.
+        source: path or URL, see `utils.download.fetch`.
     Returns:
         the configuration that the checkpoint says it was trained with: a dictionary, {} where it says none.
     Raises:
@@ -245,9 +245,10 @@ def load_weights(model, source):
         for name in sorted(set(state) & set(expected))
         if state[name].shape != expected[name]
     ]
-    kinds = {name: value.dtype for name, value in state.items() if not value.is_floating_point()}
-    shapes += [f"{name} (found {dtype}, expected real numbers)" for name, dtype in kinds.items()]
-    problems = [f"{kind}: {_some(names)}" for kind, names in _kinds(missing, extra, shapes) if names]
+    whole = {name: value.dtype for name, value in state.items() if not value.is_floating_point()}
+    shapes += [f"{name} (found {dtype}, expected real numbers)" for name, dtype in whole.items()]
+    kinds = (("missing", missing), ("extra", extra), ("wrong shape", shapes))
+    problems = [f"{kind}: {_some(names)}" for kind, names in kinds if names]
     if problems:
         raise DoesNotFit(f"{source}: checkpoint does not fit the model; " + "; ".join(problems), config_of(checkpoint))
     require_finite(state, source)
@@ -259,10 +260,6 @@ def config_of(checkpoint):
     """The configuration that a checkpoint says it was trained with: a dictionary, {} where it says none."""
     config = checkpoint.get("config") if isinstance(checkpoint, dict) else None
     return config if isinstance(config, dict) else {}
-
-
-def _kinds(missing, extra, shapes):
-    return ("missing", missing), ("extra", extra), ("wrong shape", shapes)
 
 
 def _some(names, most=5):

@@ -92,7 +92,8 @@ def gather(folder, split="test", annotations=None, *, best=6, worst=6, random=6,
     ]
     videos = []
     for video_id, why in _choose(run, by, best, worst, random, ids, seed).items():
-        scores = {name: float(values[run.video_ids.index(video_id)]) for name, values in run.scores.items()}
+        place = run.video_ids.index(video_id)
+        scores = {name: float(values[place]) for name, values in run.scores.items()}
         videos.append(_video(records[video_id], predictions[video_id], scores, why))
     return Content(run, read_log(run.folder / "log.jsonl"), rows, videos, by)
 
