@@ -1,0 +1,78 @@
+"""Files that an earlier version left: its run resumes, its predictions score, its features are read or refused.
+
+`make_fixture` of the earlier code (commit 3cdb9b9) wrote them: a training run interrupted after 9 of 18 steps, the
+digests of the same run uninterrupted (`twin.json`), predictions with their results, packed features, an extraction.
+"""
+
+import hashlib
+import json
+import lzma
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import train_v2vt_sum
+from tests.compat.dataset import write_dataset
+from tests.conftest import ROOT
+
+HERE = pathlib.Path(__file__).parent
+TWIN = json.loads((HERE / "twin.json").read_text())
+
+
+def is_same_machine():
+    """Whether sums are taken in the same order as where the files were made."""
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        fields = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", file.read(), re.M))
+    processor = "{model name} family {cpu family} model {model}".format_map(fields)
+    here = (processor, torch.backends.cpu.get_cpu_capability(), torch.__version__)
+    return here == tuple(TWIN["made_with"][name] for name in ("processor", "isa", "torch"))
+
+
+@pytest.fixture
+def old_run(tmp_path, monkeypatch):
+    """The interrupted run and its data in the current folder; returns the words that continue it."""
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path / "data")
+    shutil.copytree(HERE / "run", tmp_path / "run")
+    (tmp_path / "run/checkpoint.pth").write_bytes(lzma.decompress((HERE / "run/checkpoint.pth.xz").read_bytes()))
+    return [
+        *("--config", str(ROOT / "configs/mini.yaml"), "--pretrained", "", "--task", "v2v", "--tt_depth", "0"),
+        *("--model", "vtsum_blip_tt", "--video_embeddings_root", "data/feat/blip", "--ann_root", "data/anno"),
+        *("--clip_root", "", "--pretrained_clip", "", "--num_workers", "0", "--device", "cpu", "--batch_size", "2"),
+        *("--max_epoch", "3", "--log_freq", "1", "--splits", "val", "--ckpt_freq", "0", "--output_dir", "run"),
+    ]
+
+
+def sha256(tensor):
+    return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+
+
+def test_an_interrupted_run_of_an_earlier_version_resumes(old_run, tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        train_v2vt_sum.main(old_run)
+    finally:
+        torch.set_num_threads(threads)
+    state = torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)
+    model = state["model"]
+    rows = np.array(TWIN["position_rows"])
+    assert np.allclose(model["position_embeddings.weight"][: len(rows), :8], rows, rtol=1e-4, atol=1e-6)
+    assert np.allclose(model["vsum_head.0.weight"][0, :32], TWIN["saliency_weight"], rtol=1e-4, atol=1e-6)
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert len(log) == len(TWIN["log"])
+    for line, expected in zip(log, TWIN["log"]):
+        for name, value in expected.items():
+            assert line[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-4)), (name, line)
+    metrics = json.loads((tmp_path / "run/results_val.json").read_text())["metrics"]
+    assert {name: metrics[name] for name in TWIN["metrics"]} == pytest.approx(TWIN["metrics"], rel=1e-6)
+    if is_same_machine():
+        digests = {f"model.{name}": sha256(value) for name, value in model.items()}
+        for i, moments in state["optimizer"]["state"].items():
+            digests |= {f"optimizer.{i}.{name}": sha256(value) for name, value in moments.items()}
+        assert digests == TWIN["sha256"]
+        assert [{name: line[name] for name in old} for line, old in zip(log, TWIN["log"])] == TWIN["log"]
