@@ -34,7 +34,7 @@ demo: venv
 	$(DEMO) train_v2vt_sum.py --config configs/mini.yaml
 	$(RUN) summarize.py $(MINI)/videos/mini_test_000.mp4 --config configs/mini.yaml --out outputs/mini/summaries \
 		--pretrained_model outputs/mini/checkpoint.pth --blip $(MINI)/frame_encoder.pth
-	$(RUN) -m utils.report outputs/mini
+	$(RUN) -m report outputs/mini
 	@echo "The run is in outputs/mini: report.html, results_test.json, predictions_test.jsonl, checkpoint.pth, log.jsonl, ..."
 	@echo "The summary of a test video: $(CURDIR)/outputs/mini/summaries/mini_test_000/index.html"
 

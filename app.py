@@ -19,14 +19,15 @@ import gradio as gr
 from gradio_client.utils import is_file_obj_with_meta, traverse
 from starlette.middleware import Middleware
 
-from data.untrusted import check_video
-from data.video_files import find_videos
-from summarize import FILES, load, summarize
-from utils.config import load_config
-from utils.gate import Gate
+from data.video.files import find_videos
+from engine.config import load_config
+from summary.demo import share
+from summary.demo.gate import Gate
+from summary.demo.scratch import Scratch
+from summary.demo.untrusted import check_video
+from summary.selection import check_choice
+from summary.summarizer import FILES, load, summarize
 from utils.log import one_line, run_main, setup_logging
-from utils.scratch import Scratch
-from utils.summary import check_choice, share
 
 logger = logging.getLogger("app")
 

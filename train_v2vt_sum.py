@@ -14,21 +14,14 @@ import time
 
 import torch
 
+from data.dataset import VideoXum
 from data.loaders import TrainBatches, make_loader
-from data.resident import keep_resident
-from data.videoxum import VideoXum
-from eval_v2vt_sum import Evaluator
-from models.vtsum_blip import WIDTHS
-from utils import distributed, interrupt
-from utils.checkpoint import BEST, NEWEST, Checkpoints, Progress
-from utils.config import load_config
-from utils.download import fetch
-from utils.guard import Guard
-from utils.log import JsonLines, progress_bar, run_main
-from utils.precision import autocast, gradient_scaler
-from utils.schedule import cosine_lr, set_lr
-from utils.settings import write_config
-from utils.start import (
+from engine.checkpoint import BEST, NEWEST, Checkpoints, Progress
+from engine.config import load_config
+from engine.evaluator import Evaluator
+from engine.monitor import Guard
+from engine.schedule import cosine_lr, set_lr
+from engine.setup import (
     annotation_file,
     begin,
     build_model,
@@ -36,13 +29,19 @@ from utils.start import (
     load_trained,
     starting_weights,
 )
-from utils.tracking import check_trackers, follow
+from engine.trackers import check_trackers, follow
+from models.vtsum_blip import WIDTHS
+from utils import distributed, interrupt
+from utils.device import autocast, gradient_scaler
+from utils.download import fetch
+from utils.log import JsonLines, progress_bar, run_main
+from utils.settings import write_config
 
 logger = logging.getLogger(__name__)
 
 
 def build_loader(config, world, model):
-    """Training split -> loader of this process's shuffled batches, and what puts preloaded frames into a batch."""
+    """Training split -> loader of this process's shuffled batches."""
     tokenize, pad_id = None, 0
     if model.tokenizer is not None:
         tokenize = functools.partial(model.tokenizer.encode, max_tokens=config.max_text_length)
@@ -68,11 +67,9 @@ def build_loader(config, world, model):
         "padding: %.1f %% of the first epoch's frame places; %.1f %% with length_bucketing",
         *(100 * batches.padded_share(bucketing) for bucketing in (False, True)),
     )
-    complete = keep_resident(dataset, config.preload, world.device)
-    loader = make_loader(
+    return make_loader(
         dataset, batches, num_workers=config.num_workers, pad_id=pad_id, pin_memory=world.device.type == "cuda"
     )
-    return loader, complete
 
 
 def weighted_loss(config, loss_tsum, loss_vsum):
@@ -96,13 +93,12 @@ def learn(model, batch, scaler, config, world, *, group, is_last):
     return torch.stack([value.detach().double() for value in (loss, *losses) if value is not None])
 
 
-def train_one_epoch(model, loader, complete, optimizer, scaler, *, progress, guard, save, config, world, log):
+def train_one_epoch(model, loader, optimizer, scaler, *, progress, guard, save, config, world, log):
     """Run what is left of an epoch; returns the mean of each loss over its batches and processes.
 
     Args:
         model: wrapped for the processes.
         loader: of the batches that are left.
-        complete: see `keep_resident`.
         optimizer, scaler: a fused optimiser, `torch.amp.GradScaler`.
         progress: `Progress`; kept up to date.
         guard: `Guard`.
@@ -120,7 +116,7 @@ def train_one_epoch(model, loader, complete, optimizer, scaler, *, progress, gua
             group_start = i - i % config.accumulate
             group = min(config.accumulate, len(loader) - group_start)  # batches of this step of the optimiser
             is_last = i + 1 == group_start + group
-            batch = complete(batch.to(world.device))
+            batch = batch.to(world.device)
             losses = learn(model, batch, scaler, config, world, group=group, is_last=is_last)
             guard.add(batch.video_ids, losses)
             if not is_last:
@@ -190,7 +186,7 @@ def main(argv=None):
 
 def train(config, world, model, output_dir):
     """Train to the last epoch, with checkpoints and evaluations on the way."""
-    loader, complete = build_loader(config, world, model)
+    loader = build_loader(config, world, model)
     evaluator = Evaluator(config, world)
     model.to(world.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.init_lr, weight_decay=config.weight_decay, fused=True)
@@ -233,7 +229,7 @@ def train(config, world, model, output_dir):
         checkpoints.seed(progress)
         guard.start(progress)
         how = dict(progress=progress, guard=guard, save=save, config=config, world=world, log=log)
-        means = train_one_epoch(wrapped.train(), loader, complete, optimizer, scaler, **how)
+        means = train_one_epoch(wrapped.train(), loader, optimizer, scaler, **how)
         logger.info("epoch %d: %s", progress.epoch, ", ".join(f"{name} {value:.4f}" for name, value in means.items()))
         progress.next_epoch()
         save()

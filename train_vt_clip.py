@@ -18,18 +18,18 @@ from torch import nn
 
 from data.feature_folder import RECORD, read_record
 from data.loaders import EvalBatches, TrainBatches, make_loader
-from data.video_files import find_videos
+from data.video.files import find_videos
 from data.vt_clip_pairs import InEpoch, Pairs, collate_pairs
-from models.frame_encoder import clip_frame_encoder, normalised
+from engine.checkpoint import Checkpoints, Progress
+from engine.config import load_config
+from engine.schedule import cosine_lr, set_lr
+from models.frame_encoders import clip_frame_encoder, normalize
 from models.losses import vt_clip_loss
 from models.vt_clip import find_clip
 from models.weights import weights_sha256, write_weights
 from utils import distributed, interrupt
-from utils.checkpoint import Checkpoints, Progress
-from utils.config import load_config
 from utils.files import make_folder, remove_leftovers
 from utils.log import JsonLines, progress_bar, run_main, setup_logging
-from utils.schedule import cosine_lr, set_lr
 from utils.seed import seed_everything
 from utils.settings import Settings, option, write_config
 
@@ -82,6 +82,7 @@ class Trainee(nn.Module):
     def __init__(self, vt_clip, from_videos):
         super().__init__()
         self.vt_clip = vt_clip
+        self.transform = clip_frame_encoder(vt_clip).transform
         self.projection = None
         if not from_videos:
             self.projection = nn.Parameter(torch.eye(vt_clip.width))
@@ -98,7 +99,7 @@ class Trainee(nn.Module):
             with torch.autocast(frames.device.type, enabled=False):  # half precision does not see an identity change
                 return frames[:, 0] @ self.projection  # (N, C)
         N, n = frames.shape[:2]
-        images = normalised(frames.flatten(0, 1))  # (N·n, 3, S, S)
+        images = normalize(frames.flatten(0, 1), self.transform)  # (N·n, 3, S, S)
         return self.vt_clip.encode_image(images).float().view(N, n, -1).mean(1)  # (N, C)
 
     def weights(self):
@@ -182,8 +183,8 @@ def build_loaders(config, world, vt_clip):
     """Loaders of the training and the validation split."""
     how = dict(seed=config.seed, vision_root=config.vision_root, width=vt_clip.width)
     if config.videos:
-        look = clip_frame_encoder(vt_clip).look
-        how = dict(seed=config.seed, videos=find_videos([config.videos]), look=look, frames=config.frames)
+        transform = clip_frame_encoder(vt_clip).transform
+        how = dict(seed=config.seed, videos=find_videos([config.videos]), transform=transform, frames=config.frames)
     train, val = (Pairs(pathlib.Path(config.ann_root, f"{split}_videoxum.json"), **how) for split in ("train", "val"))
     place = dict(rank=world.rank, world_size=world.size)
     batches = (

@@ -6,7 +6,7 @@ from benchmarks.machine import bandwidth, in_turns, peak_rate, seconds
 from benchmarks.peers import Peer
 from benchmarks.reference_search import reference_search
 from benchmarks.workload import draw_lengths, draw_videos, full_size_model
-from utils.precision import PRECISIONS, autocast
+from utils.device import PRECISIONS, autocast
 
 
 def lively(model):

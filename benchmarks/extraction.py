@@ -13,10 +13,12 @@ import time
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from data.decoding import Job, Look, decode
-from data.video import Video, as_shown
-from extract_features import encode_videos, share_of_cores
-from models.frame_encoder import PRECISIONS, FrameEncoder
+from data.video.decoding import Job, decode
+from data.video.preprocessing import preprocess
+from data.video.reader import Video, as_shown
+from engine.extraction import encode_videos, share_of_cores
+from models.frame_encoders import PRECISIONS, FrameEncoder
+from utils.frame_transform import FrameTransform
 from utils.log import run_main
 
 
@@ -55,21 +57,24 @@ def main(argv=None):
     parser.add_argument("--depth", type=int, default=12, help="blocks of the encoder; 12 is ViT-B")
     args = parser.parse_args(argv)
 
-    look = Look(224)
+    transform = FrameTransform(224)
     encoder = (
-        FrameEncoder(VisionTransformer(depth=args.depth, num_classes=0), look, args.precision).eval().to(args.device)
+        FrameEncoder(VisionTransformer(depth=args.depth, num_classes=0), transform, args.precision)
+        .eval()
+        .to(args.device)
     )
     video = Video(args.video)
     pictures = [frame for _, frame in video.each_second()]
     T = len(pictures)
     images = [as_shown(frame) for frame in pictures]
-    (*chunks, _) = decode(Job("", args.video), {"blip": look}, args.batch_size)
+    (*chunks, _) = decode(Job("", args.video), {"blip": transform}, args.batch_size)
     ready = [torch.as_tensor(frames.pixels["blip"]) for frames in chunks]
     encoder(ready[0])
     print(f"{args.video}: {T} frames of {images[0].width} x {images[0].height}, {len(video.timeline.starts)} pictures")
     print(f"{args.device}, {args.precision}, {torch.get_num_threads()} threads, {args.num_workers} decoding processes")
     print(f"decode      {rate(T, lambda: list(Video(args.video).each_second())):8.1f} frames/s, one thread")
-    print(f"preprocess  {rate(T, lambda: [look(as_shown(frame)) for frame in pictures]):8.1f} frames/s, one thread")
+    pixels = rate(T, lambda: [preprocess(as_shown(frame), transform) for frame in pictures])
+    print(f"preprocess  {pixels:8.1f} frames/s, one thread")
 
     alone, whole = [], []
     for _ in range(args.rounds):

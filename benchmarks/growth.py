@@ -11,7 +11,7 @@ from benchmarks.decoding import lively, search
 from benchmarks.machine import seconds
 from benchmarks.scoring import draw, timed
 from benchmarks.workload import draw_videos, full_size_model
-from utils.metrics import keyframe_scores
+from metrics import keyframe_scores
 
 THREE_HOURS = 10_800
 

@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from benchmarks.workload import ANNOTATORS, draw_lengths
-from utils.metrics import human_baseline, keyframe_scores, random_baseline
+from metrics import human_baseline, keyframe_scores, random_baseline
 
 COMPARED = 100  # videos that the peer scores: all of them would take it minutes
 

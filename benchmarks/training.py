@@ -6,7 +6,7 @@ from benchmarks.machine import in_turns, product_seconds
 from benchmarks.peers import Peer
 from benchmarks.workload import draw_captions, draw_lengths, draw_videos, full_size_model
 from data.loaders import TrainBatches
-from utils.precision import PRECISIONS, autocast, gradient_scaler
+from utils.device import PRECISIONS, autocast, gradient_scaler
 
 LAMBDA_VSUM = 15.0
 

@@ -17,9 +17,10 @@ import sys
 from data.annotations import VIDEOS, load_annotations
 from data.features import FeatureFiles
 from data.store import FeatureStore, indices
-from utils.config import OneLineParser
+from utils.command_line import OneLineParser
 from utils.files import replacing
-from utils.log import printable, progress_bar, run_main
+from utils.log import progress_bar, run_main
+from utils.text import printable
 
 FEATURES = dict(blip_feat=("blip", "features"), vt_clip_feat=("vt_clipscore", "vision"))  # folder in feat/, array
 PARTS = ("anno", *FEATURES)

@@ -6,7 +6,7 @@ import functools
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from data.videoxum import Sample
+from data.dataset import Sample
 
 
 @dataclasses.dataclass(frozen=True)

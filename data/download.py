@@ -15,7 +15,7 @@ from data.annotations import VIDEOS, load_annotations
 from data.check import FEATURES, Report, add_options, annotation_file, check_features, read_splits
 from data.feature_folder import RECORD
 from data.unpack import unpack
-from utils.config import OneLineParser
+from utils.command_line import OneLineParser
 from utils.files import make_folder, replacing, sha256_of
 from utils.hub import hub_file
 from utils.log import run_main, setup_logging

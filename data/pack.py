@@ -13,7 +13,7 @@ from data.annotations import load_annotations
 from data.feature_folder import RECORD
 from data.features import check_files, load_features
 from data.store import DTYPES, indices, verify, write_store
-from utils.config import OneLineParser
+from utils.command_line import OneLineParser
 from utils.files import make_folder, remove_leftovers
 from utils.log import run_main
 

@@ -11,7 +11,8 @@ import zipfile
 import zlib
 
 from utils.files import make_folder, remove_leftovers, replacing
-from utils.log import printable, progress_bar
+from utils.log import progress_bar
+from utils.text import printable
 
 MOST_RATIO = 50  # features hardly compress; a bomb does, a thousandfold
 

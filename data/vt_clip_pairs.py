@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 from data.annotations import fingerprint, load_annotations
 from data.captions import reference_caption
 from data.features import open_features
-from data.video import Video, as_shown
+from data.video.preprocessing import preprocess
+from data.video.reader import Video, as_shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +51,15 @@ class Pairs(Dataset):
         vision_root: folder of VT-CLIP features; used where `videos` is None.
         width: C, columns that these must have.
         videos: video id -> path of the file.
-        look: `Look` of the image tower's frames; with videos.
+        transform: `FrameTransform` of the image tower's frames; with videos.
         frames: n, with videos.
     Raises:
         FileNotFoundError, ValueError: bad annotations or missing files; on reading an item, bad features or videos.
     """
 
-    def __init__(self, ann_file, *, seed, vision_root=None, width=None, videos=None, look=None, frames=8):
+    def __init__(self, ann_file, *, seed, vision_root=None, width=None, videos=None, transform=None, frames=8):
         self.records, self.seed = load_annotations(ann_file), seed
-        self.videos, self.look, self.frames = videos, look, frames
+        self.videos, self.transform, self.frames = videos, transform, frames
         if videos is None:
             video_ids = [record.video_id for record in self.records]
             self.features = open_features(vision_root, video_ids, "vision", width, "VT-CLIP features")
@@ -96,8 +97,8 @@ class Pairs(Dataset):
         """Decode the seconds of each kind: two arrays (n, S, S, 3) uint8, zeros for a kind without seconds."""
         wanted = sorted({int(second) for seconds in kinds for second in seconds})
         frames = Video(self.videos[record.video_id]).each_second(record.num_frames, wanted)
-        pixels = {second: self.look(as_shown(frame)) for second, frame in frames}
-        empty = np.zeros((self.frames, self.look.size, self.look.size, 3), np.uint8)
+        pixels = {second: preprocess(as_shown(frame), self.transform) for second, frame in frames}
+        empty = np.zeros((self.frames, self.transform.size, self.transform.size, 3), np.uint8)
         return [np.stack([pixels[int(second)] for second in seconds]) if len(seconds) else empty for seconds in kinds]
 
 

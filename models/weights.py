@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from models.torchscript import MOST_PICKLE_BYTES
-from utils.config import OneLineParser
+from utils.command_line import OneLineParser
 from utils.download import fetch
 from utils.files import parse_json, replacing
 from utils.log import run_main
@@ -278,7 +278,7 @@ def main(argv=None):
     card.add_argument("--out", help="Markdown file to write (default: RUN/README.md)")
     args = parser.parse_args(argv)
     if args.command == "card":
-        from models.card import write_card
+        from report.card import write_card
 
         path = args.out or os.path.join(args.run, "README.md")
         write_card(args.run, path)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import train_v2vt_sum
-from data.mini import write_mini
-from data.mini_encoders import FRAME_SIZE
+from data.mini.dataset import write_mini
+from data.mini.encoders import FRAME_SIZE
 from models.vtsum_blip import v2vt_sum
 from tests.browser import CHROMIUM
 from tests.golden.weights import fill_state_dict

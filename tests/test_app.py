@@ -14,11 +14,11 @@ import time
 
 import pytest
 
+from summary.demo.scratch import Scratch
+from summary.selection import METHODS
 from tests.clips import constant_rate, write_clip
 from tests.conftest import ROOT
 from tests.test_summarize import CHROMIUM
-from utils.scratch import Scratch
-from utils.summary import METHODS
 
 if importlib.util.find_spec("gradio") is None:
     pytest.skip("no gradio", allow_module_level=True)

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from data.annotations import load_annotations
 from data.features import load_features
 from data.store import FeatureStore, write_store
+from engine.config import Config
+from engine.scoring import read_predictions, score_predictions
 from models.med_config import TextDecoderConfig
 from models.weights import read_checkpoint, state_dict_of
-from utils.config import Config
-from utils.metrics.scoring import read_predictions, score_predictions
 from utils.settings import read_yaml
 
 SHARE = int(os.environ.get("VTSUM_DAMAGES", "300"))  # examples of each test; `make soak` sets more

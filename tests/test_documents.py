@@ -7,9 +7,9 @@ import shlex
 import pytest
 import yaml
 
+from engine.config import load_config
 from tests.conftest import ROOT
 from tests.documents import code, commands, document
-from utils.config import load_config
 
 PAGES = ["README", *sorted(path.stem for path in (ROOT / "docs").glob("*.md"))]
 

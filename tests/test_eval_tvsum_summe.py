@@ -8,15 +8,15 @@ import scipy.stats
 import torch
 
 import eval_tvsum_summe as script
-from data.score_files import make_splits, read_scores, read_splits
 from data.tvsum_summe import BenchmarkVideo, read_tvsum_mat
+from engine.score_files import make_splits, read_scores, read_splits
+from metrics.segmentation import shots
+from metrics.shots import summarize
 from models.vtsum_blip import v2vt_sum
 from tests import benchmark_files as files
 from tests.benchmark_files import FPS, FRAMES, PICKS, SECONDS, write_eccv16, write_summe, write_tvsum_mat
 from tests.conftest import ROOT
 from utils.log import run_main
-from utils.metrics.shots import summarize
-from utils.summary.selection import shots
 
 
 @pytest.fixture(scope="module")

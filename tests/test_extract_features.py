@@ -15,15 +15,16 @@ import torch
 import extract_features
 from data.annotations import load_annotations
 from data.captions import reference_caption
-from data.decoding import Look
 from data.features import load_features
-from data.mini_encoders import FRAME_SIZE
-from data.video import Video, as_shown
+from data.mini.encoders import FRAME_SIZE
+from data.video.preprocessing import preprocess
+from data.video.reader import Video, as_shown
 from models.blip_vit import load_blip_vit
 from models.vt_clip import load_vt_clip
 from tests.clips import constant_rate, write_clip
 from tests.conftest import ROOT
 from tests.processes import LAUNCHER, run, start
+from utils.frame_transform import FrameTransform
 
 SCRIPT = str(ROOT / "extract_features.py")
 SPLITS = ("train", "val", "test")
@@ -96,10 +97,10 @@ def test_preprocessing_is_that_of_clip_and_blip():
     for size in ((640, 360), (161, 91), (90, 160), (50, 40)):
         image = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8))
         theirs = image_transform(64, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))(image)
-        ours = torch.from_numpy(Look(64, crop=True)(image).copy()).permute(2, 0, 1) / 255
+        ours = torch.from_numpy(preprocess(image, FrameTransform(64, crop=True)).copy()).permute(2, 0, 1) / 255
         assert torch.equal(ours, theirs)
         square = transforms.Resize((64, 64), transforms.InterpolationMode.BICUBIC)(image)
-        assert np.array_equal(Look(64)(image), np.asarray(square))
+        assert np.array_equal(preprocess(image, FrameTransform(64)), np.asarray(square))
 
 
 def test_a_second_run_has_nothing_to_do(extracted, flags, capfd):

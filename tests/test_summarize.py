@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 import summarize as script
-from data.mini_encoders import FRAME_SIZE
-from data.video import Video
+from data.mini.encoders import FRAME_SIZE
+from data.video.reader import Video
 from summarize import load, summarize
 from tests.clips import constant_rate, write_clip
 from tests.conftest import ROOT

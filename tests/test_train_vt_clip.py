@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import extract_features
 import train_vt_clip
-from data.mini_encoders import tiny_vt_clip
+from data.mini.encoders import tiny_vt_clip
 from data.vt_clip_pairs import Pairs
 from models.losses import vt_clip_loss
 from models.vt_clip import find_clip, load_vt_clip
@@ -197,16 +197,18 @@ def test_pixels_are_those_of_extraction(mini_videos, tmp_path):
     words = ["--videos", str(mini_videos / "videos"), "--out", str(tmp_path), "--blip", "", "--device", "cpu"]
     words += ["--annotations", str(record_file), "--num_workers", "0"]
     extract_features.main([*words, "--vt_clip", str(mini_videos / "vt_clip.pth")])
-    from data.video_files import find_videos
-    from models.frame_encoder import clip_frame_encoder, normalised
+    from data.video.files import find_videos
+    from models.frame_encoders import clip_frame_encoder, normalize
 
     encoder = clip_frame_encoder(clip)
-    pairs = Pairs(record_file, seed=0, videos=find_videos([mini_videos / "videos"]), look=encoder.look, frames=4)
+    pairs = Pairs(
+        record_file, seed=0, videos=find_videos([mini_videos / "videos"]), transform=encoder.transform, frames=4
+    )
     keyframes, others, _, _ = pairs[0, 0]
     rows = np.load(tmp_path / f"vt_clipscore/{pairs.records[0].video_id}.npz")["vision"]
     with torch.no_grad():
         for pixels in (*keyframes, *others):
-            feature = clip.encode_image(normalised(pixels[None])).numpy()
+            feature = clip.encode_image(normalize(pixels[None], encoder.transform)).numpy()
             assert np.abs(rows - feature).max(1).min() < 1e-4
 
 

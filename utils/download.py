@@ -102,7 +102,7 @@ def _is_loopback(host):
 
 
 def main(argv=None):
-    from utils.config import OneLineParser
+    from utils.command_line import OneLineParser
 
     parser = OneLineParser(prog="python -m utils.download", description="Download a file once and print where it is.")
     parser.add_argument("source", help="https:// or hf://")

@@ -15,11 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from utils import distributed, interrupt
 from utils.files import cannot_be_written
-
-
-def printable(text):
-    """Text in which control signs, which a terminal or a reader of logs may take for something else, are escaped."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+from utils.text import printable
 
 
 class _Formatter(logging.Formatter):
@@ -79,7 +75,7 @@ class JsonLines:
         enabled: False on those.
         keep: bytes of the file to keep, None for all: a run that goes on from a checkpoint writes what came after anew.
     Attributes:
-        followers: what is shown each line too, see `utils.tracking`.
+        followers: what is shown each line too, see `engine.trackers`.
     """
 
     def __init__(self, path, enabled=True, keep=None):

@@ -6,13 +6,14 @@ import pytest
 
 from data.annotations import load_annotations
 from data.features import load_features
-from data.mini import all_sentences, plan_videos, vocabulary, write_mini
-from data.mini_encoders import text_features
-from data.mini_video import PITCH, RGB, draw
-from data.video import Video, as_shown
-from models.frame_encoder import clip_frame_encoder
+from data.mini.dataset import all_sentences, plan_videos, vocabulary, write_mini
+from data.mini.encoders import text_features
+from data.mini.rendering import PITCH, RGB, draw
+from data.video.preprocessing import preprocess
+from data.video.reader import Video, as_shown
+from metrics.keyframes import human_baseline, random_baseline
+from models.frame_encoders import clip_frame_encoder
 from models.vt_clip import load_vt_clip
-from utils.metrics.keyframes import human_baseline, random_baseline
 
 
 def test_layout(mini_root):
@@ -88,7 +89,7 @@ def test_the_fitted_vt_clip_tells_events_apart(mini_videos):
     hits, count = 0, 0
     for video in plan_videos(0, dict(train=4, val=2, test=2))["train"]:
         for event in video.events:
-            picture = encoder.look(draw(video, event.peak))
+            picture = preprocess(draw(video, event.peak), encoder.transform)
             feature = encoder(np.stack([picture]))[0].numpy()
             hits += names[int((texts @ feature).argmax())] == event.sentence(0)
             count += 1

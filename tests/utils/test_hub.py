@@ -12,10 +12,10 @@ import torch
 from huggingface_hub import constants
 
 import eval_v2vt_sum
+from engine.config import load_config
 from tests.conftest import ROOT
 from tests.hub_server import COMMIT, point_client
 from utils import distributed
-from utils.config import load_config
 from utils.download import fetch
 from utils.files import sha256_of
 from utils.hub import hub_file

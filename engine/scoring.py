@@ -1,0 +1,188 @@
+"""Predictions + annotations -> results: scores of every video, of the split, and of chance and the annotators."""
+
+import json
+import logging
+import pathlib
+
+import numpy as np
+
+from data.annotations import is_number, is_text
+from data.captions import reference_caption
+from metrics import captions as caption_metrics
+from metrics import keyframes as keyframe_metrics
+from utils.files import parse_json, read_text, replacing
+
+logger = logging.getLogger(__name__)
+
+# Names of the released script for what `evaluate_{split}.txt` holds.
+PUBLISHED_NAMES = {
+    "BLEU_1": "val_Bleu_1",
+    "BLEU_2": "val_Bleu_2",
+    "BLEU_3": "val_Bleu_3",
+    "BLEU_4": "val_Bleu_4",
+    "METEOR": "val_METEOR",
+    "ROUGE_L": "val_ROUGE_L",
+    "CIDEr": "val_CIDEr",
+    "F1_published_max": "F1_MAX",
+    "F1_published": "F1_MEAN",
+    "Kendall": "Kendall",
+    "Spearman": "Spearman",
+    "VT_CLIPScore": "VT_CLIPScore",
+}
+CLIP_NAME = "VT_CLIPScore"
+
+
+def read_predictions(path):
+    """Read a `predictions_{split}.jsonl`.
+
+    Returns:
+        list of dictionaries with `video_id`, `caption` (str or None), `saliency` (list of numbers or None),
+        `vt_clip_score` (number or None) and, where VT-CLIP's features cut the video, `cut_from`.
+    Raises:
+        FileNotFoundError, ValueError: the message names file, line, field, found and expected.
+    """
+    lines = read_text(path, "predictions").split("\n")
+    return [_prediction(line, f"{path}: line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+
+
+def _prediction(line, place):
+    try:
+        entry = parse_json(line)
+    except ValueError as error:
+        raise ValueError(f"{place}: not valid JSON ({error})") from None
+    if not isinstance(entry, dict) or not isinstance(entry.get("video_id"), str) or not entry["video_id"].isprintable():
+        raise ValueError(f"{place}: video_id: missing, expected an object with the video's name")
+    place = f"{place}: video {entry['video_id']}"
+    caption, saliency, clip = (entry.get(name) for name in ("caption", "saliency", "vt_clip_score"))
+    if caption is not None and not is_text(caption):
+        raise ValueError(f"{place}: caption: found {ascii(caption)[:60]}, expected text or null")
+    if saliency is not None and not (isinstance(saliency, list) and saliency and all(map(is_number, saliency))):
+        raise ValueError(f"{place}: saliency: expected a list of finite numbers, one per frame, or null")
+    if clip is not None and not is_number(clip):
+        raise ValueError(f"{place}: vt_clip_score: found {repr(clip)[:60]}, expected a finite number or null")
+    return dict(entry, caption=caption, saliency=saliency, vt_clip_score=clip)
+
+
+def _match(predictions, records):
+    """Pair predictions with their records, in the records' order.
+
+    Raises:
+        ValueError: a video is unknown, there twice, or its number of frames is wrong.
+    """
+    by_id, predicted = {record.video_id: record for record in records}, {}
+    for entry in predictions:
+        video_id = entry["video_id"]
+        if video_id not in by_id:
+            raise ValueError(f"predictions: video {video_id}: not in the annotations")
+        if video_id in predicted:
+            raise ValueError(f"predictions: video {video_id}: found twice, expected once")
+        frames = by_id[video_id].num_frames
+        found = len(entry["saliency"]) if entry["saliency"] is not None else frames
+        if found != frames and not (found < frames and entry.get("cut_from") == frames):
+            raise ValueError(f"predictions: video {video_id}: saliency: found {found} frames, expected {frames}")
+        predicted[video_id] = entry
+    if not predicted:
+        raise ValueError("predictions: found none, expected at least one video")
+    for field in ("saliency", "caption", "vt_clip_score"):
+        without = [video_id for video_id, entry in predicted.items() if entry[field] is None]
+        if 0 < len(without) < len(predicted):
+            raise ValueError(
+                f"predictions: video {without[0]}: {field}: found null, expected it for every video or none"
+            )
+    if len(predicted) < len(records):
+        logger.warning(
+            "predictions: %d of %d videos are missing; CIDEr depends on all",
+            len(records) - len(predicted),
+            len(records),
+        )
+    return [(predicted[record.video_id], record) for record in records if record.video_id in predicted]
+
+
+def score_predictions(predictions, records, baselines=None):
+    """Score the predictions of one split.
+
+    Args:
+        predictions: list of dictionaries as `read_predictions` gives them. A part that is None for all videos
+            (saliency, caption, VT-CLIPScore) is left out of the scores.
+        records: list of `VideoRecord`, the whole split.
+        baselines: those of an earlier call for the same split, so that they need not be computed again.
+    Returns:
+        results: dictionary with `metrics`, `baselines` (`random` and `human`) and `num_videos`.
+        scores: list of dictionaries, one per video: `video_id` and all its scores.
+    Raises:
+        ValueError: a prediction does not fit the annotations.
+    """
+    pairs = _match(predictions, records)
+    scores = [dict(video_id=record.video_id) for _, record in pairs]
+    metrics = {}
+    lengths = [record.num_frames if entry["saliency"] is None else len(entry["saliency"]) for entry, record in pairs]
+    keyframes = [record.vsum_onehot[:, :length] for (_, record), length in zip(pairs, lengths)]
+    if all(entry["saliency"] is not None for entry, _ in pairs):
+        singles = [
+            keyframe_metrics.keyframe_scores(np.array(entry["saliency"]), rows)
+            for (entry, _), rows in zip(pairs, keyframes)
+        ]
+        metrics |= keyframe_metrics.average(singles)
+        for score, single in zip(scores, singles):
+            score |= single
+        baselines = baselines or dict(
+            random=keyframe_metrics.random_baseline(keyframes), human=keyframe_metrics.human_baseline(keyframes)
+        )
+    if all(entry["caption"] is not None for entry, _ in pairs):
+        corpus, per_video = caption_metrics.caption_scores(
+            {record.video_id: entry["caption"] for entry, record in pairs},
+            {record.video_id: reference_caption(record.tsum) for _, record in pairs},
+        )
+        metrics |= corpus
+        for score in scores:
+            score |= per_video[score["video_id"]]
+    if all(entry["vt_clip_score"] is not None for entry, _ in pairs):
+        for score, (entry, _) in zip(scores, pairs):
+            score[CLIP_NAME] = entry["vt_clip_score"]
+        metrics |= keyframe_metrics.average([{CLIP_NAME: entry["vt_clip_score"]} for entry, _ in pairs])
+    results = dict(
+        metrics=metrics, baselines=baselines or {}, num_videos=dict(expected=len(records), scored=len(pairs))
+    )
+    return results, scores
+
+
+def write_scores(output_dir, split, results, scores):
+    """Write `results_{split}.json` and `scores_{split}.jsonl`, and add a line to `evaluate_{split}.txt`."""
+    output_dir = pathlib.Path(output_dir)
+    with replacing(output_dir / f"scores_{split}.jsonl") as file:
+        for score in scores:
+            file.write(json.dumps(score) + "\n")
+    with replacing(output_dir / f"results_{split}.json") as file:
+        json.dump(results, file, indent=2)
+    line = {
+        published: results["metrics"][ours] for ours, published in PUBLISHED_NAMES.items() if ours in results["metrics"]
+    }
+    path = output_dir / f"evaluate_{split}.txt"
+    lines = read_text(path, "evaluations") if path.exists() else ""
+    with replacing(path) as file:
+        file.write(lines + json.dumps(line) + "\n")
+
+
+def shown(name, value, sign=""):
+    """A score as the paper prints it: τ and ρ with three digits, others times 100 with one; `sign` "+" shows both."""
+    return f"{value:{sign}.3f}" if name in ("Kendall", "Spearman") else f"{100 * value:{sign}.1f}"
+
+
+def format_table(results, title):
+    """Lay results out as text: one row each for the model, chance and the annotators. Scores but τ and ρ are x 100."""
+    rows = dict(model=results["metrics"], **results["baselines"])
+    blocks = (keyframe_metrics.NAMES, (*caption_metrics.NAMES, CLIP_NAME))
+    counts = results["num_videos"]
+    lines = [f"{title}: {counts['scored']} of {counts['expected']} videos (all but Kendall and Spearman x 100)"]
+    for names in blocks:
+        if not any(name in results["metrics"] for name in names):
+            continue
+        lines.append("  ".join([f"{'':8}", *names]))
+        for row, values in rows.items():
+            if not any(name in values for name in names):
+                continue
+            cells = []
+            for name in names:
+                cells.append(f"{shown(name, values[name]) if name in values else '-':>{len(name)}}")
+            lines.append("  ".join([f"{row:8}", *cells]))
+    return "\n".join(lines)

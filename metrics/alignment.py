@@ -1,0 +1,29 @@
+"""VT-CLIPScore: how well the chosen frames and the generated caption agree.
+
+Axes: B videos, T frames (padded), C width of VT-CLIP's features.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from metrics.keyframes import budget
+
+
+def vt_clip_score(saliency, lengths, clip_vision, text_features):
+    """Cosine between the mean feature of the top 15 % of frames and the caption's feature.
+
+    Args:
+        saliency: (B, T) float.
+        lengths: B numbers of real frames.
+        clip_vision: (B, T, C) VT-CLIP frame features.
+        text_features: (B, C) VT-CLIP features of the generated captions, not normalised.
+    Returns:
+        (B,) float32.
+    Source: VideoXum (Lin et al., 2023). The real frames are sorted exactly; the released script adds 1e4 to them in
+        float32, which rounds the scores to 0.001.
+    """
+    pooled = []
+    for scores, length, frames in zip(saliency, lengths, clip_vision):
+        top = scores[:length].topk(max(1, budget(length))).indices
+        pooled.append(frames[top].mean(0))  # (C,)
+    return F.cosine_similarity(torch.stack(pooled).float(), text_features.float(), dim=-1)

@@ -1,0 +1,1 @@
+"""What the demo page needs beyond Gradio: request filtering, limits for uploads, bundles to download."""

@@ -1,0 +1,219 @@
+import dataclasses
+
+import pytest
+
+from engine.config import Config, load_config, reference_table
+from tests.conftest import ROOT
+from tests.documents import document
+from train_vt_clip import VTClipConfig
+from utils.settings import fields_of, write_config
+
+SHIPPED = sorted(path for path in (ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to_file(text):
+        (tmp_path / "c.yaml").write_text(text)
+        return str(tmp_path / "c.yaml")
+
+    return to_file
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_yaml_loads_and_survives_a_round_trip(path, tmp_path):
+    cls = VTClipConfig if path.name == "vt_clip.yaml" else Config
+    config, overridden = load_config(["--config", str(path)], cls=cls)
+    assert not overridden
+    write_config(config, tmp_path / "again.yaml")
+    assert load_config(["--config", str(tmp_path / "again.yaml")], cls=cls)[0] == config
+
+
+def test_published_values():
+    config, _ = load_config(["--config", str(ROOT / "configs/vtsum_blip_tt_ca.yaml")])
+    published = dict(
+        video_embeddings_root="dataset/ActivityNet/feat/blip",
+        ann_root="dataset/ActivityNet/anno",
+        clip_root="dataset/ActivityNet/feat/vt_clipscore",
+        pretrained="outputs/blip/model_base_capfilt_large.pth",
+        pretrained_clip="outputs/vt_clipscore/vt_clip.pth",
+        model="vtsum_blip_tt_ca",
+        vit="base",
+        vit_grad_ckpt=False,
+        vit_ckpt_layer=0,
+        loss_type="cross_entropy",
+        tt_depth=1,
+        lambda_vsum=1.0,
+        lambda_tsum=1.0,
+        kernel_size=5,
+        image_size=224,
+        max_video_length=512,
+        max_text_length=128,
+        min_text_length=10,
+        num_beams=3,
+        prompt="a video of ",
+        init_lr=1e-5,
+        min_lr=0.0,
+        max_epoch=28,
+        batch_size=16,
+        weight_decay=0.05,
+    )
+    assert {name: getattr(config, name) for name in published} == published
+    tt, _ = load_config(["--config", str(ROOT / "configs/vtsum_blip_tt.yaml")])
+    assert dataclasses.replace(tt, model="vtsum_blip_tt_ca") == config
+
+
+def test_defaults_then_yaml_then_flags(write):
+    path = write("init_lr: 1e-4\nbatch_size: 4\nvit_grad_ckpt: true\nsplits: [val]\n")
+    config, overridden = load_config(["--config", path, "--batch_size", "8", "--seed", "1", "--splits", "test", "val"])
+    assert (config.init_lr, config.vit_grad_ckpt) == (1e-4, True)  # YAML over defaults; 1e-4 is a number
+    assert (config.batch_size, config.seed) == (8, 1)  # flags over both
+    assert config.splits == ("test", "val")
+    assert config.max_epoch == Config().max_epoch  # a flag that was not typed changes nothing
+    assert overridden == dict(batch_size=(4, 8), splits=(["val"], ["test", "val"]))
+
+
+def test_a_typed_flag_counts_even_where_it_says_the_default(write):
+    path = write("batch_size: 4\n")
+    assert load_config(["--config", path, "--batch_size", str(Config().batch_size)])[0].batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [([], False), (["--evaluate"], True), (["--evaluate", "False"], False), (["--evaluate=1"], True)],
+)
+def test_switches(write, words, value):
+    assert load_config(["--config", write("seed: 1"), *words])[0].evaluate is value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kernal_size: 5", "c.yaml: kernal_size: unknown key; did you mean kernel_size?"),
+        ("zzz: 5", "c.yaml: zzz: unknown key"),
+        ("batch_size: '16'", "c.yaml: batch_size: found '16', expected a whole number"),
+        ("batch_size: 0", "c.yaml: batch_size: found 0, expected at least 1"),
+        ("batch_size: true", "c.yaml: batch_size: found True"),
+        ("init_lr: fast", "c.yaml: init_lr: found 'fast', expected a finite number"),
+        ("init_lr: .nan", "c.yaml: init_lr: found nan"),
+        ("init_lr: 0", "c.yaml: init_lr: found 0.0, expected more than 0"),
+        ("vit_grad_ckpt: 1", "c.yaml: vit_grad_ckpt: found 1, expected true or false"),
+        ("model: vtsum", "c.yaml: model: found 'vtsum', expected one of vtsum_blip_tt, vtsum_blip_tt_ca"),
+        ("splits: [val, tset]", "c.yaml: splits: found 'tset', expected one of"),
+        ("splits: [val, val]", "c.yaml: splits: found val, val, expected each name once"),
+        ("splits: []", "c.yaml: splits: found [], expected a list of names"),
+        ("min_lr: 1.0", "c.yaml: min_lr: found 1.0, expected at most init_lr"),
+        ("min_text_length: 200", "c.yaml: min_text_length: found 200, expected at most max_text_length (128)"),
+        ("prompt: [a]", "c.yaml: prompt: found ['a'], expected text"),
+        ("a: [", "c.yaml: config: line "),
+        ("- a", "c.yaml: config: found list, expected keys and values"),
+        ("", "c.yaml: config: found NoneType"),
+        ("output_dir:", "c.yaml: output_dir: found nothing, expected a folder"),
+        ("lambda_vsum: 1" + "0" * 400, "c.yaml: lambda_vsum: found 1000"),
+        ("max_epoch: 1" + "0" * 400, "c.yaml: max_epoch: found 1000"),
+        ("splits: " + "[" * 5000 + "]" * 5000, "c.yaml: config: line 1: not valid YAML (nested deeper"),
+        ("evaluate: !!bool abc", "c.yaml: config: line 1: not valid YAML (found a tag"),
+        ("seed: 1\nseed: 2", "c.yaml: config: line "),
+        ("seed: !!python/object/apply:os.getpid []", "c.yaml: config: line 1: not valid YAML"),
+    ],
+)
+def test_mistakes_in_a_yaml(write, text, message):
+    with pytest.raises(ValueError) as caught:
+        load_config(["--config", write(text)])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--kernal_size", "5"], "--kernal_size: unknown flag; did you mean --kernel_size?"),
+        (["--batch_size", "many"], "argument --batch_size: invalid int value: 'many'"),
+        (["--batch_size", "-1"], "batch_size: found -1, expected at least 1"),
+        (["--evaluate", "perhaps"], "argument --evaluate: found 'perhaps', expected true or false"),
+        (["--batch", "5"], "--batch: unknown flag; did you mean --batch_size?"),
+        (["extra"], "unknown argument 'extra'"),
+    ],
+)
+def test_mistakes_in_flags(write, words, message):
+    with pytest.raises(ValueError) as caught:
+        load_config(["--config", write("seed: 1"), *words])
+    assert message in str(caught.value)
+
+
+def test_missing_config(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.yaml: config: no such file"):
+        load_config(["--config", str(tmp_path / "none.yaml")])
+    with pytest.raises(ValueError, match="--config"):
+        load_config([])
+
+
+def test_a_wrong_value_is_blamed_on_its_file_whatever_flags_are_typed(write):
+    with pytest.raises(ValueError, match=r"c.yaml: batch_size: found 0"):
+        load_config(["--config", write("batch_size: 0\nseed: 1"), "--seed", "2"])
+
+
+def test_a_config_starts_from_another(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "first.yaml").write_text("init_lr: 1e-4\nbatch_size: 4\nsplits: [val]\n")
+    (tmp_path / "second.yaml").write_text("base: first.yaml\nbatch_size: 8\n")
+    (tmp_path / "deep/third.yaml").write_text("seed: 3\nbase: ../second.yaml\nsplits: [test]\n")
+    config, overridden = load_config(["--config", str(tmp_path / "deep/third.yaml"), "--batch_size", "2"])
+    assert config == Config(init_lr=1e-4, batch_size=2, splits=("test",), seed=3)
+    assert overridden == dict(batch_size=(8, 2))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("batch_size: 0", "base: first.yaml\nseed: 1", r"first.yaml: batch_size: found 0"),
+        ("batch_size: 1", "base: first.yaml\nbatch_size: 0", r"second.yaml: batch_size: found 0"),
+        ("batchsize: 1", "base: first.yaml", r"first.yaml: batchsize: unknown key; did you mean batch_size"),
+        ("base: second.yaml", "base: first.yaml", r"first.yaml: base: found 'second.yaml', which itself starts from"),
+        ("", "base: second.yaml", r"second.yaml: base: found 'second.yaml', which itself starts from this file"),
+        ("", "base: none.yaml", r"second.yaml: base: .*none.yaml: no such file \(a path is from"),
+        ("", "base: [first.yaml]", r"second.yaml: base: found \['first.yaml'\], expected another"),
+    ],
+)
+def test_a_bad_base_is_blamed_on_its_file(tmp_path, first, second, message):
+    (tmp_path / "first.yaml").write_text(first)
+    (tmp_path / "second.yaml").write_text(second)
+    with pytest.raises(ValueError, match=message):
+        load_config(["--config", str(tmp_path / "second.yaml")])
+
+
+def test_ablations_differ_in_what_their_name_says():
+    """Against TT+CA (or TT, for the base model), each ablation changes one setting, where it changes any."""
+    found = {}
+    for path in sorted((ROOT / "configs/ablations").glob("*.yaml")):
+        config = load_config(["--config", str(path)])[0]
+        assert config.output_dir == f"outputs/ablations/{path.stem}"
+        found[path.stem] = config.as_dict()
+    tt_ca = found["tt_ca"]
+    assert (tt_ca["max_epoch"], tt_ca["lambda_vsum"], tt_ca["init_lr"], tt_ca["kernel_size"]) == (56, 15.0, 2e-5, 5)
+    free = {"output_dir", "pretrained_model"}
+    changed = {
+        name: {key: value for key, value in values.items() if value != tt_ca[key] and key not in free}
+        for name, values in found.items()
+    }
+    tt = dict(model="vtsum_blip_tt", lambda_vsum=10.0, init_lr=1e-5)
+    assert changed == {
+        "tt_ca": {},
+        "tt": tt,
+        "base": tt | dict(tt_depth=0),
+        "v2v": dict(task="v2v"),
+        "v2t": dict(task="v2t"),
+        **{f"kernel_{k}": dict(kernel_size=k) if k != 5 else {} for k in (3, 5, 7, 9)},
+        **{f"lambda_{x}": dict(lambda_vsum=float(x)) if x != 15 else {} for x in (1, 5, 10, 15, 20)},
+        **{f"depth_{d}": dict(tt_depth=d) if d != 1 else {} for d in (1, 2, 3)},
+        **{f"beams_{k}": dict(num_beams=k) if k != 3 else {} for k in (1, 3, 5)},
+    }
+
+
+def test_a_flag_mends_a_wrong_value_of_the_yaml(write):
+    assert load_config(["--config", write("batch_size: 0"), "--batch_size", "2"])[0].batch_size == 2
+
+
+def test_every_field_has_help_and_a_row_in_the_documents():
+    for field in fields_of(Config).values():
+        assert field.metadata["help"]
+    assert reference_table() in document("configuration"), "python -m engine.config prints the table"

@@ -1,0 +1,123 @@
+import json
+
+import numpy as np
+import pytest
+
+from data.annotations import load_annotations
+from data.captions import reference_caption
+from engine.scoring import format_table, read_predictions, score_predictions
+from metrics.__main__ import main
+from tests.documents import document
+
+
+@pytest.fixture
+def records(mini_root):
+    return load_annotations(mini_root / "anno/test_videoxum.json")
+
+
+@pytest.fixture
+def predictions(records):
+    """Predictions of somebody who copies the mean annotator and the reference."""
+    return [
+        dict(
+            video_id=r.video_id,
+            caption=reference_caption(r.tsum),
+            saliency=r.vsum_onehot.mean(0).tolist(),
+            vt_clip_score=0.1 * (r.index + 1),
+        )
+        for r in records
+    ]
+
+
+def test_perfect_predictions(predictions, records):
+    results, scores = score_predictions(predictions[::-1], records)  # the order does not matter
+    metrics = results["metrics"]
+    assert metrics["Kendall"] == pytest.approx(1) and metrics["BLEU_4"] == pytest.approx(1)
+    assert metrics["CIDEr"] == pytest.approx(10) and metrics["VT_CLIPScore"] == pytest.approx(0.4)
+    assert results["num_videos"] == dict(expected=7, scored=7)
+    assert [s["video_id"] for s in scores] == [r.video_id for r in records]
+    for name in ("F1", "F1_published_max", "METEOR", "VT_CLIPScore"):
+        assert np.mean([s[name] for s in scores]) == pytest.approx(metrics[name])
+    first_six = {"F1", "F1_max", "F1_published", "F1_published_max", "Kendall", "Spearman"}
+    assert set(results["baselines"]["random"]) == set(results["baselines"]["human"]) == first_six
+    assert set(metrics) - first_six == {
+        *(f"BLEU_{n}" for n in range(1, 5)),
+        "METEOR",
+        "ROUGE_L",
+        "CIDEr",
+        "VT_CLIPScore",
+    }
+    table = format_table(results, "test")
+    assert all(name in table for name in [*metrics, "random", "human", "7 of 7"])
+
+
+def test_parts_that_are_missing_are_left_out(predictions, records):
+    for entry in predictions:
+        entry |= dict(caption=None, vt_clip_score=None)
+    results, scores = score_predictions(predictions[:3], records)
+    assert set(results["metrics"]) == set(results["baselines"]["human"]) and "METEOR" not in scores[0]
+    assert results["num_videos"] == dict(expected=7, scored=3)
+    for entry in predictions:
+        entry |= dict(caption="a red circle", saliency=None)
+    results, _ = score_predictions(predictions, records)
+    assert "F1" not in results["metrics"] and "METEOR" in results["metrics"] and results["baselines"] == {}
+
+
+def test_videos_that_vt_clip_cut(predictions, records):
+    T = records[0].num_frames
+    predictions[0]["saliency"] = predictions[0]["saliency"][: T - 2]
+    with pytest.raises(ValueError, match=f"{records[0].video_id}: saliency: found {T - 2} frames, expected {T}"):
+        score_predictions(predictions, records)
+    predictions[0]["cut_from"] = T
+    assert score_predictions(predictions, records)[0]["num_videos"]["scored"] == 7
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 1: not valid JSON"),
+        ("[]", "line 1: video_id: missing"),
+        ('{"video_id": 3}', "line 1: video_id: missing"),
+        ('{"video_id": "v", "saliency": [1, NaN]}', "line 1: video v: saliency: expected a list of finite numbers"),
+        ('{"video_id": "v", "saliency": []}', "line 1: video v: saliency"),
+        ('{"video_id": "v", "saliency": ["1"]}', "line 1: video v: saliency"),
+        ('{"video_id": "v\\nw"}', "line 1: video_id: missing"),
+        ('{"video_id": "v", "saliency": [1' + "0" * 400 + "]}", "line 1: video v: saliency"),
+        ('{"video_id": "v", "caption": "\\ud800"}', "line 1: video v: caption: found '\\ud800'"),
+        ('{"video_id": "v", "caption": 3}', "line 1: video v: caption: found 3"),
+        ('{"video_id": "v", "vt_clip_score": Infinity}', "line 1: video v: vt_clip_score: found inf"),
+    ],
+)
+def test_bad_predictions(tmp_path, line, message):
+    path = tmp_path / "p.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(ValueError) as caught:
+        read_predictions(path)
+    assert message in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_predictions_of_other_videos(predictions, records):
+    with pytest.raises(ValueError, match="video x: not in the annotations"):
+        score_predictions([dict(predictions[0], video_id="x")], records)
+    with pytest.raises(ValueError, match="found twice"):
+        score_predictions(predictions[:1] * 2, records)
+    some = [dict(entry, caption=None) if i == 2 else entry for i, entry in enumerate(predictions)]
+    with pytest.raises(ValueError, match="caption: found null, expected it for every video or none"):
+        score_predictions(some, records)
+    with pytest.raises(ValueError, match="predictions: found none"):
+        score_predictions([], records)
+
+
+def test_the_command(predictions, mini_root, tmp_path, capsys):
+    path = tmp_path / "predictions_test.jsonl"
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in predictions))
+    main([str(path), str(mini_root / "anno/test_videoxum.json"), "--output_dir", str(tmp_path / "out")])
+    assert "test: 7 of 7 videos" in capsys.readouterr().out
+    results = json.loads((tmp_path / "out/results_test.json").read_text())
+    line = json.loads((tmp_path / "out/evaluate_test.txt").read_text())
+    assert line["F1_MEAN"] == results["metrics"]["F1_published"] != results["metrics"]["F1"]
+    assert line["F1_MAX"] == results["metrics"]["F1_published_max"]
+    names = [*(f"val_Bleu_{n}" for n in range(1, 5)), "val_METEOR", "val_ROUGE_L", "val_CIDEr"]
+    assert list(line) == [*names, "F1_MAX", "F1_MEAN", "Kendall", "Spearman", "VT_CLIPScore"]
+    assert len((tmp_path / "out/scores_test.jsonl").read_text().splitlines()) == 7
+    assert "python -m metrics" in document("evaluation")

@@ -1,0 +1,153 @@
+"""The protocol of TVSum and SumMe, beside SciPy, every choice of shots, and small cases worked out by hand."""
+
+import itertools
+import os
+import types
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from data.tvsum_summe import BenchmarkVideo, read_tvsum_mat
+from metrics.keyframes import average
+from metrics.shots import (
+    human_scores,
+    make_reference,
+    random_scores,
+    score,
+    spans_of_frames,
+    summarize,
+)
+
+SHOTS = ((0, 30), (30, 40), (40, 75), (75, 90), (90, 120), (120, 200))
+
+
+@pytest.fixture
+def ratings():
+    """(4, 200) importance 1 to 5, held for 10 frames, and one annotator who gave the same everywhere."""
+    rows = np.repeat(np.random.default_rng(0).integers(1, 6, (4, 20)), 10, axis=1).astype(float)
+    rows[3] = 2
+    return rows
+
+
+def f1(a, b):
+    hits = sum(x and y for x, y in zip(a, b))
+    return 2 * hits / (sum(a) + sum(b)) if sum(a) + sum(b) else 0.0
+
+
+def correlation(function, a, b):
+    return 0.0 if len(set(a)) == 1 or len(set(b)) == 1 else float(function(a, b)[0])
+
+
+def best_total(scores, shots):
+    """Largest total of mean scores of shots within int(0.15 n) frames, by trying all."""
+    limit, best = int(0.15 * len(scores)), 0.0
+    for k in range(len(shots) + 1):
+        for some in itertools.combinations(shots, k):
+            if sum(b - a for a, b in some) <= limit:
+                best = max(best, sum(np.mean(scores[a:b]) for a, b in some))
+    return best
+
+
+def test_summary_equals_every_choice():
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        n = int(rng.integers(8, 60))
+        cuts = sorted(rng.choice(np.arange(1, n), int(rng.integers(0, 8)), replace=False).tolist())
+        shots, scores = list(zip([0, *cuts], [*cuts, n])), rng.random(n)
+        chosen = summarize(scores, shots)
+        assert set(chosen.tolist()) <= {0, 1} and chosen.sum() <= int(0.15 * n)
+        assert all(len(set(chosen[a:b])) == 1 for a, b in shots)  # whole shots
+        total = sum(scores[a:b].mean() for a, b in shots if chosen[a])
+        assert total == pytest.approx(best_total(scores, shots))
+
+
+def test_f1_is_the_mean_on_tvsum_and_the_largest_on_summe():
+    users = np.zeros((3, 200), np.uint8)
+    users[0, 30:40] = users[1, 30:50] = users[2, 100:110] = 1
+    scores = np.zeros(200)
+    scores[30:40] = scores[75:80] = 1  # 30 frames: both shots fit, together 25
+    video = BenchmarkVideo("v", 200, picks=np.arange(0, 200, 10), user_summary=users, change_points=SHOTS)
+    each = [2 * 10 / 35, 2 * 10 / 45, 0]
+    assert score(scores, make_reference(video, "tvsum")) == dict(F1=pytest.approx(np.mean(each)))  # nobody's importance
+    assert score(scores, make_reference(video, "summe"))["F1"] == pytest.approx(max(each))
+    human = [f1(users[0], users[1]), f1(users[0], users[2]), f1(users[1], users[2])]
+    assert human_scores(make_reference(video, "tvsum"))["F1"] == pytest.approx(np.mean(human))
+    tops = [max(human[0], human[1]), max(human[0], human[2]), max(human[1], human[2])]
+    assert human_scores(make_reference(video, "summe"))["F1"] == pytest.approx(np.mean(tops))
+
+
+def test_tvsum_annotators_summaries_come_from_their_ratings(ratings):
+    video = BenchmarkVideo("v", 200, duration=20.0, user_scores=ratings)
+    reference = make_reference(video, "tvsum", SHOTS)
+    for row, summary in zip(ratings, reference.user_summary):
+        total = sum(row[a:b].mean() for a, b in SHOTS if summary[a])
+        assert total == pytest.approx(best_total(row, SHOTS))
+    given = np.eye(4, 200)
+    assert (
+        make_reference(BenchmarkVideo("v", 200, picks=np.arange(2), user_summary=given), "tvsum").user_summary is given
+    )
+    assert "F1" not in score(np.ones(200), make_reference(video, "tvsum"))  # no shots
+
+
+def test_correlations_equal_scipy(ratings):
+    """At the middle frame of each second, against each annotator and against their mean."""
+    video = BenchmarkVideo("v", 200, duration=20.0, user_scores=ratings)
+    reference, scores = make_reference(video, "tvsum"), np.random.default_rng(1).random(200)
+    places = [10 * second + 5 for second in range(20)]
+    assert reference.places.tolist() == places
+    x, users = scores[places], ratings[:, places]
+    found, human = score(scores, reference), human_scores(reference)
+    for name, function in dict(Kendall=scipy.stats.kendalltau, Spearman=scipy.stats.spearmanr).items():
+        assert found[name] == pytest.approx(np.mean([correlation(function, x, user) for user in users]))
+        assert found[f"{name}_mean"] == pytest.approx(correlation(function, x, users.mean(0)))
+        pairs = [correlation(function, a, b) for a, b in itertools.combinations(users, 2)]
+        assert human[name] == pytest.approx(np.mean(pairs))
+        others = [correlation(function, a, np.delete(users, i, 0).mean(0)) for i, a in enumerate(users)]
+        assert human[f"{name}_mean"] == pytest.approx(np.mean(others))
+
+
+def test_references_of_each_kind_of_file():
+    users, gtscore = np.eye(3, 40, dtype=np.uint8), np.arange(4.0)
+    video = BenchmarkVideo("v", 40, picks=np.arange(0, 40, 10), user_summary=users, gtscore=gtscore)
+    tvsum, summe = make_reference(video, "tvsum"), make_reference(video, "summe")
+    assert tvsum.user_values is None and tvsum.mean_values is gtscore  # selections are not TVSum's importance
+    assert np.array_equal(summe.user_values, users[:, ::10])
+    assert np.array_equal(summe.mean_values, users[:, ::10].mean(0))
+    assert set(score(np.arange(40), tvsum)) == {"Kendall_mean", "Spearman_mean"}
+    assert score(np.arange(40), tvsum)["Kendall_mean"] == pytest.approx(1)
+
+
+def test_random_scores_agree_with_nobody(ratings):
+    video = BenchmarkVideo("v", 200, duration=20.0, user_scores=ratings, change_points=SHOTS)
+    reference = make_reference(video, "tvsum")
+    found = random_scores(reference, range(200))
+    assert found == random_scores(reference, range(200)) and 0 < found["F1"] < 1
+    assert all(abs(found[name]) < 0.04 for name in ("Kendall", "Spearman", "Kendall_mean", "Spearman_mean"))
+
+
+def test_shots_in_seconds_become_frames():
+    video = types.SimpleNamespace(num_frames=10, duration=2.5)
+    second = BenchmarkVideo.second_of_frame(video, 4)
+    assert spans_of_frames([(0, 1), (1, 3), (3, 4)], second) == [(0, 4), (4, 10)]  # no frame is in the fourth second
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [(np.ones(199), "expected .200,."), (np.full(200, np.nan), "found NaN"), (-np.ones(200), "less than 0")],
+)
+def test_wrong_scores(ratings, scores, message):
+    reference = make_reference(BenchmarkVideo("v", 200, duration=20.0, user_scores=ratings), "tvsum")
+    with pytest.raises(ValueError, match=message):
+        score(scores, reference)
+
+
+@pytest.mark.skipif("VTSUM_TVSUM" not in os.environ, reason="VTSUM_TVSUM does not name ydata-tvsum50.mat")
+def test_published_agreement_of_tvsums_annotators():
+    """Otani et al., CVPR 2019: human τ 0.177, ρ 0.204; random scores 0."""
+    videos = read_tvsum_mat(os.environ["VTSUM_TVSUM"])
+    references = [make_reference(video, "tvsum") for video in videos]
+    assert len(videos) == 50 and all(len(video.user_scores) == 20 for video in videos)
+    human, chance = (average([of(r) for r in references]) for of in (human_scores, random_scores))
+    assert human["Kendall"] == pytest.approx(0.177, abs=1e-3) and human["Spearman"] == pytest.approx(0.204, abs=1e-3)
+    assert all(abs(value) < 0.01 for value in chance.values())

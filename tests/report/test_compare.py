@@ -1,0 +1,198 @@
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from data.annotations import load_annotations
+from engine.config import Config
+from engine.scoring import score_predictions, write_scores
+from report import compare
+from report.bootstrap import paired_bootstrap
+from report.runs import PAPER_METRICS, published, read_run
+from utils.tables import layout
+
+NAMES = ("F1", "Kendall", "Spearman")
+
+
+@pytest.fixture
+def scored(mini_root, tmp_path):
+    """Score saliency that is the annotators' mean and some noise, as a run with these settings would leave it."""
+    records = load_annotations(mini_root / "anno/test_videoxum.json")
+
+    def leave(name, noise, draw, trained_with=None, processes=1, vt_clip_sha256=None, **settings):
+        rng = np.random.default_rng(draw)
+        saliency = [r.vsum_onehot.mean(0) + noise * rng.random(r.num_frames) for r in records]
+        rows = [
+            dict(video_id=r.video_id, caption=None, saliency=s.tolist(), vt_clip_score=None)
+            for r, s in zip(records, saliency)
+        ]
+        results, scores = score_predictions(rows, records)
+        (tmp_path / name).mkdir()
+        config = Config(output_dir=str(tmp_path / name), **settings).as_dict()
+        results |= dict(config=config, trained_with=trained_with, processes=processes, vt_clip_sha256=vt_clip_sha256)
+        write_scores(tmp_path / name, "test", results, scores)
+        return tmp_path / name
+
+    return leave
+
+
+def run_compare(capsys, *words):
+    compare.main([*map(str, words)])
+    return capsys.readouterr().out
+
+
+def test_rows_groups_and_differences(scored, capsys):
+    good = [scored(f"good{seed}", 0.1, seed, seed=seed, kernel_size=5) for seed in (1, 2, 3)]
+    bad = scored("bad", 5.0, 4, seed=1, kernel_size=9, num_beams=1)
+    same = scored("same", 0.1, 1, seed=9, kernel_size=9, num_beams=1, num_workers=7)
+    out = run_compare(capsys, *good, bad, same, "--format", "csv", "--metrics", *NAMES)
+    rows = {row[""]: row for row in csv.DictReader(io.StringIO(out))}
+    assert list(rows)[:4] == [*published("test"), "random", "human"]
+    assert rows["VTSUM-BLIP (TT+CA), published"]["F1"] == "23.5"
+    assert rows["VTSUM-BLIP (TT), published"]["Kendall"] == "0.176"
+    runs = [read_run(folder) for folder in good]
+    values = [100 * run.metrics["F1"] for run in runs]
+    row = rows[f"{good[0]} (and 2 more seeds)"]
+    assert row["F1"] == f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+    assert (row["kernel_size"], row["num_beams"]) == ("5", "3")
+    # `bad` and `same` differ in their seed and in what scores do not depend on alone, so they are one row.
+    row = rows[f"{bad} (and 1 more seed)"]
+    assert (row["kernel_size"], row["num_beams"]) == ("9", "1") and "num_workers" not in row
+    assert rows["random"]["Kendall"] == f"{runs[0].baselines['random']['Kendall']:.3f}"
+    pairs = np.mean([read_run(f).scores["F1"] for f in (bad, same)], 0) - np.mean([r.scores["F1"] for r in runs], 0)
+    assert row["F1 difference"] == f"{100 * pairs.mean():+.1f}" and float(row["F1 low"]) < float(row["F1 high"])
+
+
+def test_differences_are_paired_and_marked_beyond_noise(scored, capsys, monkeypatch):
+    a, b, c = scored("a", 0.1, 1), scored("b", 5.0, 2, kernel_size=3), scored("c", 0.1, 3, kernel_size=7)
+    groups = compare.grouped([read_run(folder) for folder in (a, b, c)])
+    found = compare.differences(groups, groups[0], NAMES, 2000, 0)
+    assert [group.name for group, _ in found] == [str(b), str(c)]
+    ours, theirs = read_run(a), read_run(b)
+    for name, (mean, low, high) in found[0][1].items():
+        pairs = theirs.scores[name] - ours.scores[name]
+        assert mean == pytest.approx(pairs.mean()) == pytest.approx(theirs.metrics[name] - ours.metrics[name])
+        assert low < mean < high < 0  # far worse
+        width = 2 * 1.96 * pairs.std() / np.sqrt(len(pairs))
+        assert high - low == pytest.approx(width, rel=0.2)
+    low, high = found[1][1]["F1"][1:]
+    assert low < 0 < high  # other noise of the same kind
+    monkeypatch.setattr(compare, "LEAST_VIDEOS", 7)
+    out = run_compare(capsys, a, b, c, "--metrics", *NAMES)
+    marked = {line.split()[0]: line.count("*") for line in out.splitlines() if line.startswith(str(a.parent))}
+    assert "* beyond the noise of the videos" in out and marked[str(b)] == 3
+    assert f"from {b}/../b, over 7 videos" in run_compare(capsys, a, f"{b}/../b", b, "--against", f"{b}/")
+    monkeypatch.undo()
+    out = run_compare(capsys, a, b)
+    assert "Below 20 videos" in out and "*" not in out  # too few to tell
+    latex = run_compare(capsys, a, b, "--format", "latex")
+    assert all(line.startswith(("%", "\\")) or line.endswith("\\\\") or not line for line in latex.splitlines())
+
+
+def test_intervals_agree_with_scipys_bootstrap():
+    rng = np.random.default_rng(0)
+    differences = rng.gamma(2.0, size=(60, 2)) - [2.0, 1.5]
+    low, high = paired_bootstrap(differences, resamples=20_000)
+    for m in range(2):
+        peer = scipy.stats.bootstrap((differences[:, m],), np.mean, method="percentile", n_resamples=20_000, rng=rng)
+        assert (low[m], high[m]) == pytest.approx(tuple(peer.confidence_interval), abs=0.015)
+    assert np.array_equal(
+        paired_bootstrap(differences[:, [0, 0]])[0], np.repeat(paired_bootstrap(differences)[0][0], 2)
+    )
+    assert np.array_equal(paired_bootstrap(np.ones((5, 1)))[1], [1.0])
+
+
+def test_a_checkpoints_own_training_counts_when_it_is_scored_later(scored):
+    """Evaluations of two seeds' checkpoints are one row; what captions are generated with is the evaluation's."""
+    trained = [Config(seed=seed, kernel_size=7, num_beams=4).as_dict() for seed in (1, 2)]
+    folders = [
+        scored(f"eval{i}", 0.1, i, trained_with=config, pretrained_model=f"runs/{i}/checkpoint.pth", num_beams=5)
+        for i, config in enumerate(trained)
+    ]
+    (group,) = compare.grouped([read_run(folder) for folder in folders])
+    settings = group.runs[0].settings
+    assert (settings["num_beams"], settings["pretrained_model"]) == (5, "")
+    # The window that it was scored with counts, and that it was trained with another is shown.
+    assert (settings["kernel_size"], settings["kernel_size (training)"]) == (5, 7)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        dict(video_embeddings_root="elsewhere"),
+        dict(pretrained_model="other.pth"),
+        dict(trained_with=Config(pretrained_model="other.pth").as_dict()),
+        dict(model="vtsum_blip_tt_ca", trained_with=Config().as_dict()),
+        dict(processes=4),
+        dict(vt_clip_sha256="0" * 64),
+    ],
+)
+def test_what_differs_in_more_than_the_seed_is_another_row(scored, other):
+    first, second = scored("a", 0.1, 1, seed=1), scored("b", 0.1, 2, **({"seed": 2} | other))
+    assert len(compare.grouped([read_run(first), read_run(second)])) == 2
+
+
+def test_a_run_without_key_frames_hides_no_row_and_no_check(scored, capsys):
+    words, a = scored("words", 0.1, 1, seed=1), scored("a", 0.1, 1, seed=2)
+    results = json.loads((words / "results_test.json").read_text())
+    kept = {name: results["metrics"].pop(name) for name in list(results["metrics"]) if name != "F1"}
+    assert kept
+    (words / "results_test.json").write_text(json.dumps(results | dict(baselines={})))
+    assert "human" in run_compare(capsys, words, a)
+
+
+def test_layouts():
+    header, rows = ["", "tt_depth", "F1"], [["a_b|c", "1", "22.4 ± 0.1"], ["d & e", "2"]]
+    assert layout(header, rows, "csv") == ",tt_depth,F1\na_b|c,1,22.4 ± 0.1\nd & e,2,\n"
+    text = layout(header, rows, "table", left=2)
+    assert text == "       tt_depth          F1\na_b|c  1         22.4 ± 0.1\nd & e  2\n"
+    lines = layout(header, rows, "markdown", left=2).splitlines()
+    assert lines[1] == "| ------ | -------- | ---------: |" and lines[2] == r"| a_b\|c | 1        | 22.4 ± 0.1 |"
+    latex = layout(header, rows, "latex")
+    assert r"a\_b|c & 1 & 22.4 $\pm$ 0.1 \\" in latex and r"d \& e & 2 &  \\" in latex
+    assert latex.startswith("\\begin{tabular}{lrr}\n\\toprule\n & tt\\_depth & F1 \\\\")
+
+
+def test_what_cannot_be_compared(scored, tmp_path):
+    a, b = scored("a", 0.1, 1), scored("b", 0.1, 2)
+    with pytest.raises(FileNotFoundError, match=r"results_val.json: results: no such file; splits scored there: test"):
+        compare.main([str(a), "--split", "val"])
+    with pytest.raises(FileNotFoundError, match="none: run: no such folder"):
+        compare.main([str(tmp_path / "none")])
+    with pytest.raises(ValueError, match="against: found .*b, expected one of the runs"):
+        compare.main([str(a), "--against", str(b)])
+    lines = (b / "scores_test.jsonl").read_text().splitlines()
+    for damaged, message in (
+        (lines[1:], "b: scores: other videos than the other runs', video mini_test_"),
+        ([*lines, lines[0]], "expected at least one video, and each once"),
+        ([*lines, "{"], rf"line {len(lines) + 1}: expected a video_id and its scores"),
+        ([*lines, json.dumps(dict(video_id="x", F1=0.5))], "video x: found other scores than in the first line"),
+    ):
+        (b / "scores_test.jsonl").write_text("\n".join(damaged))
+        with pytest.raises(ValueError, match=message):
+            compare.main([str(a), str(b)])
+    results = json.loads((b / "results_test.json").read_text())
+    results["baselines"]["human"]["F1"] += 0.01
+    (b / "results_test.json").write_text(json.dumps(results))
+    (b / "scores_test.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="b: baselines: found others than of the runs before: other annotations"):
+        compare.main([str(a), str(b)])
+    for damaged, message in (
+        (dict(metrics=dict(F1="high")), "metrics: expected an object of scores"),
+        (dict(metrics=dict(F1=float("nan"))), "metrics: expected an object of scores, finite numbers"),
+        (dict(metrics=dict(CIDEr=0.5)), r"scores_test.jsonl: CIDEr: missing, expected as it is in results_test.json"),
+        (dict(num_videos={}), "num_videos: expected numbers, expected and scored"),
+        (dict(baselines=[]), "baselines: expected an object of rows of scores"),
+        (dict(config=[1]), "config: found list, expected an object"),
+    ):
+        (b / "results_test.json").write_text(json.dumps(results | damaged))
+        with pytest.raises(ValueError, match=message):
+            read_run(b)
+
+
+def test_published_rows_are_of_the_test_split_alone():
+    assert set(published("test")) and not published("val")
+    assert all(set(row) == set(PAPER_METRICS) for row in published("test").values())

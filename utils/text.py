@@ -1,0 +1,13 @@
+"""Text for terminals, logs and pages."""
+
+
+def clock(second):
+    """Write a time as m:ss or h:mm:ss."""
+    minutes, seconds = divmod(int(second), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def printable(text):
+    """Text in which control signs, which a terminal or a reader of logs may take for something else, are escaped."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
