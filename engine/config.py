@@ -6,13 +6,12 @@ Flags are generated from the fields, so the two cannot drift.
 import argparse
 import dataclasses
 
+from metrics.registry import METRICS
 from utils.command_line import OneLineParser
 from utils.device import PRECISIONS
 from utils.settings import Settings, fields_of, is_list, nearest, option, read_layers
 
 SPLITS = ("train", "val", "test")
-METRICS = ("F1", "F1_published", "Kendall", "Spearman")
-METRICS += ("BLEU_1", "BLEU_2", "BLEU_3", "BLEU_4", "METEOR", "ROUGE_L", "CIDEr", "VT_CLIPScore")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Config(Settings):
     best_metric: str = option(
         "Kendall",
         "with eval_freq, checkpoint_best.pth is the one with most of this on val",
-        choices=METRICS,
+        choices=tuple(METRICS),
         free=True,
     )
     evaluate: bool = option(False, "score the weights and do not train", free=True)

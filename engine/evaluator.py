@@ -13,8 +13,8 @@ from data.loaders import EvalBatches, make_loader
 from engine.predictions import Unfinished, write_predictions
 from engine.scoring import format_table, score_predictions, write_scores
 from engine.setup import annotation_file
-from metrics import require_java, vt_clip_score
-from metrics.captions import start_meteor
+from metrics.alignment import vt_clip_score
+from metrics.captions import require_java, start_meteor
 from models.vt_clip import load_vt_clip
 from models.vtsum_blip import POSITIONS, WIDTHS
 from models.weights import weights_sha256

@@ -8,28 +8,12 @@ import numpy as np
 
 from data.annotations import is_number, is_text
 from data.captions import reference_caption
-from metrics import captions as caption_metrics
-from metrics import keyframes as keyframe_metrics
+from metrics.baselines import human_baseline, random_baseline
+from metrics.keyframes import average
+from metrics.registry import METRICS, caption_scores, format_score, keyframe_scores, metrics_that_need
 from utils.files import parse_json, read_text, replacing
 
 logger = logging.getLogger(__name__)
-
-# Names of the released script for what `evaluate_{split}.txt` holds.
-PUBLISHED_NAMES = {
-    "BLEU_1": "val_Bleu_1",
-    "BLEU_2": "val_Bleu_2",
-    "BLEU_3": "val_Bleu_3",
-    "BLEU_4": "val_Bleu_4",
-    "METEOR": "val_METEOR",
-    "ROUGE_L": "val_ROUGE_L",
-    "CIDEr": "val_CIDEr",
-    "F1_published_max": "F1_MAX",
-    "F1_published": "F1_MEAN",
-    "Kendall": "Kendall",
-    "Spearman": "Spearman",
-    "VT_CLIPScore": "VT_CLIPScore",
-}
-CLIP_NAME = "VT_CLIPScore"
 
 
 def read_predictions(path):
@@ -113,37 +97,44 @@ def score_predictions(predictions, records, baselines=None):
         ValueError: a prediction does not fit the annotations.
     """
     pairs = _match(predictions, records)
-    scores = [dict(video_id=record.video_id) for _, record in pairs]
-    metrics = {}
-    lengths = [record.num_frames if entry["saliency"] is None else len(entry["saliency"]) for entry, record in pairs]
-    keyframes = [record.vsum_onehot[:, :length] for (_, record), length in zip(pairs, lengths)]
-    if all(entry["saliency"] is not None for entry, _ in pairs):
-        singles = [
-            keyframe_metrics.keyframe_scores(np.array(entry["saliency"]), rows)
-            for (entry, _), rows in zip(pairs, keyframes)
-        ]
-        metrics |= keyframe_metrics.average(singles)
-        for score, single in zip(scores, singles):
-            score |= single
-        baselines = baselines or dict(
-            random=keyframe_metrics.random_baseline(keyframes), human=keyframe_metrics.human_baseline(keyframes)
-        )
-    if all(entry["caption"] is not None for entry, _ in pairs):
-        corpus, per_video = caption_metrics.caption_scores(
-            {record.video_id: entry["caption"] for entry, record in pairs},
-            {record.video_id: reference_caption(record.tsum) for _, record in pairs},
-        )
-        metrics |= corpus
-        for score in scores:
-            score |= per_video[score["video_id"]]
-    if all(entry["vt_clip_score"] is not None for entry, _ in pairs):
-        for score, (entry, _) in zip(scores, pairs):
-            score[CLIP_NAME] = entry["vt_clip_score"]
-        metrics |= keyframe_metrics.average([{CLIP_NAME: entry["vt_clip_score"]} for entry, _ in pairs])
-    results = dict(
-        metrics=metrics, baselines=baselines or {}, num_videos=dict(expected=len(records), scored=len(pairs))
-    )
-    return results, scores
+    metrics, per_video = {}, [{} for _ in pairs]
+    for field, score in SCORERS.items():
+        if all(entry[field] is not None for entry, _ in pairs):
+            split_scores, video_scores = score(pairs)
+            metrics |= split_scores
+            per_video = [known | new for known, new in zip(per_video, video_scores)]
+    if baselines is None and all(entry["saliency"] is not None for entry, _ in pairs):
+        keyframes = [_keyframes(*pair) for pair in pairs]
+        baselines = dict(random=random_baseline(keyframes), human=human_baseline(keyframes))
+    counts = dict(expected=len(records), scored=len(pairs))
+    scores = [dict(video_id=record.video_id) | values for (_, record), values in zip(pairs, per_video)]
+    return dict(metrics=metrics, baselines=baselines or {}, num_videos=counts), scores
+
+
+def _keyframes(entry, record):
+    """Key-frames (R, T) of the frames that a prediction has."""
+    return record.vsum_onehot[:, : len(entry["saliency"])]
+
+
+def _score_saliency(pairs):
+    singles = [keyframe_scores(np.array(entry["saliency"]), _keyframes(entry, record)) for entry, record in pairs]
+    return average(singles), singles
+
+
+def _score_captions(pairs):
+    captions = {record.video_id: entry["caption"] for entry, record in pairs}
+    references = {record.video_id: reference_caption(record.tsum) for _, record in pairs}
+    corpus, per_video = caption_scores(captions, references)
+    return corpus, [per_video[record.video_id] for _, record in pairs]
+
+
+def _score_agreement(pairs):
+    singles = [dict(VT_CLIPScore=entry["vt_clip_score"]) for entry, _ in pairs]
+    return average(singles), singles
+
+
+# Field of a prediction -> function from pairs of prediction and record to scores of the split and of each video.
+SCORERS = dict(saliency=_score_saliency, caption=_score_captions, vt_clip_score=_score_agreement)
 
 
 def write_scores(output_dir, split, results, scores):
@@ -155,7 +146,9 @@ def write_scores(output_dir, split, results, scores):
     with replacing(output_dir / f"results_{split}.json") as file:
         json.dump(results, file, indent=2)
     line = {
-        published: results["metrics"][ours] for ours, published in PUBLISHED_NAMES.items() if ours in results["metrics"]
+        METRICS[name].published_name: value
+        for name, value in results["metrics"].items()
+        if METRICS[name].published_name
     }
     path = output_dir / f"evaluate_{split}.txt"
     lines = read_text(path, "evaluations") if path.exists() else ""
@@ -163,26 +156,22 @@ def write_scores(output_dir, split, results, scores):
         file.write(lines + json.dumps(line) + "\n")
 
 
-def shown(name, value, sign=""):
-    """A score as the paper prints it: τ and ρ with three digits, others times 100 with one; `sign` "+" shows both."""
-    return f"{value:{sign}.3f}" if name in ("Kendall", "Spearman") else f"{100 * value:{sign}.1f}"
-
-
 def format_table(results, title):
     """Lay results out as text: one row each for the model, chance and the annotators. Scores but τ and ρ are x 100."""
+    from tabulate import tabulate
+
     rows = dict(model=results["metrics"], **results["baselines"])
-    blocks = (keyframe_metrics.NAMES, (*caption_metrics.NAMES, CLIP_NAME))
     counts = results["num_videos"]
     lines = [f"{title}: {counts['scored']} of {counts['expected']} videos (all but Kendall and Spearman x 100)"]
-    for names in blocks:
+    for names in (metrics_that_need("saliency"), (*metrics_that_need("caption"), *metrics_that_need("vt_clip_score"))):
+        names = [name for name in names if any(name in values for values in rows.values())]
         if not any(name in results["metrics"] for name in names):
             continue
-        lines.append("  ".join([f"{'':8}", *names]))
-        for row, values in rows.items():
-            if not any(name in values for name in names):
-                continue
-            cells = []
-            for name in names:
-                cells.append(f"{shown(name, values[name]) if name in values else '-':>{len(name)}}")
-            lines.append("  ".join([f"{row:8}", *cells]))
+        cells = [
+            [row, *(format_score(name, values[name]) if name in values else "-" for name in names)]
+            for row, values in rows.items()
+            if any(name in values for name in names)
+        ]
+        align = ("left", *["right"] * len(names))
+        lines.append(tabulate(cells, ["", *names], tablefmt="plain", disable_numparse=True, colalign=align))
     return "\n".join(lines)

@@ -1,28 +1,27 @@
-"""Scores from arrays and strings: key-frames, captions, the agreement of both, shots; `registry.METRICS` is the table of
-all. Knows no files and no models. Imports `utils`.
+"""Scores from arrays and strings: key-frames, captions, the agreement of both, shots.
+
+`registry.METRICS` is the table of all of them. Knows neither files nor models. Imports `utils`.
 """
 
-from metrics.alignment import vt_clip_score
-from metrics.captions import caption_scores, require_java
-from metrics.keyframes import (
-    f1_per_annotator,
-    f1_published_per_annotator,
-    human_baseline,
-    kendall_tau,
-    keyframe_scores,
-    random_baseline,
-    spearman_rho,
-)
+import importlib
+from typing import Any
 
-__all__ = [
-    "caption_scores",
-    "f1_per_annotator",
-    "f1_published_per_annotator",
-    "human_baseline",
-    "kendall_tau",
-    "keyframe_scores",
-    "random_baseline",
-    "require_java",
-    "spearman_rho",
-    "vt_clip_score",
-]
+_MODULES = {
+    "f1_per_annotator": "keyframes",
+    "f1_published_per_annotator": "keyframes",
+    "kendall_tau": "keyframes",
+    "spearman_rho": "keyframes",
+    "keyframe_scores": "registry",
+    "caption_scores": "registry",
+    "random_baseline": "baselines",
+    "human_baseline": "baselines",
+    "vt_clip_score": "alignment",
+}
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a function's module when it is first asked for."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"metrics.{_MODULES[name]}"), name)

@@ -12,8 +12,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
-
-NAMES = ("BLEU_1", "BLEU_2", "BLEU_3", "BLEU_4", "METEOR", "ROUGE_L", "CIDEr")
+from collections.abc import Sequence
 
 
 def require_java():
@@ -35,48 +34,47 @@ def require_java():
     os.environ["PATH"] = f"{pathlib.Path(JAVA).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 
-def caption_scores(captions, references):
-    """Score captions against one reference each.
+Scores = dict[str, tuple[float, Sequence[float]]]  # metric -> score of the split, scores of the videos
 
-    Args:
-        captions: dictionary from video to generated caption.
-        references: dictionary with the same videos, in any order, to the cleaned reference caption. CIDEr weighs
-            n-grams by their rarity among all of these, so it depends on the whole split.
-    Returns:
-        corpus scores (dictionary from `NAMES` to float), and the same per video (dictionary from video to dictionary).
-    Raises:
-        ValueError: the videos differ, or no reference has a word.
-        FileNotFoundError: see `require_java`.
-        OSError: a Java program failed.
-    """
-    if captions.keys() != references.keys():
-        raise ValueError(f"captions: found {len(captions)} videos, expected the {len(references)} of the references")
-    require_java()
+
+def bleu(truth: dict[str, list[str]], generated: dict[str, list[str]]) -> Scores:
+    """BLEU of 1 to 4 words, brevity penalty included."""
     from pycocoevalcap.bleu.bleu import Bleu
-    from pycocoevalcap.cider.cider import Cider
+
+    with contextlib.redirect_stdout(io.StringIO()):  # the scorer prints its lengths
+        totals, singles = Bleu(4).compute_score(truth, generated)
+    return {f"BLEU_{n + 1}": (totals[n], singles[n]) for n in range(4)}
+
+
+def rouge_l(truth: dict[str, list[str]], generated: dict[str, list[str]]) -> Scores:
+    """ROUGE-L, the F-measure of the longest common subsequence."""
     from pycocoevalcap.rouge.rouge import Rouge
 
-    videos = list(references)
-    tokens = tokenize([captions[v] for v in videos] + [references[v] for v in videos])
-    found = {v: [line] for v, line in zip(videos, tokens)}
-    truth = {v: [line] for v, line in zip(videos, tokens[len(videos) :])}
-    if not any(tokens[len(videos) :]):
-        raise ValueError("captions: found no word in any reference, expected captions to compare with")
-    corpus, per_video = {}, {v: {} for v in videos}
+    return dict(ROUGE_L=Rouge().compute_score(truth, generated))
 
-    def record(name, total, singles):
-        corpus[name] = float(total)
-        for video, value in zip(videos, singles):
-            per_video[video][name] = float(value)
 
-    with contextlib.redirect_stdout(io.StringIO()):  # the BLEU scorer prints its lengths
-        totals, singles = Bleu(4).compute_score(truth, found)
-    for n in range(4):
-        record(f"BLEU_{n + 1}", totals[n], singles[n])
-    record("METEOR", *_meteor_scores(truth, found))
-    record("ROUGE_L", *Rouge().compute_score(truth, found))
-    record("CIDEr", *Cider().compute_score(truth, found))
-    return corpus, per_video
+def cider(truth: dict[str, list[str]], generated: dict[str, list[str]]) -> Scores:
+    """CIDEr: cosine of n-grams weighted by their rarity among the references."""
+    from pycocoevalcap.cider.cider import Cider
+
+    return dict(CIDEr=Cider().compute_score(truth, generated))
+
+
+def meteor(truth: dict[str, list[str]], generated: dict[str, list[str]]) -> Scores:
+    """METEOR, by its Java process; a failure ends that process, whose lock would hang the interpreter's exit."""
+    if _meteor().meteor_p.poll() is not None:
+        _meteor.cache_clear()
+    process = _meteor()
+    try:
+        return dict(METEOR=process.compute_score(truth, generated))
+    except Exception as error:
+        _meteor.cache_clear()
+        process.meteor_p.kill()
+        with contextlib.suppress(OSError):
+            process.meteor_p.stdin.close()
+        if process.lock.locked():
+            process.lock.release()
+        raise OSError(f"METEOR: its Java process failed ({error}); it needs about 2 GB of memory") from None
 
 
 def start_meteor():
@@ -91,23 +89,6 @@ def _meteor():
     from pycocoevalcap.meteor.meteor import Meteor
 
     return Meteor()
-
-
-def _meteor_scores(truth, found):
-    """Ask METEOR; a failure ends its process, which would otherwise keep a lock that hangs the interpreter's exit."""
-    if _meteor().meteor_p.poll() is not None:
-        _meteor.cache_clear()
-    meteor = _meteor()
-    try:
-        return meteor.compute_score(truth, found)
-    except Exception as error:
-        _meteor.cache_clear()
-        meteor.meteor_p.kill()
-        with contextlib.suppress(OSError):
-            meteor.meteor_p.stdin.close()
-        if meteor.lock.locked():
-            meteor.lock.release()
-        raise OSError(f"METEOR: its Java process failed ({error}); it needs about 2 GB of memory") from None
 
 
 def tokenize(lines):

@@ -3,17 +3,15 @@
 One video at a time, NumPy, unpadded. Axes: R annotators, T frames at 1 fps, N rows of scores for one video.
 """
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
-from metrics import ranks
-from metrics.ranks import Ranks
-
 BUDGET = 0.15
-NAMES = ("F1", "F1_max", "F1_published", "F1_published_max", "Kendall", "Spearman")
 
 
-def _checked(saliency, other, name):
-    """Return float64 saliency (T,) and `other` with T columns, or raise a ValueError."""
+def check_scores(saliency, other, name):
+    """Return float64 saliency (T,) and `other` with T columns; raise a ValueError that names what is wrong."""
     saliency, other = np.asarray(saliency, np.float64), np.asarray(other, np.float64)
     if saliency.ndim != 1 or saliency.size == 0:
         raise ValueError(f"saliency: found shape {saliency.shape}, expected (T,) with T at least 1")
@@ -73,7 +71,7 @@ def f1_per_annotator(saliency, keyframes):
     Source: VideoXum (Lin et al., 2023), section on evaluation. Chosen are the frames that score at least the
         (n+1)-th highest, n = int(0.15 T): the threshold is inclusive (QUIRK-4).
     """
-    saliency, keyframes = _checked(saliency, keyframes, "keyframes")
+    saliency, keyframes = check_scores(saliency, keyframes, "keyframes")
     return binary_f1(_top(saliency[None]), keyframes)[0]
 
 
@@ -85,87 +83,99 @@ def f1_published_per_annotator(saliency, keyframes):
 
     Args, Returns, Raises: as in `f1_per_annotator`.
     """
-    saliency, keyframes = _checked(saliency, keyframes, "keyframes")
+    saliency, keyframes = check_scores(saliency, keyframes, "keyframes")
     return binary_f1(_published_top(saliency[None]), keyframes)[0]
 
 
-def _correlation(function, saliency, importance):
-    saliency, importance = _checked(saliency, importance, "importance")
-    return float(function(Ranks(saliency[None]), Ranks(importance[None]))[0])
-
-
-def kendall_tau(saliency, importance):
-    """Kendall's τ-b between scores (T,) and importance (T,), the annotators' mean; 0 where undefined."""
-    return _correlation(ranks.kendall, saliency, importance)
-
-
-def spearman_rho(saliency, importance):
-    """Spearman's ρ between scores (T,) and importance (T,), the annotators' mean; 0 where undefined."""
-    return _correlation(ranks.spearman, saliency, importance)
-
-
-def _named(f1, published, saliency, importance):
-    """Scores of N rows: dictionary from `NAMES` to (N,); f1 and published are (N, R), the others (N, T) or (1, T)."""
-    x, y = Ranks(saliency), Ranks(importance)
-    correlations = ranks.kendall(x, y), ranks.spearman(x, y)
-    return dict(zip(NAMES, (f1.mean(1), f1.max(1), published.mean(1), published.max(1), *correlations)))
-
-
-def keyframe_scores(saliency, keyframes):
-    """All key-frame scores of one video: dictionary from `NAMES` to float.
+def correlate_rows(statistic: Callable, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Correlate rows (N, T) pairwise, one of the two perhaps (1, T): (N,) float64, 0 where undefined.
 
     Args:
-        saliency: (T,) float.
-        keyframes: (R, T) in {0, 1}.
+        statistic: `kendall` or `spearman`.
     """
-    saliency, keyframes = _checked(saliency, keyframes, "keyframes")
-    return {name: float(value[0]) for name, value in _scores_of_rows(saliency[None], keyframes).items()}
+    x, y = np.broadcast_arrays(x, y)
+    return np.nan_to_num(statistic(x, y)) if x.shape[-1] > 1 else np.zeros(len(x))
 
 
-def _scores_of_rows(saliency, keyframes):
-    """As `keyframe_scores`, of N scorings (N, T) of one video: dictionary from `NAMES` to (N,)."""
-    tops = binary_f1(_top(saliency), keyframes), binary_f1(_published_top(saliency), keyframes)
-    return _named(*tops, saliency, keyframes.mean(0, keepdims=True))
+def kendall(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Kendall's τ-b between rows (N, T): (N,), NaN where a row is constant."""
+    from scipy import stats
+
+    return stats.kendalltau(x, y, axis=-1).statistic
 
 
-def average(scores):
+def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Spearman's ρ between rows (N, T): (N,), NaN where a row is constant.
+
+    Pearson's correlation of the ranks: `scipy.stats.spearmanr` correlates columns with each other, not rows pairwise.
+    """
+    from scipy import stats
+
+    x, y = (stats.rankdata(rows, axis=-1) - (rows.shape[-1] + 1) / 2 for rows in (x, y))
+    with np.errstate(invalid="ignore"):
+        return (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+
+
+def kendall_tau(saliency: np.ndarray, importance: np.ndarray) -> float:
+    """Kendall's τ-b between scores (T,) and importance (T,), the annotators' mean; 0 where undefined."""
+    saliency, importance = check_scores(saliency, importance, "importance")
+    return float(correlate_rows(kendall, saliency[None], importance[None])[0])
+
+
+def spearman_rho(saliency: np.ndarray, importance: np.ndarray) -> float:
+    """Spearman's ρ between scores (T,) and importance (T,), the annotators' mean; 0 where undefined."""
+    saliency, importance = check_scores(saliency, importance, "importance")
+    return float(correlate_rows(spearman, saliency[None], importance[None])[0])
+
+
+# What `registry.METRICS` names: a function of N scorings of one video (N, T) and its key-frames (R, T), and a function
+# of the key-frames alone that scores each annotator against the others. Both give metric -> (N,) or (R,).
+
+
+def f1_scores(saliency: np.ndarray, keyframes: np.ndarray) -> dict[str, np.ndarray]:
+    """F1 of the top 15 %: mean and maximum over the annotators."""
+    f1 = binary_f1(_top(saliency), keyframes)  # (N, R)
+    return dict(F1=f1.mean(1), F1_max=f1.max(1))
+
+
+def human_f1_scores(keyframes: np.ndarray) -> dict[str, np.ndarray]:
+    """F1 of each annotator's key-frames, as they are, against each other annotator's."""
+    f1 = _without_diagonal(binary_f1(keyframes, keyframes))  # (R, R - 1)
+    return dict(F1=f1.mean(1), F1_max=f1.max(1))
+
+
+def f1_published_scores(saliency: np.ndarray, keyframes: np.ndarray) -> dict[str, np.ndarray]:
+    """F1 of the frames that the released script chooses: mean and maximum over the annotators."""
+    f1 = binary_f1(_published_top(saliency), keyframes)  # (N, R)
+    return dict(F1_published=f1.mean(1), F1_published_max=f1.max(1))
+
+
+def human_f1_published_scores(keyframes: np.ndarray) -> dict[str, np.ndarray]:
+    """As `f1_published_scores`, an annotator's key-frames put through the released script's threshold like scores."""
+    f1 = _without_diagonal(binary_f1(_published_top(keyframes), keyframes))  # (R, R - 1)
+    return dict(F1_published=f1.mean(1), F1_published_max=f1.max(1))
+
+
+def rank_correlations(saliency: np.ndarray, keyframes: np.ndarray) -> dict[str, np.ndarray]:
+    """τ-b and ρ with the annotators' mean."""
+    importance = keyframes.mean(0, keepdims=True)  # (1, T)
+    return _correlations(saliency, importance)
+
+
+def human_rank_correlations(keyframes: np.ndarray) -> dict[str, np.ndarray]:
+    """τ-b and ρ of each annotator with the mean of the others."""
+    return _correlations(keyframes, keyframes.sum(0) - keyframes)
+
+
+def _correlations(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    return dict(Kendall=correlate_rows(kendall, x, y), Spearman=correlate_rows(spearman, x, y))
+
+
+def _without_diagonal(table: np.ndarray) -> np.ndarray:
+    """(R, R) -> (R, R - 1)."""
+    return table[~np.eye(len(table), dtype=bool)].reshape(len(table), -1)
+
+
+def average(scores: Sequence[dict[str, float]]) -> dict[str, float]:
     """Average a list of dictionaries with the same keys."""
     return {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
-
-
-def random_baseline(keyframes, seeds=range(5)):
-    """Scores of uniform random saliency, averaged over videos and seeds.
-
-    Args:
-        keyframes: list of (R, T) arrays, one per video.
-        seeds: one run over all videos for each.
-    """
-    generators = [np.random.default_rng(seed) for seed in seeds]
-    scores = []
-    for rows in keyframes:
-        saliency = np.stack([rng.random(rows.shape[1]) for rng in generators])
-        scores.append(_scores_of_rows(saliency, np.asarray(rows, np.float64)))
-    return average(scores)
-
-
-def human_scores(keyframes):
-    """Score each annotator of one video against the nine others, averaged over the annotators.
-
-    F1 compares their key-frames with each other one's; τ and ρ with the others' mean. `F1_published` puts a row
-    of key-frames through the released script's threshold, as if it were scores.
-
-    Args:
-        keyframes: (R, T) in {0, 1}, R ≥ 2.
-    """
-    keyframes = np.asarray(keyframes, np.float64)
-    R = len(keyframes)
-    others = ~np.eye(R, dtype=bool)
-    tables = (binary_f1(chosen, keyframes) for chosen in (keyframes, _published_top(keyframes)))
-    f1, published = (table[others].reshape(R, R - 1) for table in tables)
-    scores = _named(f1, published, keyframes, keyframes.sum(0) - keyframes)
-    return {name: float(value.mean()) for name, value in scores.items()}
-
-
-def human_baseline(keyframes):
-    """`human_scores` averaged over videos; keyframes is a list of (R, T) arrays."""
-    return average([human_scores(rows) for rows in keyframes])

@@ -15,9 +15,7 @@ import dataclasses
 
 import numpy as np
 
-from metrics import ranks
-from metrics.keyframes import average, binary_f1, budget
-from metrics.ranks import Ranks
+from metrics.keyframes import average, binary_f1, budget, correlate_rows, kendall, spearman
 from metrics.segmentation import knapsack
 
 OVER_ANNOTATORS = dict(tvsum=np.mean, summe=np.max)  # the benchmarks, and what makes one F1 of R
@@ -112,10 +110,9 @@ def score(scores, reference):
 
 def _correlations(x, y, suffix=""):
     """τ and ρ of the rows of x and y, averaged; 0 where a row is constant."""
-    x, y = Ranks(x), Ranks(y)
     return {
-        f"Kendall{suffix}": float(ranks.kendall(x, y).mean()),
-        f"Spearman{suffix}": float(ranks.spearman(x, y).mean()),
+        f"Kendall{suffix}": float(correlate_rows(kendall, x, y).mean()),
+        f"Spearman{suffix}": float(correlate_rows(spearman, x, y).mean()),
     }
 
 

@@ -4,8 +4,8 @@ import os
 import pathlib
 
 from engine.config import SPLITS
+from metrics.registry import METRICS
 from report import gather, write_report
-from report.runs import ALL_METRICS
 from utils.command_line import OneLineParser
 from utils.log import run_main
 
@@ -19,7 +19,7 @@ def main(argv=None):
     for kind in ("best", "worst", "random"):
         add(f"--{kind}", type=int, default=6, metavar="N", help=f"show N {kind} videos (default: 6)")
     add("--ids", nargs="+", default=(), metavar="ID", help="show these videos too")
-    add("--by", choices=ALL_METRICS, metavar="NAME", help="what best means (default: Kendall, or what the run has)")
+    add("--by", choices=tuple(METRICS), metavar="NAME", help="what best means (default: Kendall, or what the run has)")
     add("--out", help="file to write (default: RUN/report.html)")
     args = parser.parse_args(argv)
     how = dict(best=args.best, worst=args.worst, random=args.random, ids=args.ids, by=args.by)

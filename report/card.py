@@ -10,8 +10,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from engine.checkpoint import count_parameters
 from engine.config import SPLITS
-from engine.scoring import shown
-from report.runs import PAPER_METRICS, dumps, is_videoxum, read_run
+from metrics.registry import PAPER_METRICS, format_score
+from report.runs import dumps, is_videoxum, read_run
 from utils.files import replacing, sha256_of
 from utils.tables import layout
 
@@ -107,5 +107,5 @@ def _metadata(name, runs):
 def _scores(run):
     metrics = [name for name in PAPER_METRICS if name in run.metrics]
     rows = {f"this model, {run.split}": run.metrics} | {f"{k}, {run.split}": v for k, v in run.baselines.items()}
-    cells = [[name, *[shown(m, row[m]) if m in row else "" for m in metrics]] for name, row in rows.items()]
+    cells = [[name, *[format_score(m, row[m]) if m in row else "" for m in metrics]] for name, row in rows.items()]
     return layout(["", *metrics], cells, "markdown")

@@ -13,12 +13,10 @@ import numpy as np
 
 from data.annotations import VIDEOS
 from engine.config import SPLITS
-from engine.scoring import shown
+from metrics.registry import METRICS, PAPER_METRICS, format_score
 from report.bootstrap import paired_bootstrap
 from report.runs import (
     ABOUT_F1,
-    ALL_METRICS,
-    PAPER_METRICS,
     STEP,
     Run,
     aligned,
@@ -30,9 +28,6 @@ from report.runs import (
 from utils.command_line import OneLineParser
 from utils.log import run_main
 from utils.tables import FORMATS, layout
-
-# Their score of a split is not the mean of its videos' scores, but counted over all words.
-CORPUS = ("BLEU_1", "BLEU_2", "BLEU_3", "BLEU_4", "METEOR")
 
 # With fewer videos the bootstrap's intervals hold the truth far less often than they say.
 LEAST_VIDEOS = 20
@@ -54,8 +49,8 @@ class Group:
         values = [run.metrics[metric] for run in self.runs if metric in run.metrics]
         if len(values) < len(self.runs):
             return ""
-        mean = shown(metric, np.mean(values))
-        return f"{mean} ± {shown(metric, np.std(values, ddof=1))}" if len(values) > 1 else mean
+        mean = format_score(metric, np.mean(values))
+        return f"{mean} ± {format_score(metric, np.std(values, ddof=1))}" if len(values) > 1 else mean
 
     def scores(self, video_ids):
         """Scores per video, the mean over the runs: metric -> (N,)."""
@@ -91,7 +86,9 @@ def score_table(groups, metrics):
     settings = differing(groups)
     rows = {name: dict(values) for name, values in published(groups[0].runs[0].split).items()} | baselines_of(groups)
     blank = [""] * len(settings)
-    table = [[name, *blank, *[shown(m, row[m]) if m in row else "" for m in metrics]] for name, row in rows.items()]
+    table = [
+        [name, *blank, *[format_score(m, row[m]) if m in row else "" for m in metrics]] for name, row in rows.items()
+    ]
     for group in groups:
         found = group.runs[0].settings
         values = [dumps(found[name]) if name in found else "" for name in settings]
@@ -132,7 +129,8 @@ def difference_table(found, metrics, videos):
                 continue
             mean, low, high = values[metric]
             star = "*" if videos >= LEAST_VIDEOS and (low > 0 or high < 0) else ""
-            cells.append(f"{shown(metric, mean, '+')} [{shown(metric, low, '+')}, {shown(metric, high, '+')}]{star}")
+            shown, lower, upper = (format_score(metric, value, "+") for value in (mean, low, high))
+            cells.append(f"{shown} [{lower}, {upper}]{star}")
         rows.append([group.name, *cells])
     return ["", *metrics], rows
 
@@ -144,7 +142,7 @@ def with_differences(header, rows, found, metrics):
     for row in rows:
         for metric in metrics:
             values = more.get(row[0], {}).get(metric, ())
-            row += [shown(metric, value, "+") for value in values] or [""] * 3
+            row += [format_score(metric, value, "+") for value in values] or [""] * 3
     return header, rows
 
 
@@ -168,7 +166,7 @@ def remarks(groups, against, found, metrics):
                 "* beyond the noise of the videos: 0 lies outside the interval. Not in it: what another seed would"
             )
             before.append("  change, and that of twenty comparisons one falls outside by chance.")
-        if any(name in CORPUS for name in metrics):
+        if any(METRICS[name].is_corpus for name in metrics):
             before.append("BLEU and METEOR: of single videos' scores, whose mean is not the score of the split above.")
     return before, behind
 
@@ -192,7 +190,14 @@ def _arguments(argv):
     add("runs", nargs="+", metavar="RUN", help="folders with results_{split}.json and scores_{split}.jsonl")
     add("--split", choices=SPLITS, default="test", help="which split's results (default: test)")
     add("--format", choices=FORMATS, default="table", dest="style", help="default: table")
-    add("--metrics", nargs="+", choices=ALL_METRICS, default=PAPER_METRICS, metavar="NAME", help="default: the paper's")
+    add(
+        "--metrics",
+        nargs="+",
+        choices=tuple(METRICS),
+        default=PAPER_METRICS,
+        metavar="NAME",
+        help="default: the paper's",
+    )
     add("--against", metavar="RUN", help="run whose row the others are compared with (default: the first)")
     add("--resamples", type=int, default=10_000, help="of the bootstrap (default: 10000)")
     add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
-from engine.scoring import shown
+from metrics.registry import METRICS, format_score
 from report.content import curves, thinned
 from utils.text import clock
 
@@ -104,7 +104,7 @@ def distributions(run, metrics):
             if name is None:
                 axis.axis("off")
                 continue
-            factor = 1 if name in ("Kendall", "Spearman") else 100
+            factor = METRICS[name].scale
             values = factor * run.scores[name]
             axis.hist(values, bins=min(40, max(5, len(values) // 3)), color=MODEL, alpha=0.45)
             lines = [("model", run.metrics[name], MODEL, "-")] + [
@@ -114,13 +114,17 @@ def distributions(run, metrics):
             ]
             for label, mean, color, style in lines:
                 axis.axvline(
-                    factor * mean, color=color, linestyle=style, linewidth=1.3, label=f"{label} {shown(name, mean)}"
+                    factor * mean,
+                    color=color,
+                    linestyle=style,
+                    linewidth=1.3,
+                    label=f"{label} {format_score(name, mean)}",
                 )
             axis.set(title=name, ylim=(0, 1.4 * axis.get_ylim()[1]))  # room for the legend
             axis.legend(frameon=False, fontsize=7)
             axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
             axis.xaxis.set_major_locator(MaxNLocator(4))
-        means = ", ".join(f"{name} {shown(name, run.metrics[name])}" for name in metrics)
+        means = ", ".join(f"{name} {format_score(name, run.metrics[name])}" for name in metrics)
         return _svg(figure, f"Histograms of the videos' scores; the model's: {means}")
 
 

@@ -8,10 +8,10 @@ import re
 import string
 
 from data.annotations import ANNOTATORS, VIDEOS
-from engine.scoring import shown
+from metrics.registry import METRICS, PAPER_METRICS, format_score
 from report import figures
 from report.content import as_script
-from report.runs import ABOUT_F1, ALL_METRICS, PAPER_METRICS, dumps, is_videoxum, published
+from report.runs import ABOUT_F1, dumps, is_videoxum, published
 from utils.files import replacing
 from utils.text import clock
 
@@ -27,8 +27,8 @@ def write_report(content, path):
         path: .html file, replaced in one step.
     """
     run = content.run
-    metrics = [name for name in ALL_METRICS if name in run.metrics]
-    main = [name for name in ALL_METRICS if name in run.metrics and name in (*PAPER_METRICS, content.by)]
+    metrics = [name for name in METRICS if name in run.metrics]
+    main = [name for name in METRICS if name in run.metrics and name in (*PAPER_METRICS, content.by)]
     columns = [dict(name="video")] + [dict(name="seconds", digits=0, factor=1)]
     columns += [dict(name=name, **_digits(name)) for name in main]
     columns += [dict(name="generated caption"), dict(name="reference")]
@@ -60,7 +60,7 @@ def write_report(content, path):
 
 
 def _digits(name):
-    return dict(digits=3, factor=1) if name in ("Kendall", "Spearman") else dict(digits=1, factor=100)
+    return dict(digits=METRICS[name].digits, factor=METRICS[name].scale)
 
 
 def _row(content, i, metrics):
@@ -82,7 +82,7 @@ def _score_table(run, metrics):
     rows += [(name, values, "") for name, values in (run.baselines | published(run.split)).items()]
     body = []
     for name, values, css in rows:
-        cells = "".join(f"<td>{shown(m, values[m]) if m in values else '–'}</td>" for m in metrics)
+        cells = "".join(f"<td>{format_score(m, values[m]) if m in values else '–'}</td>" for m in metrics)
         body.append(f'<tr{css}><th scope="row">{_escape(name)}</th>{cells}</tr>')
     head = "".join(f'<th scope="col">{_escape(name)}</th>' for name in metrics)
     caption = "Times 100, but Kendall's τ and Spearman's ρ."
@@ -107,7 +107,7 @@ def _figure(name, heading, svg):
 
 def _section(video, metrics, number):
     record = video.record
-    scores = "".join(f"<div><dt>{m}</dt><dd>{shown(m, video.scores[m])}</dd></div>" for m in metrics)
+    scores = "".join(f"<div><dt>{m}</dt><dd>{format_score(m, video.scores[m])}</dd></div>" for m in metrics)
     sentences = "".join(f"<li>{_escape(sentence)}</li>" for sentence in record.tsum)
     generated = "<h4>Generated caption</h4><p>" + _escape(video.caption) + "</p>" if video.caption is not None else ""
     return f"""<article id="video-{number}" data-video="{_escape(record.video_id)}">

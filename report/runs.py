@@ -9,20 +9,21 @@ import numpy as np
 
 from data.annotations import VIDEOS, is_number
 from engine.config import Config
-from engine.scoring import CLIP_NAME
-from metrics.captions import NAMES as CAPTION_NAMES
-from metrics.keyframes import NAMES as KEYFRAME_NAMES
+from metrics.registry import METRICS
 from utils.files import parse_json, read_json, read_text
 from utils.settings import fields_of
 
-ALL_METRICS = (*KEYFRAME_NAMES, *CAPTION_NAMES, CLIP_NAME)
-# The columns of the paper's tables.
-PAPER_METRICS = ("F1", "Kendall", "Spearman", "BLEU_4", "METEOR", "ROUGE_L", "CIDEr", CLIP_NAME)
 # Of the test split, as fractions. Source: VideoXum (Lin et al., 2023), table of results.
 PUBLISHED = {
-    "VTSUM-BLIP (TT)": (0.224, 0.176, 0.233, 0.057, 0.120, 0.249, 0.224, 0.290),
-    "VTSUM-BLIP (TT+CA)": (0.235, 0.196, 0.258, 0.058, 0.122, 0.251, 0.231, 0.295),
-}
+    "VTSUM-BLIP (TT)": dict(
+        F1=0.224, Kendall=0.176, Spearman=0.233, BLEU_4=0.057, METEOR=0.120, ROUGE_L=0.249, CIDEr=0.224,
+        VT_CLIPScore=0.290,
+    ),
+    "VTSUM-BLIP (TT+CA)": dict(
+        F1=0.235, Kendall=0.196, Spearman=0.258, BLEU_4=0.058, METEOR=0.122, ROUGE_L=0.251, CIDEr=0.231,
+        VT_CLIPScore=0.295,
+    ),
+}  # fmt: skip
 # What a checkpoint may be scored with otherwise than it was trained.
 SCORED_WITH = ("model", "task", "kernel_size", "prompt", "max_text_length", "min_text_length", "num_beams")
 SCORED_WITH += ("precision", "tf32", "video_embeddings_root")
@@ -40,8 +41,7 @@ def is_videoxum(run):
 
 def published(split):
     """The paper's rows: dictionary from name to metrics, as fractions; none but for the test split."""
-    rows = {f"{name}, published": dict(zip(PAPER_METRICS, values)) for name, values in PUBLISHED.items()}
-    return rows if split == "test" else {}
+    return {f"{name}, published": row for name, row in PUBLISHED.items()} if split == "test" else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,13 +117,13 @@ def _results(results, path):
     def table(value, metrics):
         return isinstance(value, dict) and set(value) <= set(metrics) and all(map(is_number, value.values()))
 
-    if not isinstance(results, dict) or not table(results.get("metrics"), ALL_METRICS) or not results["metrics"]:
+    if not isinstance(results, dict) or not table(results.get("metrics"), METRICS) or not results["metrics"]:
         raise ValueError(f"{path}: metrics: expected an object of scores, finite numbers")
     counts = results.get("num_videos")
     if not isinstance(counts, dict) or not all(type(counts.get(name)) is int for name in ("expected", "scored")):
         raise ValueError(f"{path}: num_videos: expected numbers, expected and scored")
     baselines = results.get("baselines")
-    if not isinstance(baselines, dict) or not all(table(row, KEYFRAME_NAMES) for row in baselines.values()):
+    if not isinstance(baselines, dict) or not all(table(row, METRICS) for row in baselines.values()):
         raise ValueError(f"{path}: baselines: expected an object of rows of scores")
     for name in ("config", "trained_with"):
         values = results.setdefault(name, None)
@@ -141,7 +141,7 @@ def _scores(path):
     for n, line in enumerate(read_text(path, "scores").splitlines(), 1):
         try:
             row = parse_json(line)
-            video_id, values = row["video_id"], {name: float(row[name]) for name in ALL_METRICS if name in row}
+            video_id, values = row["video_id"], {name: float(row[name]) for name in METRICS if name in row}
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}: line {n}: expected a video_id and its scores ({error})") from None
         if not isinstance(video_id, str) or not all(map(math.isfinite, values.values())):

@@ -118,6 +118,6 @@ def test_the_command(predictions, mini_root, tmp_path, capsys):
     assert line["F1_MEAN"] == results["metrics"]["F1_published"] != results["metrics"]["F1"]
     assert line["F1_MAX"] == results["metrics"]["F1_published_max"]
     names = [*(f"val_Bleu_{n}" for n in range(1, 5)), "val_METEOR", "val_ROUGE_L", "val_CIDEr"]
-    assert list(line) == [*names, "F1_MAX", "F1_MEAN", "Kendall", "Spearman", "VT_CLIPScore"]
+    assert list(line) == ["F1_MEAN", "F1_MAX", "Kendall", "Spearman", *names, "VT_CLIPScore"]
     assert len((tmp_path / "out/scores_test.jsonl").read_text().splitlines()) == 7
     assert "python -m metrics" in document("evaluation")

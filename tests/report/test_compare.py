@@ -9,9 +9,10 @@ import scipy.stats
 from data.annotations import load_annotations
 from engine.config import Config
 from engine.scoring import score_predictions, write_scores
+from metrics.registry import PAPER_METRICS
 from report import compare
 from report.bootstrap import paired_bootstrap
-from report.runs import PAPER_METRICS, published, read_run
+from report.runs import published, read_run
 from utils.tables import layout
 
 NAMES = ("F1", "Kendall", "Spearman")
