@@ -7,38 +7,29 @@
         --config configs/vtsum_blip_tt_ca.yaml --pretrained_model vtsum_tt_ca.pth --output_dir outputs/summe
 """
 
-import logging
+import argparse
+from collections.abc import Sequence
 
-from engine.benchmarks import average_rows, evaluate, format_table, read_videos, shots_of_annotations, write, zero_shot
-from engine.config import load_config
-from engine.score_files import STEPS, make_splits, read_scores, read_splits, scores_of_videos
-from metrics.shots import (
-    OVER_ANNOTATORS,
-)
+from engine.config import Config, load_config
 from utils.command_line import OneLineParser
-from utils.download import fetch
-from utils.files import make_folder, sha256_of
-from utils.log import run_main, setup_logging
-from utils.versions import versions
-
-logger = logging.getLogger(__name__)
+from utils.log import run_main
 
 
-def parse(argv):
-    """Read the command line: the script's own arguments, and a `Config` of the others with --features, else None."""
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config | None]:
+    """The script's own arguments, and with --features the `Config` that the other arguments give."""
     parser = OneLineParser(
         description=__doc__.splitlines()[0],
         epilog="With --features also --config and every setting of eval_v2vt_sum.py.",
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--benchmark", required=True, choices=tuple(OVER_ANNOTATORS))
+    add("--benchmark", required=True, choices=("tvsum", "summe"))
     add("--annotations", required=True, metavar="PATH", help="ydata-tvsum50.mat, SumMe's GT folder, or an eccv16 .h5")
     add("--shots", metavar="H5", help="eccv16 file with shots and user summaries for the original annotations")
     add("--split_file", metavar="JSON", help="list of train_keys and test_keys (default: five drawn by --split_seed)")
     add("--split_seed", type=int, default=0, help="(%(default)s)")
-    add("--scores_at", choices=STEPS, help="what one score of --scores is for (default: their number tells)")
-    add("--output_dir", help="folder for the results; without it, and without --features, they are only shown")
+    add("--scores_at", choices=("second", "pick", "frame"), help="unit of --scores (default: inferred from its length)")
+    add("--output_dir", help="folder for the results; without it, and without --features, they are only printed")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--scores", metavar="FILE", help="JSON {video: [scores]}, predictions .jsonl, or .npz")
     source.add_argument("--features", metavar="DIR", help="{video}.npz at 1 fps for --config and --pretrained_model")
@@ -52,41 +43,18 @@ def parse(argv):
         if others:
             raise ValueError(f"{others[0]}: unknown argument, or one that goes with --features")
         return args, None
-    config, _ = load_config([*others, *(["--output_dir", args.output_dir] if args.output_dir else [])])
+    config = load_config([*others, *(["--output_dir", args.output_dir] if args.output_dir else [])]).settings
     if not config.pretrained_model:
         raise ValueError("pretrained_model: missing, expected a VTSUM-BLIP checkpoint (--pretrained_model PATH)")
     args.output_dir = config.output_dir
     return args, config
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args, config = parse(argv)
-    setup_logging(True)
-    output_dir = make_folder(args.output_dir, "output_dir") if args.output_dir else None
-    videos = read_videos(args)
-    tests = read_splits(args.split_file, videos) if args.split_file else make_splits(len(videos), args.split_seed)
-    scores, shots, origin = None, [shots_of_annotations(video) for video in videos], {}
-    if config is not None:
-        scores, shots = zero_shot(config, videos, args.features)
-        origin = dict(config=config.as_dict(), checkpoint_sha256=sha256_of(fetch(config.pretrained_model)))
-    elif args.scores:
-        scores = scores_of_videos(read_scores(args.scores), videos, args.scores, args.scores_at)
-        origin = dict(scores_sha256=sha256_of(args.scores))
-    rows = evaluate(videos, args.benchmark, scores, shots)
-    everything, per_test, mean = average_rows(rows, tests)
-    splits = dict(
-        source=f"splits of {args.split_file}" if args.split_file else f"random splits of seed {args.split_seed}",
-        mean=mean,
-        per_test_set=per_test,
-        test_sets=[[videos[i].video_id for i in test] for test in tests],
-    )
-    results = dict(benchmark=args.benchmark, num_videos=len(videos), all_videos=everything, splits=splits)
-    results |= dict(inputs={k: v for k, v in vars(args).items() if k != "output_dir"}, versions=versions(), **origin)
-    if output_dir:
-        write(output_dir, results, videos, rows)
-    print(format_table(results))
-    if "F1" not in everything.get("random", {}):
-        logger.warning("F1 is left out: nothing here tells the shots; --shots names an eccv16 file, which does")
+    from engine.tvsum_summe import run_benchmark
+
+    run_benchmark(args, config)
 
 
 if __name__ == "__main__":

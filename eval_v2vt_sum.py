@@ -4,26 +4,22 @@
         --output_dir outputs/vtsum_tt --pretrained_model outputs/vtsum_tt/vtsum_tt.pth --model vtsum_blip_tt
 """
 
+from collections.abc import Sequence
+
 from engine.config import load_config
 from utils.log import run_main
 
 
-def main(argv=None):
-    config, overridden = load_config(argv, __doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    command = load_config(argv, __doc__.splitlines()[0])
+    config = command.settings
     if not config.pretrained_model:
         raise ValueError("pretrained_model: missing, expected the checkpoint to score (--pretrained_model PATH)")
-    from engine.evaluator import Evaluator
-    from engine.setup import begin, build_model, load_trained
+    from engine.evaluator import evaluate_checkpoint
     from utils import distributed
-    from utils.download import fetch
 
-    world = begin(config, overridden, splits=config.splits, log_file="eval.log", config_file="config_eval.yaml")
-    with distributed.local_main_first(world):
-        checkpoint = fetch(config.pretrained_model)
-    model = build_model(config)
-    trained_with = load_trained(config, model, checkpoint)
-    Evaluator(config, world).evaluate(model.to(world.device), checkpoint=checkpoint, trained_with=trained_with)
-    distributed.stop()
+    evaluate_checkpoint(config, command.notes, config.pretrained_model)
+    distributed.shutdown()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from data.collate import collate
-from utils.interrupt import leave_signals_to_parent
+from utils.interrupt import init_loader_worker
 
 # Videos are sorted by length within so many batches at a time: enough for little padding, and still well mixed.
 POOL_BATCHES = 50
@@ -42,6 +42,11 @@ class TrainBatches:
         """Choose the epoch, and begin it after so many batches of all processes together."""
         self.epoch, self.done = epoch, done
 
+    @property
+    def batches_per_epoch(self):
+        """Batches of all processes together, of a whole epoch."""
+        return len(self.lengths) // self.batch_size // self.world_size * self.world_size
+
     def __len__(self):
         return max(0, len(self.lengths) // self.batch_size - self.done) // self.world_size
 
@@ -71,10 +76,10 @@ class EvalBatches:
 
     Since the same videos meet whatever the number of processes, so are the numbers. Videos above `alone_above`
     frames stay alone: in the model their position table depends on the batch's length (QUIRK-5), and their memory
-    is their own. Batches whose videos are all in `known` are left out, once they are formed.
+    is their own.
     """
 
-    def __init__(self, lengths, batch_size, *, rank, world_size, alone_above, known=()):
+    def __init__(self, lengths, batch_size, *, rank, world_size, alone_above):
         batches, current = [], []
         for i in sorted(range(len(lengths)), key=lengths.__getitem__):
             if lengths[i] > alone_above:
@@ -86,7 +91,6 @@ class EvalBatches:
                 current = []
         if current:
             batches.append(current)
-        batches = [batch for batch in batches if not all(i in known for i in batch)]
         self.batches = batches[rank::world_size]
 
     def __len__(self):
@@ -107,5 +111,5 @@ def make_loader(dataset, batches, *, num_workers, pad_id=0, pin_memory, collate_
         persistent_workers=num_workers > 0 and len(batches) > 0,
         # The loader draws a seed for its workers: not from the global generator, which dropout draws from.
         generator=torch.Generator(),
-        worker_init_fn=leave_signals_to_parent,
+        worker_init_fn=init_loader_worker,
     )

@@ -27,9 +27,11 @@ class PairBatch:
     others: torch.Tensor  # as keyframes
     has_others: torch.Tensor  # (N,) bool
     texts: list[str]
+    video_ids: list[str]
 
     def _map(self, function):
-        return PairBatch(*map(function, (self.keyframes, self.others, self.has_others)), self.texts)
+        tensors = map(function, (self.keyframes, self.others, self.has_others))
+        return PairBatch(*tensors, self.texts, self.video_ids)
 
     def to(self, device):
         """Copy the tensors to a device."""
@@ -77,7 +79,7 @@ class Pairs(Dataset):
         return fingerprint(self.records)
 
     def __getitem__(self, place):
-        """(index, epoch) -> keyframes, others (both (n, …) arrays), whether there are others, text."""
+        """(index, epoch) -> keyframes, others (both (n, …) arrays), whether there are others, text, video id."""
         index, epoch = place
         record, rng = self.records[index], np.random.default_rng((self.seed, epoch, index))
         labels = record.vsum_onehot.astype(bool)  # (R, T)
@@ -91,7 +93,7 @@ class Pairs(Dataset):
         else:
             chosen, rest = _draw(labels, rng)
             means = self._pixels(record, [_some(rows, self.frames, rng) for rows in (chosen, rest)])
-        return (*map(torch.from_numpy, means), bool(rest.any()), reference_caption(record.tsum))
+        return (*map(torch.from_numpy, means), bool(rest.any()), reference_caption(record.tsum), record.video_id)
 
     def _pixels(self, record, kinds):
         """Decode the seconds of each kind: two arrays (n, S, S, 3) uint8, zeros for a kind without seconds."""
@@ -114,11 +116,6 @@ def _draw(labels, rng):
     return chosen, ~chosen
 
 
-def _mean(rows):
-    """(m, C) -> (1, C); 0 where there is no row."""
-    return rows.sum(0, keepdims=True) / np.float32(max(1, len(rows)))
-
-
 def _some(rows, count, rng):
     """Draw `count` seconds of a kind, each once if there are enough; none if there is none."""
     seconds = np.flatnonzero(rows)
@@ -127,8 +124,9 @@ def _some(rows, count, rng):
 
 def collate_pairs(items):
     """List of items -> `PairBatch`."""
-    keyframes, others, has_others, texts = zip(*items)
-    return PairBatch(torch.stack(keyframes), torch.stack(others), torch.tensor(has_others), list(texts))
+    keyframes, others, has_others, texts, video_ids = zip(*items)
+    tensors = torch.stack(keyframes), torch.stack(others), torch.tensor(has_others)
+    return PairBatch(*tensors, list(texts), list(video_ids))
 
 
 class InEpoch:

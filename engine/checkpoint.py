@@ -1,129 +1,179 @@
-"""The checkpoints of a training run: all that it needs to go on."""
+"""Checkpoints of a training run: all that resuming needs."""
 
 import dataclasses
 import logging
 import os
 import pathlib
-import sys
+import shutil
+from typing import Any
 
 import torch
 
 from models.weights import DamagedCheckpoint, config_of, read_checkpoint, state_dict_of
 from utils import distributed
-from utils.download import fetch
-from utils.files import link, replacing
+from utils.distributed import DistContext
+from utils.download import resolve_file
+from utils.environment import environment_info
+from utils.files import atomic_write, replace_hardlink
+from utils.log import JsonlLogger
 from utils.seed import epoch_seed, random_state, restore_random_state, seed_everything
-from utils.versions import versions
+from utils.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 NEWEST, PREVIOUS, BEST = "checkpoint.pth", "checkpoint_prev.pth", "checkpoint_best.pth"
+# Files of a run beside its checkpoints that a new run in the folder replaces.
+RUN_FILES = ("log.jsonl", "wandb_run.txt", "tensorboard")
 
 
 @dataclasses.dataclass
-class Progress:
-    """How far a run is.
+class TrainState:
+    """Progress of a run, saved in its checkpoints.
 
-    `totals`, sums over the batches of the epoch under way, are of this process; all else is the same on each.
+    `loss_sums` are of this process; all else is the same on each.
     """
 
     epoch: int = 0  # under way, or next
-    done: int = 0  # batches of that epoch, of all processes together, that the weights have learned from
-    totals: list[float] = dataclasses.field(default_factory=list)
+    batches_done: int = 0  # batches of that epoch, of all processes together, that the weights were updated with
     seconds: float = 0.0  # spent on that epoch
-    skipped: int = 0  # steps that were left out because something was not finite
-    best: dict | None = None  # of the evaluations so far: metric, value, epoch
+    loss_sums: list[float] = dataclasses.field(default_factory=list)  # over its batches; last, their number
+    best: dict[str, Any] | None = None  # best evaluation so far: metric, value, epoch
     scored: int = -1  # last epoch whose evaluation is in the log
     log_bytes: int | None = None  # length of the log when the checkpoint was made
 
-    def next_epoch(self):
+    def start_next_epoch(self) -> None:
         """Count the epoch under way as finished."""
-        self.epoch, self.done, self.totals, self.seconds = self.epoch + 1, 0, [], 0.0
+        self.epoch, self.batches_done, self.seconds, self.loss_sums = self.epoch + 1, 0, 0.0, []
+
+    def stored(self) -> dict[str, Any]:
+        """Entry `progress` of a checkpoint, in its own names."""
+        return dict(
+            epoch=self.epoch,
+            done=self.batches_done,
+            seconds=self.seconds,
+            best=self.best,
+            scored=self.scored,
+            log_bytes=self.log_bytes,
+        )
+
+    @classmethod
+    def from_stored(cls, progress: dict[str, Any]) -> "TrainState":
+        """Read the entry `progress` of a checkpoint.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no such entry.
+        """
+        progress = dict(progress)
+        if progress.pop("skipped", 0):
+            logger.info("skipped: steps that an earlier version left out, ignored")
+        state = cls(batches_done=progress.pop("done", 0), **progress)
+        counts = [state.epoch, state.batches_done]
+        if not all(type(count) is int and count >= 0 for count in counts) or not isinstance(state.seconds, float):
+            raise ValueError(f"found {counts}, expected counts")
+        return state
 
 
-class Checkpoints:
+class Checkpointer:
     """The checkpoints in a run's folder.
 
-    `checkpoint.pth` is the newest, `checkpoint_prev.pth` the one before; both are whole at any moment. All processes
-    of the run call each method together; only the first one writes.
+    `checkpoint.pth` is the newest, `checkpoint_prev.pth` the one before; both are complete at any moment. All
+    processes of the run call each method together; only the first one writes.
 
     Args:
-        folder: the run's.
-        world: `distributed.World`.
-        config: `Settings` of the run.
-        model, optimizer, scaler: what is saved and restored; no scaler for None.
+        folder: of the run.
+        context: of the run's processes.
+        config: settings of the run.
+        model, optimizer, scaler: saved and restored.
         data: text that tells the training data from others.
+    Attributes:
+        current: path of the checkpoint that has the current weights, None if there is none.
     """
 
-    def __init__(self, folder, world, config, *, model, optimizer, scaler=None, data=""):
-        self.folder, self.world, self.config, self.data = pathlib.Path(folder), world, config, data
-        self.model, self.optimizer, self.scaler = model, optimizer, scaler
-        self.current = None  # path of the checkpoint that has the weights of now
-        self.process = None  # what the one that was restored holds of this process
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        context: DistContext,
+        config: Settings,
+        *,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler | None = None,
+        data: str = "",
+    ) -> None:
+        self.folder = pathlib.Path(folder)
+        self.context = context
+        self.config = config
+        self.model = model
+        self.optimizer = optimizer
+        self.scaler = scaler
+        self.data = data
+        self.current: pathlib.Path | None = None
+        self._rank_state: dict[str, Any] | None = None  # entry of this process in the restored checkpoint
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> pathlib.Path:
         return self.folder / name
 
-    def save(self, progress, log):
-        """Make a checkpoint of now: written beside, renamed, the one before kept as `checkpoint_prev.pth`.
+    def save(self, state: TrainState, log: JsonlLogger) -> None:
+        """Write `checkpoint.pth` atomically; the one before becomes `checkpoint_prev.pth`.
 
         Args:
-            progress: `Progress`.
-            log: `JsonLines`, the run's log up to here.
+            state: progress of the run.
+            log: of the run; resuming continues behind its current end.
         Raises:
-            OSError: it cannot be written; those that are there are untouched.
+            OSError: it cannot be written; those on the disk are untouched.
         """
-        own = dict(totals=progress.totals, random=random_state())
-        processes = distributed.gather_objects(own, self.world)
-        if self.world.is_main:
-            progress.log_bytes = log.position()
-            shared = dataclasses.asdict(progress)
-            del shared["totals"]
-            state = dict(
+        rank_state = dict(totals=state.loss_sums, random=random_state())
+        processes = distributed.gather_objects(rank_state, self.context)
+        if self.context.is_main:
+            state.log_bytes = log.position()
+            checkpoint = dict(
                 model=self.model.state_dict(),
                 optimizer=self.optimizer.state_dict(),
                 config=self.config.as_dict(),
-                epoch=progress.epoch - 1,  # the last one finished, as in released checkpoints
-                progress=shared,
+                epoch=state.epoch - 1,  # the last one finished, as in released checkpoints
+                progress=state.stored(),
                 processes=processes,
                 data=self.data,
-                versions=versions(),
+                versions=environment_info(),
             )
             if self.scaler is not None and self.scaler.is_enabled():
-                state["scaler"] = self.scaler.state_dict()
-            with replacing(self[NEWEST], "wb") as file:
-                _Writer(file).save(state)
+                checkpoint["scaler"] = self.scaler.state_dict()
+            with atomic_write(self[NEWEST], "wb") as file:
+                _save(checkpoint, file)
                 if self[NEWEST].exists():
-                    link(self[NEWEST], self[PREVIOUS])
+                    replace_hardlink(self[NEWEST], self[PREVIOUS])
         self.current = self[NEWEST]
 
-    def keep(self, name, last=0):
+    def save_snapshot(self, name: str, last: int = 0) -> None:
         """Give the newest checkpoint another name too.
 
         Args:
             name: path within the folder.
-            last: of the checkpoints beside it, keep so many of the highest numbers; 0 keeps all.
+            last: of the snapshots beside it, keep this many of the highest numbers; 0 keeps all.
         """
-        if not self.world.is_main:
+        if not self.context.is_main:
             return
         path = self[name]
         path.parent.mkdir(exist_ok=True)
-        link(self[NEWEST], path)
+        replace_hardlink(self[NEWEST], path)
         if last:
             for old in sorted(path.parent.glob("checkpoint_*.pth"), key=_number)[:-last]:
                 old.unlink()
 
-    def clear(self):
-        """Put the checkpoints of an earlier run aside, into `replaced/`."""
-        if self.world.is_main:
-            for name in (NEWEST, PREVIOUS, BEST, "log.jsonl", "wandb_run.txt"):
+    def set_aside(self) -> None:
+        """Move the files of an earlier run into `replaced/`."""
+        if self.context.is_main:
+            for name in (NEWEST, PREVIOUS, BEST, *RUN_FILES):
                 if self[name].exists():
                     self["replaced"].mkdir(exist_ok=True)
-                    self[name].rename(self["replaced"] / name)
+                    target = self["replaced"] / name
+                    if target.is_dir():
+                        shutil.rmtree(target)
+                    self[name].rename(target)
                     logger.warning("%s: of an earlier run: moved to %s", self[name], self["replaced"])
 
-    def resume(self, resume):
-        """Go on from a checkpoint, if there is one; the order is
+    def resume(self, resume: str) -> TrainState | None:
+        """Restore a checkpoint, if there is one, in this order:
 
         1. the run's own newest checkpoint, unless `resume` is "",
         2. the one that `resume` names.
@@ -131,171 +181,162 @@ class Checkpoints:
         Args:
             resume: "auto", a path or URL, or "".
         Returns:
-            `Progress`; None where there is no checkpoint to go on from.
+            progress of the run; None if there is no checkpoint to resume from.
         Raises:
             FileNotFoundError, ValueError: a checkpoint is missing or damaged, or does not fit the run.
         """
-        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # the launcher's, after a failure
-        own = self.newest() if resume or restarted else None
+        is_restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # by the launcher, after a failure
+        own = self.newest() if resume or is_restarted else None
         if own is None and resume in ("auto", ""):
-            if not restarted:
-                self.clear()
+            if not is_restarted:
+                self.set_aside()
             return None
-        with distributed.local_main_first(self.world):
-            path = own or fetch(resume)
-        progress = self.restore(path, own is not None)
+        with distributed.local_main_first(self.context):
+            path = own or resolve_file(resume)
+        state = self.restore(path, own is not None)
         self.current = path
-        logger.info("%s: going on: epoch %d, after %d batches of it", path, progress.epoch, progress.done)
-        return progress
+        logger.info("%s: resumed at epoch %d, after %d batches of it", path, state.epoch, state.batches_done)
+        return state
 
-    def newest(self):
-        """Path of the newest whole checkpoint in the folder, None where there is none.
+    def newest(self) -> pathlib.Path | None:
+        """Path of the newest undamaged checkpoint in the folder, None if there is none.
 
         Raises:
             ValueError: there are checkpoints, and all are damaged.
         """
-        found, reasons = None, []
-        if self.world.is_main:
+        path: pathlib.Path | None = None
+        reasons: list[str] = []
+        if self.context.is_main:
             for name in (NEWEST, PREVIOUS):
-                if self[name].exists() and not found:
+                if self[name].exists() and not path:
                     try:
                         read_checkpoint(self[name])
-                        found = self[name]
+                        path = self[name]
                     except DamagedCheckpoint as error:
                         reasons.append(str(error))
-        found, reasons = distributed.from_main((found, reasons), self.world)
-        if reasons and not found:
-            raise ValueError(f"{'; '.join(reasons)}; expected a whole checkpoint (--resume '' starts anew)")
+        path, reasons = distributed.broadcast_object((path, reasons), self.context)
+        if reasons and not path:
+            raise ValueError(f"{'; '.join(reasons)}; expected an undamaged checkpoint (--resume '' starts fresh)")
         for reason in reasons:
             logger.warning("%s", reason)
-        if found == self[PREVIOUS]:
-            logger.warning("%s: going on from the checkpoint before the newest", found)
-        return found
+        if path == self[PREVIOUS]:
+            logger.warning("%s: resuming from the checkpoint before the newest", path)
+        return path
 
-    def restore(self, path, own):
-        """Load a checkpoint into model, optimiser and scaler.
+    def restore(self, path: str | os.PathLike, is_own: bool) -> TrainState:
+        """Load a checkpoint into model, optimizer and scaler.
 
         Args:
-            path: what `save` wrote.
-            own: it is this run's own: with other settings, or other data, it does not go on.
-        Returns:
-            `Progress`.
+            path: written by `save`.
+            is_own: of this run itself: it is refused if it has other settings or other data.
         Raises:
             FileNotFoundError, ValueError: no such file, or it does not fit the run.
         """
-        state = read_checkpoint(path)
-        missing = [key for key in ("model", "optimizer", "epoch") if not isinstance(state, dict) or key not in state]
+        checkpoint = read_checkpoint(path)
+        needed = ("model", "optimizer", "epoch")
+        missing = [key for key in needed if not isinstance(checkpoint, dict) or key not in checkpoint]
         if missing:
             raise ValueError(
                 f"{path}: resume: missing {', '.join(missing)}, expected the checkpoint.pth of a training run"
             )
-        self._compare(path, state, own)
+        self._compare(path, checkpoint, is_own)
         try:
-            progress, process = _progress(state, self.world)
+            state, processes = self._read_progress(checkpoint)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path}: resume: progress: {error or type(error).__name__}") from None
-        if process is None and progress.done:
+        if self._rank_state is None and state.batches_done:
             logger.warning(
                 "%s: was made by %d processes, now there are %d: the order of samples changes",
                 path,
-                len(state["processes"]),
-                self.world.size,
+                processes,
+                self.context.world_size,
             )
-        self._load(path, state)
-        self.process = process
-        if not own:  # the scores and the log of another run stay with it
-            progress.best = progress.log_bytes = None
-            progress.scored = progress.epoch - 1
-            now = self.config.batch_size
-            progress.done = progress.done * config_of(state).get("batch_size", now) // now
-        return progress
+        self._load(path, checkpoint)
+        if not is_own:  # the scores and the log of another run stay with it
+            state.best = state.log_bytes = None
+            state.scored = state.epoch - 1
+            batch_size = self.config.batch_size
+            state.batches_done = state.batches_done * config_of(checkpoint).get("batch_size", batch_size) // batch_size
+        return state
 
-    def _load(self, path, state):
-        own = [
+    def _read_progress(self, checkpoint: dict[str, Any]) -> tuple[TrainState, int]:
+        """Progress in a checkpoint, and the number of processes that made it."""
+        if "progress" not in checkpoint:  # released, or of an earlier version: at the end of an epoch
+            return TrainState(epoch=checkpoint["epoch"] + 1), 0
+        state, processes = TrainState.from_stored(checkpoint["progress"]), checkpoint["processes"]
+        same_size = len(processes) == self.context.world_size
+        self._rank_state = processes[self.context.rank] if same_size else None
+        sums = [process["totals"] for process in processes]
+        if self._rank_state:
+            state.loss_sums = self._rank_state["totals"]
+        elif sums:
+            state.loss_sums = [sum(column) / len(sums) for column in zip(*sums)]
+        return state, len(processes)
+
+    def _load(self, path: str | os.PathLike, checkpoint: dict[str, Any]) -> None:
+        kept = [
             {name: group[name] for name in ("weight_decay", "fused", "foreach")}
             for group in self.optimizer.param_groups
         ]
         try:
-            self.model.load_state_dict(state["model"])
-            for group, settings in zip(state["optimizer"]["param_groups"], own):
-                group.update(settings)  # what this run was told, not what the other was
-            moments = state["optimizer"]["state"]
-            state["optimizer"]["state"] = {i: {k: v.clone() for k, v in m.items()} for i, m in moments.items()}
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.scaler is not None and self.scaler.is_enabled() and "scaler" in state:  # else another precision's
-                self.scaler.load_state_dict(state["scaler"])
-        except Exception as error:  # torch checks little of an optimiser's state before it uses it
+            self.model.load_state_dict(checkpoint["model"])
+            for group, settings in zip(checkpoint["optimizer"]["param_groups"], kept):
+                group.update(settings)  # of this run, not of the one that made the checkpoint
+            moments = checkpoint["optimizer"]["state"]
+            checkpoint["optimizer"]["state"] = {
+                i: {name: value.clone() for name, value in values.items()} for i, values in moments.items()
+            }
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            if self.scaler is not None and self.scaler.is_enabled() and "scaler" in checkpoint:
+                self.scaler.load_state_dict(checkpoint["scaler"])
+        except Exception as error:  # torch checks little of an optimizer's state before it uses it
             reason = " ".join(str(error).split())[:500]
             raise ValueError(f"{path}: resume: does not fit the model ({reason})") from None
 
-    def _compare(self, path, state, own):
+    def _compare(self, path: str | os.PathLike, checkpoint: dict[str, Any], is_own: bool) -> None:
         """Compare settings and data with those that a checkpoint was trained with."""
-        then, now = config_of(state), self.config.as_dict()
-        names = [name for name in self.config.decisive() if name in then and then[name] != now[name]]
-        different = [f"{name} (was {repr(then[name])[:60]}, is {now[name]!r})" for name in names]
-        if state.get("data", self.data) != self.data:
+        trained, current = config_of(checkpoint), self.config.as_dict()
+        different = [
+            f"{name} (was {repr(trained[name])[:60]}, is {current[name]!r})"
+            for name in self.config.resume_critical_fields()
+            if name in trained and trained[name] != current[name]
+        ]
+        if checkpoint.get("data", self.data) != self.data:
             different.append("ann_root (other training videos, captions or labels)")
-        if different and own:
+        if different and is_own:
             raise ValueError(
                 f"{path}: resume: found a run with other settings: {', '.join(different)}; expected the same: use "
-                f"another output_dir, where --resume {path} goes on with these"
+                f"another output_dir, where --resume {path} continues with these"
             )
         for difference in different:
             logger.warning("%s: was trained with other settings: %s", path, difference)
 
-    def seed(self, progress):
-        """Let the generators go on from where the checkpoint was made, or start the epoch's."""
-        process, self.process = self.process, None
-        seed_everything(epoch_seed(self.config.seed, self.world.rank, progress.epoch) + progress.done)
-        if progress.done and process:
-            restore_random_state(process["random"])
+    def seed(self, state: TrainState) -> None:
+        """Restore the RNG state of the checkpoint, or seed the epoch."""
+        rank_state, self._rank_state = self._rank_state, None
+        seed_everything(epoch_seed(self.config.seed, self.context.rank, state.epoch) + state.batches_done)
+        if state.batches_done and rank_state:
+            restore_random_state(rank_state["random"])
 
 
-class _Writer:
-    """Lets `torch.save` write to a file, but fail as the file does: it would report a full disk in its own terms."""
-
-    def __init__(self, file):
-        self.file, self.error = file, None
-
-    def save(self, state):
-        try:
-            torch.save(state, self)
-        except RuntimeError:
-            raise self.error or sys.exception() from None
-
-    def write(self, data):
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self):
-        self.file.flush()
+def _save(checkpoint: dict[str, Any], file: Any) -> None:
+    """`torch.save`, but a failed write raises the file's own OSError, which torch wraps."""
+    try:
+        torch.save(checkpoint, file)
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, OSError):
+                raise cause from None
+            cause = cause.__context__
+        raise
 
 
-def count_parameters(path):
+def count_parameters(path: str | os.PathLike) -> int:
     """Number of parameters in a checkpoint's model."""
     return sum(value.numel() for value in state_dict_of(read_checkpoint(path), path).values())
 
 
-def _number(path):
+def _number(path: pathlib.Path) -> int:
     digits = path.stem.removeprefix("checkpoint_")
     return int(digits) if digits.isdecimal() else -1
-
-
-def _progress(state, world):
-    """`Progress` of a checkpoint, and what it holds of this process, None where their number was another."""
-    if "progress" not in state:  # released, or of an earlier version: at the end of an epoch
-        state["progress"], state["processes"] = dict(epoch=state["epoch"] + 1), []
-    progress, processes = Progress(**state["progress"]), state["processes"]
-    counts = [getattr(progress, name) for name in ("epoch", "done", "skipped")]
-    if not all(type(count) is int and count >= 0 for count in counts) or not isinstance(progress.seconds, float):
-        raise ValueError(f"found {counts}, expected counts")
-    process = processes[world.rank] if len(processes) == world.size else None
-    totals = [p["totals"] for p in processes]
-    if process:
-        progress.totals = process["totals"]
-    elif totals:
-        progress.totals = [sum(column) / len(totals) for column in zip(*totals)]
-    return progress, process

@@ -1,63 +1,87 @@
-"""Frame features from videos: decode in worker processes, encode, write a file per video."""
+"""Frame features from videos: decode in worker processes, encode, write one file per video.
 
+Axes: n frames of a chunk, T frames of a video at 1 fps, D feature width.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import functools
 import json
 import logging
 import os
 import pathlib
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from data.video.decoding import Frames, Job, decode_videos
-from models.frame_encoders import blip_frame_encoder, clip_frame_encoder
-from models.vt_clip import find_clip, hub_names
+from data.annotations import VideoRecord, load_annotations
+from data.captions import reference_caption
+from data.feature_folder import FeatureFolder
+from data.video.decoding import End, Frames, Job, decode_videos
+from data.video.files import find_videos
+from models.frame_encoders import FrameEncoder, blip_frame_encoder, clip_frame_encoder
+from models.vt_clip import VTClip, find_clip, hub_names
 from models.weights import weights_sha256
 from utils import distributed, interrupt
+from utils.distributed import DistContext
 from utils.download import is_url
-from utils.log import progress_bar
+from utils.files import make_folder
+from utils.log import progress_bar, setup_logging
 
 logger = logging.getLogger(__name__)
 
-BLIP = "outputs/blip/model_base_capfilt_large.pth"
-VT_CLIP = "outputs/vt_clipscore/vt_clip.pth"
 FIELDS = {"blip": "features", "vt_clipscore": "vision"}  # folder, and encoder's name -> array in its files
 LOG_SECONDS = 60
 
 
-def checkpoint_of(flag, given, default):
-    """Path of an encoder's checkpoint, or "" where there is none to use.
+def find_checkpoint(flag: str, source: str | None, default: str) -> str:
+    """Path, URL or name of an encoder's checkpoint, or "" if there is none to use.
 
+    Args:
+        flag: `--blip` or `--vt_clip`.
+        source: its value; None if it was not given.
+        default: used then, if there is such a file.
     Raises:
-        FileNotFoundError: the checkpoint that was asked for is missing.
+        FileNotFoundError: a checkpoint that was asked for is missing.
     """
-    source = default if given is None else given
-    named = flag == "--vt_clip" and source in hub_names()
-    if not source or named or is_url(source) or pathlib.Path(source).is_file():
-        return source
-    if given is None:
-        logger.warning("%s: no file %s: its features are left out", flag, source)
+    path = default if source is None else source
+    is_name = flag == "--vt_clip" and path in hub_names()
+    if not path or is_name or is_url(path) or pathlib.Path(path).is_file():
+        return path
+    if source is None:
+        logger.warning("%s: no file %s: its features are left out", flag, path)
         return ""
-    raise FileNotFoundError(f"{source}: {flag}: no such file")
+    raise FileNotFoundError(f"{path}: {flag}: no such file")
 
 
-def encode_videos(jobs, encoders, *, chunk, workers, on_frames=lambda n: None):
+def encode_videos(
+    jobs: Sequence[Job],
+    encoders: Mapping[str, FrameEncoder],
+    *,
+    chunk: int,
+    workers: int,
+    on_frames: Callable[[int], None] = lambda count: None,
+) -> Iterator[tuple[End, dict[str, np.ndarray]]]:
     """Decode and encode videos; a video's features do not depend on the others.
 
     Args:
-        jobs: list of `Job`.
-        encoders: name -> `FrameEncoder`.
+        jobs: the videos.
+        encoders: by name.
         chunk: frames of one video that are encoded together.
         workers: decoding processes, see `decode_videos`.
-        on_frames: is told the number of frames each time that some are encoded.
+        on_frames: called with the number of frames each time that some are encoded.
     Yields:
-        `End` and, by the encoder's name, (T, D) float32 features; {} for a video that cannot be decoded.
+        the end of a job and, by the encoder's name, (T, D) float32 features; {} for a video that cannot be decoded.
     """
     transforms = {name: encoder.transform for name, encoder in encoders.items()}
-    parts = {}
+    parts: dict[Job, list[dict[str, torch.Tensor]]] = {}
     for event in decode_videos(jobs, transforms, chunk=chunk, workers=workers):
         if isinstance(event, Frames):
-            states = {name: encoder(event.pixels[name]) for name, encoder in encoders.items()}
+            states = {name: encoder(event.pixels[name]) for name, encoder in encoders.items()}  # (n, D)
             parts.setdefault(event.job, []).append(states)
             on_frames(len(next(iter(states.values()))))
         else:
@@ -67,29 +91,27 @@ def encode_videos(jobs, encoders, *, chunk, workers, on_frames=lambda n: None):
 
 
 @torch.inference_mode()
-def encode_caption(clip, caption):
+def encode_caption(clip: VTClip, caption: str) -> np.ndarray:
     """VT-CLIP's feature of a caption, by itself: (1, C) float32."""
     return clip.encode_text([caption]).float().cpu().numpy()
 
 
-class Failures:
-    """`failures.jsonl`: which videos could not be extracted, and why; without failures there is no such file."""
+class FailureLog:
+    """`failures.jsonl`: videos that could not be extracted, with the reason; no file without failures."""
 
-    def __init__(self, path):
-        self.path, self.count = path, 0
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+        self.count = 0
 
-    def add(self, job, reason):
+    def add(self, job: Job, reason: str) -> None:
         self.count += 1
-        with open(self.path, "a", encoding="utf-8") as file:  # in one write: other processes write here too
+        with open(self.path, "a", encoding="utf-8") as file:  # in one write: other processes append too
             file.write(json.dumps(dict(video_id=job.video_id, path=job.path, reason=reason)) + "\n")
         logger.warning("failed: %s", reason)
 
 
-def make_jobs(videos, records):
-    """Paths and annotations by video id -> list of `Job`, the longest first.
-
-    A file's size stands for its length: to open a million videos and ask takes longer than the order saves.
-    """
+def make_jobs(videos: Mapping[str, pathlib.Path], records: Mapping[str, VideoRecord]) -> list[Job]:
+    """Jobs for videos by id, the largest file first: opening a million videos for their length takes too long."""
     jobs = [
         Job(video_id, str(path), records[video_id].num_frames if video_id in records else None)
         for video_id, path in videos.items()
@@ -97,36 +119,96 @@ def make_jobs(videos, records):
     return sorted(jobs, key=lambda job: os.path.getsize(job.path) if os.path.exists(job.path) else 0, reverse=True)
 
 
-def share_of_cores():
-    """Decoding processes that this process can have: its share of the machine's cores but one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if cores == os.cpu_count():  # otherwise they are this process's own already
+def default_workers() -> int:
+    """Decoding processes for this process: its share of the machine's cores, less one."""
+    total = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
+    if cores == total:  # otherwise the launcher has already assigned this process its own
         cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, cores - 1)
 
 
-def extract(jobs, encoders, folders, failures, *, encode_text, chunk, workers, world):
-    """Extract this process's videos; returns how many videos and frames were written."""
+@dataclasses.dataclass(frozen=True)
+class Encoders:
+    """The encoders of an extraction.
+
+    Attributes:
+        frames: by name.
+        clip: VT-CLIP, or None.
+        provenance: encoder's name -> what its features are made with.
+    """
+
+    frames: dict[str, FrameEncoder]
+    clip: VTClip | None
+    provenance: dict[str, dict[str, Any]]
+
+
+def load_encoders(args: argparse.Namespace, context: DistContext) -> Encoders:
+    """Load the encoders that were asked for, or whose default checkpoints exist.
+
+    Args:
+        args: arguments of `extract_features.py`.
+        context: of the run's processes.
+    Raises:
+        FileNotFoundError, ValueError: a checkpoint is missing or bad.
+    """
+    blip = find_checkpoint("--blip", args.blip, args.default_blip)
+    clip_source = find_checkpoint("--vt_clip", args.vt_clip, args.default_vt_clip)
+    if not blip and not clip_source:
+        raise ValueError("--blip, --vt_clip: found no checkpoint, expected at least one of the two")
+    frames: dict[str, FrameEncoder] = {}
+    sha256: dict[str, str] = {}
+    clip = None
+    with distributed.local_main_first(context):
+        if blip:
+            frames["blip"] = blip_frame_encoder(blip, args.image_size, args.precision)
+            sha256["blip"] = weights_sha256(frames["blip"].image_encoder)
+        if clip_source:
+            clip = find_clip(clip_source)
+            frames["vt_clipscore"] = clip_frame_encoder(clip, args.precision)
+            sha256["vt_clipscore"] = weights_sha256(clip.clip)
+            clip.to(context.device)
+    provenance = {
+        name: dict(image_size=encoder.transform.size, precision=args.precision, weights_sha256=sha256[name])
+        for name, encoder in frames.items()
+    }
+    return Encoders({name: encoder.to(context.device) for name, encoder in frames.items()}, clip, provenance)
+
+
+def extract(
+    jobs: Sequence[Job],
+    encoders: Mapping[str, FrameEncoder],
+    folders: Mapping[str, FeatureFolder],
+    failures: FailureLog,
+    *,
+    encode_text: Callable[[str], np.ndarray],
+    chunk: int,
+    workers: int,
+    context: DistContext,
+) -> tuple[int, int]:
+    """Extract this process's videos.
+
+    Args:
+        jobs: the videos.
+        encoders, folders: by the encoder's name.
+        failures: gets the videos that cannot be extracted.
+        encode_text: caption -> (1, C) float32.
+        chunk, workers: see `encode_videos`.
+        context: of the run's processes.
+    Returns:
+        numbers of videos and of frames that were written.
+    """
     videos = frames = 0
-    start = said = time.monotonic()
-    with progress_bar(None, world.is_main, total=len(jobs), unit="video", desc="extract") as bar:
+    start = logged = time.monotonic()
+    with progress_bar(None, context.is_main, total=len(jobs), unit="video", desc="extract") as bar:
         for end, features in encode_videos(jobs, encoders, chunk=chunk, workers=workers):
-            interrupt.stop_if_requested()  # also before a decoder that the same signal has ended counts as a failure
-            reason = end.reason
-            if not all(np.isfinite(rows).all() for rows in features.values()):
-                reason = f"{end.job.path}: video: its features are not finite; --precision float32 has more room"
+            interrupt.raise_if_stop_requested()  # before the same signal's end of a decoder counts as a failure
+            reason = end.reason or _not_finite(end.job, features.values())
             if reason:
                 failures.add(end.job, reason)
             else:
                 T = max(map(len, features.values()))
-                duration = end.video.timeline.duration
-                if duration <= T - 2:
-                    logger.warning(
-                        "%s: found %.1f s of pictures, expected %d as annotated: the last picture stands for the rest",
-                        end.job.path,
-                        duration,
-                        T,
-                    )
+                _warn_if_short(end, T)
                 for name, rows in features.items():
                     folders[name].write(end.job.video_id, rows, encode_text)
                 videos, frames = videos + 1, frames + T
@@ -134,36 +216,87 @@ def extract(jobs, encoders, folders, failures, *, encode_text, chunk, workers, w
             speed = f"{frames / (now - start):.1f} frames/s"
             bar.set_postfix_str(speed, refresh=False)
             bar.update()
-            if bar.disable and now - said > LOG_SECONDS:  # no terminal: a line now and then
+            if bar.disable and now - logged > LOG_SECONDS:  # no terminal
                 logger.info("%d of %d videos, %s", videos + failures.count, len(jobs), speed)
-                said = now
+                logged = now
     return videos, frames
 
 
-def load_encoders(args, world):
-    """Load what is there or was asked for: encoders by name, VT-CLIP or None, and what each is made of.
+def _not_finite(job: Job, features: Iterable[np.ndarray]) -> str | None:
+    if all(np.isfinite(rows).all() for rows in features):
+        return None
+    return f"{job.path}: video: its features are not finite; --precision float32 has more range"
 
+
+def _warn_if_short(end: End, T: int) -> None:
+    assert end.video is not None
+    duration = end.video.timeline.duration
+    if duration <= T - 2:
+        logger.warning(
+            "%s: found %.1f s of video, expected %d as annotated: the last frame is repeated",
+            end.job.path,
+            duration,
+            T,
+        )
+
+
+def run_extraction(args: argparse.Namespace) -> int:
+    """Extract the features of all videos.
+
+    Args:
+        args: arguments of `extract_features.py`.
+    Returns:
+        number of videos that failed.
     Raises:
-        FileNotFoundError, ValueError: a checkpoint is missing or bad.
+        FileNotFoundError, ValueError: videos, annotations or checkpoints are missing or bad.
     """
-    encoders, clip, made_with = {}, None, {}
-    sources = {"blip": checkpoint_of("--blip", args.blip, BLIP)}
-    sources["vt_clipscore"] = checkpoint_of("--vt_clip", args.vt_clip, VT_CLIP)
-    if not any(sources.values()):
-        raise ValueError("--blip, --vt_clip: found no checkpoint, expected at least one of the two")
-    for name, source in sources.items():
-        if not source:
-            continue
-        with distributed.local_main_first(world):
-            if name == "blip":
-                encoders[name] = blip_frame_encoder(source, args.image_size, args.precision)
-            else:
-                clip = find_clip(source)
-                encoders[name] = clip_frame_encoder(clip, args.precision)
-        weights = weights_sha256(encoders[name].image_encoder if name == "blip" else clip.clip)
-        size = encoders[name].transform.size
-        made_with[name] = dict(image_size=size, precision=args.precision, weights_sha256=weights)
-        encoders[name].to(world.device)
-    if clip is not None:
-        clip.to(world.device)
-    return encoders, clip, made_with
+    videos = find_videos(args.videos)
+    records = {record.video_id: record for path in args.annotations for record in load_annotations(path)}
+    texts = {video_id: reference_caption(record.tsum) for video_id, record in records.items()}
+    root = make_folder(args.out, "--out")
+    # Processes work independently, perhaps for days, and meet only at the end.
+    context = distributed.init(args.device, backend="gloo", timeout=datetime.timedelta(days=30))
+    setup_logging(context.is_main, root / "extract.log")
+    if records:
+        both = len(videos.keys() & records.keys())
+        logger.info("%d videos, %d annotated, %d in both", len(videos), len(records), both)
+    encoders = load_encoders(args, context)
+    folders = {
+        name: FeatureFolder(root / name, FIELDS[name], texts if name == "vt_clipscore" else {})
+        for name in encoders.frames
+    }
+    failures = FailureLog(root / "failures.jsonl")
+    if context.is_main:
+        failures.path.unlink(missing_ok=True)
+        for name, folder in folders.items():
+            folder.prepare(encoders.provenance[name], args.overwrite)
+    distributed.barrier()
+
+    jobs = make_jobs(videos, records)[context.rank :: context.world_size]
+    todo = [job for job in jobs if args.overwrite or not all(f.is_complete(job) for f in folders.values())]
+    start = time.monotonic()
+    written = extract(
+        todo,
+        encoders.frames,
+        folders,
+        failures,
+        encode_text=functools.partial(encode_caption, encoders.clip),
+        chunk=args.batch_size,
+        workers=default_workers() if args.num_workers is None else args.num_workers,
+        context=context,
+    )
+    seconds = time.monotonic() - start
+    counts = torch.tensor([*written, len(jobs) - len(todo), failures.count])
+    count, frames, kept, failed = distributed.all_reduce_sum(counts, context).tolist()
+    logger.info(
+        "extracted %d videos, %d frames in %.1f s (%.1f frames/s); %d videos were there already; %d failed%s",
+        count,
+        frames,
+        seconds,
+        frames / max(seconds, 1e-9),
+        kept,
+        failed,
+        f", see {failures.path}" if failed else "",
+    )
+    distributed.shutdown()
+    return failed

@@ -1,94 +1,102 @@
-"""Keep what is not finite out of the weights."""
+"""Detect non-finite losses and gradients."""
 
-import logging
+import dataclasses
 import math
+from collections.abc import Sequence
 
 import torch
-from torch.nn.utils import get_total_norm
 
 from utils import distributed
+from utils.distributed import DistContext
 
-logger = logging.getLogger(__name__)
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """A recorded optimizer step: its tensors stay on the device."""
+
+    epoch: int
+    step: int
+    video_ids: list[list[str]]  # of each batch
+    losses: torch.Tensor  # (batches, losses)
+    grad_norm: torch.Tensor | None
+    is_bad: torch.Tensor  # () bool
 
 
-class Guard:
-    """Looks at the losses and gradients of each step of the optimiser.
+class NonFiniteMonitor:
+    """Records the losses and the gradient norm of each optimizer step on the device, without a host sync.
 
-    A step in which one of them is not finite, on any process, leaves the weights as they are: a fused optimiser is told
-    so on its device, and nobody waits for it. Which steps these were is looked at later, in `look`.
+    `flush` reads what was recorded since the last flush, in one copy. All processes flush together, before every log
+    line and every checkpoint, so that nothing non-finite is ever saved.
 
     Args:
-        optimizer: a fused one.
-        scaler: `torch.amp.GradScaler`. While it is at work, gradients that are not finite are its own affair.
-        world: `distributed.World`.
-        allowed: so many steps of the run may be left out.
+        context: of the run's processes.
     Attributes:
-        skipped: so many were.
-        totals: sums of the losses over the epoch's batches, and their number, but for steps left out: a tensor.
+        loss_sums: sums of the losses over the epoch's batches, and the number of batches: (losses + 1,) float64.
+        grad_norm: of the last step; None while a gradient scaler is enabled, which handles such gradients itself.
     """
 
-    def __init__(self, optimizer, scaler, world, allowed):
-        self.optimizer, self.scaler, self.world, self.allowed = optimizer, scaler, world, allowed
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.batches, self.steps = [], []  # of the step under way; steps nobody has looked at yet
-        self.skipped, self.totals, self.norm = 0, None, None
+    def __init__(self, context: DistContext) -> None:
+        self.context = context
+        self.loss_sums: torch.Tensor | None = None
+        self.grad_norm: torch.Tensor | None = None
+        self._steps: list[_Step] = []
 
-    def start(self, progress):
-        """Begin, or go on with, an epoch."""
-        self.skipped, self.totals = progress.skipped, None
-        if progress.totals:
-            self.totals = torch.tensor(progress.totals, dtype=torch.float64, device=self.world.device)
+    def reset(self, loss_sums: Sequence[float]) -> None:
+        """Begin an epoch, or continue one with the sums of its first batches."""
+        self.loss_sums = None
+        if loss_sums:
+            self.loss_sums = torch.tensor(loss_sums, dtype=torch.float64, device=self.context.device)
 
-    def add(self, video_ids, losses):
-        """Note a batch's losses, a tensor."""
-        self.batches.append((video_ids, losses))
+    def record(
+        self,
+        epoch: int,
+        step: int,
+        video_ids: list[list[str]],
+        losses: torch.Tensor,
+        grad_norm: torch.Tensor | None,
+    ) -> None:
+        """Record an optimizer step.
 
-    def close_step(self, epoch, step):
-        """Judge a step, after its backward passes and before the optimiser's."""
-        losses, self.norm = torch.stack([losses for _, losses in self.batches]), None
-        bad = ~losses.isfinite().all()
-        if not self.scaler.is_enabled():
-            self.norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-            bad = bad | ~self.norm.isfinite()
-        bad = distributed.maximum(bad.float(), self.world)
-        if not self.scaler.is_enabled():
-            self.optimizer.found_inf = bad
-        sums = torch.cat([losses.sum(0), losses.new_tensor([len(losses)])])
-        sums = torch.where(bad.bool(), torch.zeros_like(sums), sums)
-        self.totals = sums if self.totals is None else self.totals + sums
-        self.steps.append((epoch, step, self.batches, self.norm, bad))
-        self.batches = []
+        Args:
+            epoch, step: for the message; a step is the index of its last batch in this process's epoch.
+            video_ids: of each batch.
+            losses: (batches, losses) float64.
+            grad_norm: (), or None to leave gradients out.
+        """
+        is_bad = ~losses.isfinite().all()
+        if grad_norm is not None:
+            is_bad = is_bad | ~grad_norm.isfinite()
+        sums = torch.cat([losses.sum(0), losses.new_full((1,), len(losses))])
+        self.loss_sums = sums if self.loss_sums is None else self.loss_sums + sums
+        self.grad_norm = grad_norm
+        self._steps.append(_Step(epoch, step, video_ids, losses, grad_norm, is_bad))
 
-    def gradient(self):
-        """The norm of the last step's gradient, for the log; nothing while the scaler is at work."""
-        return {} if self.norm is None else dict(grad_norm=self.norm.item())
-
-    def look(self, log):
-        """Look at the steps since the last look, in one copy from the device; those left out go into the log.
+    def flush(self) -> None:
+        """Check the steps since the last flush.
 
         Raises:
-            FloatingPointError: there are more of them than allowed; the message names the first too many.
+            FloatingPointError: on all processes if a step of any had a non-finite loss or gradient; the message names
+                epoch, step and videos.
         """
-        steps, self.steps = self.steps, []
-        flags = torch.stack([bad for *_, bad in steps]).tolist() if steps else []
-        for (epoch, step, batches, norm, _), bad in zip(steps, flags):
-            if bad:
-                self.skipped += 1
-                what = self._describe(batches, norm)
-                if self.skipped > self.allowed:
-                    left_out = f" after {self.allowed} steps left out" if self.allowed else ""
-                    raise FloatingPointError(f"epoch {epoch}, step {step}: not finite{left_out}: {what}")
-                logger.warning("epoch %d, step %d: left out: not finite: %s", epoch, step, what)
-                log.write(type="skipped", epoch=epoch, step=step, reason=what)
+        steps, self._steps = self._steps, []
+        if not steps:
+            return
+        flags = torch.stack([step.is_bad for step in steps]).float()
+        flags = distributed.all_reduce_max(flags, self.context).tolist()
+        for step, is_bad in zip(steps, flags):
+            if is_bad:
+                raise FloatingPointError(f"epoch {step.epoch}, step {step.step}: not finite: {self._describe(step)}")
 
-    def _describe(self, batches, norm):
-        """Say what is not finite and in which videos, of all processes; the culprits alone where losses tell them."""
-        rows = [(video_ids, losses.tolist()) for video_ids, losses in batches]
-        culprits = [(ids, losses) for ids, losses in rows if not all(map(math.isfinite, losses))]
-        everything = distributed.from_main(distributed.gather_objects((rows, culprits), self.world), self.world)
-        culprits = [row for _, some in everything for row in some]
-        if culprits:
-            video_ids, losses = culprits[0]
+    def _describe(self, step: _Step) -> str:
+        """The non-finite value and its videos: one batch's if a loss tells which, otherwise those of all processes."""
+        batches = list(zip(step.video_ids, step.losses.tolist()))
+        bad = [batch for batch in batches if not all(map(math.isfinite, batch[1]))]
+        gathered = distributed.broadcast_object(distributed.gather_objects((batches, bad), self.context), self.context)
+        assert gathered is not None
+        all_bad = [batch for _, bad_of_rank in gathered for batch in bad_of_rank]
+        if all_bad:
+            video_ids, losses = all_bad[0]
             return f"loss {losses[0]}; videos: {' '.join(video_ids)}"
-        video_ids = [video_id for rows, _ in everything for ids, _ in rows for video_id in ids]
-        return f"gradient norm {norm.item() if norm is not None else ''}; videos: {' '.join(video_ids)}"
+        video_ids = [video_id for batches_of_rank, _ in gathered for ids, _ in batches_of_rank for video_id in ids]
+        norm = "" if step.grad_norm is None else step.grad_norm.item()
+        return f"gradient norm {norm}; videos: {' '.join(video_ids)}"

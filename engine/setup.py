@@ -1,48 +1,65 @@
-"""What a run does before its first batch: processes, folder, log and seed; model and weights; is its data there?"""
+"""What a run does before its first batch: checks, processes, output folder, log, seed, model and weights."""
 
 import logging
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 from engine.checkpoint import NEWEST, PREVIOUS
-from models.vtsum_blip import v2vt_sum
+from engine.config import Config
+from models.vtsum_blip import VTSumBLIP, v2vt_sum
 from models.weights import DoesNotFit, load_weights
 from utils import distributed
 from utils.device import allow_tf32
-from utils.download import fetch, is_url
+from utils.distributed import DistContext
+from utils.download import is_url, resolve_file
 from utils.files import make_folder, remove_leftovers
 from utils.log import setup_logging
 from utils.seed import seed_everything
-from utils.settings import write_config
+from utils.settings import write_settings
 
 logger = logging.getLogger(__name__)
 
-ARCHITECTURE = ("model", "vit", "tt_depth", "kernel_size", "prompt")
+# Settings that a checkpoint's own are compared with when it is scored.
+ARCHITECTURE_SETTINGS = ("model", "vit", "tt_depth", "kernel_size", "prompt")
 
 
-def begin(config, overridden, *, splits, log_file, config_file=None):
-    """Start a run: processes, output folder, log, resolved configuration, seed; returns the `distributed.World`."""
+def init_run(
+    config: Config, notes: Sequence[str], *, splits: Sequence[str], log_file: str, config_file: str | None = None
+) -> DistContext:
+    """Join the process group; prepare output folder, log, resolved configuration and seed.
+
+    Args:
+        config: of the run.
+        notes: lines about the configuration for the log.
+        splits: whose annotations the run needs.
+        log_file: name in the output folder.
+        config_file: name there of the resolved configuration, None to write none yet.
+    Raises:
+        FileNotFoundError, ValueError: data is missing, the folder cannot be used, or another run has locked it.
+    """
     check_paths(config, splits)
-    world = distributed.start(config.device)
+    context = distributed.init(config.device)
     output_dir = make_folder(config.output_dir, "output_dir")
-    setup_logging(world.is_main, output_dir / log_file)
-    if world.is_main:
+    setup_logging(context.is_main, output_dir / log_file)
+    if context.is_main:
         remove_leftovers(output_dir)
-    for name, (in_yaml, in_flag) in overridden.items():
-        logger.info("%s: the config says %r, the flag says %r: the flag counts", name, in_yaml, in_flag)
-    if world.is_main and config_file:
-        write_config(config, output_dir / config_file)
-    seed_everything(config.seed + world.rank)
+    for note in notes:
+        logger.info("%s", note)
+    if context.is_main and config_file:
+        write_settings(config, output_dir / config_file)
+    seed_everything(config.seed + context.rank)
     allow_tf32(config.tf32)
-    return world
+    return context
 
 
-def annotation_file(config, split):
+def annotation_file(config: Config, split: str) -> pathlib.Path:
     """Path of a split's annotations."""
     return pathlib.Path(config.ann_root, f"{split}_videoxum.json")
 
 
-def check_paths(config, splits):
-    """Look for the data that a run needs before anything slow is done.
+def check_paths(config: Config, splits: Sequence[str]) -> None:
+    """Check that the data of a run is there, before anything slow.
 
     Raises:
         FileNotFoundError: an annotation file or the feature folder is missing.
@@ -59,8 +76,8 @@ def check_paths(config, splits):
         )
 
 
-def build_model(config):
-    """Build the model that a configuration describes, as initialised."""
+def build_model(config: Config) -> VTSumBLIP:
+    """Build the model that a configuration describes, as initialized."""
     return v2vt_sum(
         config.model,
         tt_depth=config.tt_depth,
@@ -78,61 +95,73 @@ def build_model(config):
     )
 
 
-def check_starting_weights(config):
-    """Look for a local file of starting weights before anything slow is done.
+def check_initial_weights(config: Config) -> None:
+    """Check that the local file of a run's initial weights is there, before anything slow.
 
     Raises:
         FileNotFoundError: it is missing.
     """
     names = ("pretrained_model", "pretrained") if config.resume in ("auto", "") else ("resume",)
     if config.resume and any(pathlib.Path(config.output_dir, name).is_file() for name in (NEWEST, PREVIOUS)):
-        return  # that is what the run goes on from
+        return  # the run resumes from these
     option = next((name for name in names if getattr(config, name)), None)
     source = getattr(config, option) if option else ""
     if source and not is_url(source) and not pathlib.Path(source).is_file():
-        hint = (
-            "; it is of BLIP's own release (docs/data.md); --pretrained '' starts from scratch"
-            if option == "pretrained"
-            else ""
-        )
+        hint = ""
+        if option == "pretrained":
+            hint = "; it is part of BLIP's release (docs/data.md); --pretrained '' starts from scratch"
         raise FileNotFoundError(f"{source}: {option}: no such file{hint}")
 
 
-def starting_weights(config, world, model):
-    """Load the weights that a run starts from. Order: --pretrained_model, pretrained, scratch."""
+def load_initial_weights(config: Config, context: DistContext, model: VTSumBLIP) -> None:
+    """Load the weights that a run starts from: pretrained_model, else pretrained, else none."""
     source = config.pretrained_model or config.pretrained
     if not source:
         logger.info("weights: from scratch")
         return
-    with distributed.local_main_first(world):
-        path = fetch(source)
+    with distributed.local_main_first(context):
+        path = resolve_file(source)
     load_weights(model, path)
     logger.info("weights: from %s", source)
 
 
-def load_trained(config, model, source):
-    """Load the weights of a trained model, and say where it was trained with another one than this.
+def weights_to_score(config: Config) -> str:
+    """Path or URL that `--evaluate` scores: pretrained_model, else resume, else the run's newest checkpoint.
+
+    Raises:
+        ValueError: there is none of them.
+    """
+    own = pathlib.Path(config.output_dir, NEWEST)
+    resume = "" if config.resume == "auto" else config.resume
+    source = config.pretrained_model or resume or (str(own) if own.is_file() else "")
+    if not source:
+        raise ValueError(f"evaluate: found neither pretrained_model, resume nor {own}, expected weights to score")
+    return source
+
+
+def load_trained(config: Config, model: VTSumBLIP, source: str | pathlib.Path) -> dict[str, Any]:
+    """Load the weights of a trained model; log the settings that it was trained with otherwise.
 
     Args:
-        config: `Config` that the model was built from.
-        model: `VTSumBLIP`.
+        config: that the model was built from.
+        model: parameters are copied in place.
         source: path of the checkpoint.
     Returns:
-        the configuration that the checkpoint says it was trained with: a dictionary, {} where it says none.
+        the configuration in the checkpoint, {} if it has none.
     Raises:
-        FileNotFoundError, ValueError: see `load_weights`; with the settings that differ where it does not fit.
+        FileNotFoundError, ValueError: see `load_weights`; with the settings that differ if it does not fit.
     """
     try:
         trained = load_weights(model, source)
     except DoesNotFit as error:
-        causes = _differences(config, error.trained_with, (*ARCHITECTURE, "task", "med_config", "tokenizer"))
+        causes = _differences(config, error.trained_with, (*ARCHITECTURE_SETTINGS, "task", "med_config", "tokenizer"))
         raise ValueError("; ".join([str(error), *causes])) from None
-    for difference in _differences(config, trained, ARCHITECTURE):
+    for difference in _differences(config, trained, ARCHITECTURE_SETTINGS):
         logger.warning("%s", difference)
     return trained
 
 
-def _differences(config, trained, names):
+def _differences(config: Config, trained: dict[str, Any], names: Sequence[str]) -> list[str]:
     return [
         f"{name}: the checkpoint was trained with {trained[name]!r}, this run says {getattr(config, name)!r}"
         for name in names

@@ -1,140 +1,104 @@
-"""Show a run's `log.jsonl` in TensorBoard or Weights & Biases while it is written.
-
-`log.jsonl` is the record; what is here only follows it. A run that goes on shows what is kept of its log again, so the
-curves have no gap and nothing twice. A finished run can be shown too: `python -m engine.trackers RUN`.
-"""
+"""Show a run's log in TensorBoard and Weights & Biases while it is written; `log.jsonl` stays the record."""
 
 import importlib.util
+import logging
 import pathlib
 import secrets
+from typing import Any
 
-from report.runs import read_log
-from utils.command_line import OneLineParser
+from engine.config import Config
 from utils.files import make_folder
-from utils.log import run_main
+from utils.log import JsonlLogger
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "tensorboard"
+RUN_ID = "wandb_run.txt"  # id of the run on the service
 
 
-def check_trackers(config):
-    """Look for the packages that a configuration's trackers need before anything slow is done.
+def check_trackers(config: Config) -> None:
+    """Make sure that the packages of the requested trackers are installed.
 
     Raises:
-        FileNotFoundError: one is not installed.
+        FileNotFoundError: one is not.
     """
-    for name in ("tensorboard", "wandb"):
-        if getattr(config, name) and importlib.util.find_spec(name) is None:
+    packages = dict(tensorboard=config.tensorboard or bool(config.wandb), wandb=bool(config.wandb))
+    for name, is_needed in packages.items():
+        if is_needed and importlib.util.find_spec(name) is None:
             raise FileNotFoundError(f"{name}: the package is not installed; pip install {name}")
 
 
-def follow(log, config):
-    """Have the trackers that a configuration asks for follow a log, from its first line on.
+def attach_trackers(log: JsonlLogger, config: Config, batches_per_epoch: int, world_size: int) -> None:
+    """Attach the trackers that a configuration asks for to a log.
 
     Args:
-        log: `JsonLines` of this process; one that writes nothing is not followed.
-        config: `Config`.
+        log: of this process; a disabled one gets none.
+        config: of the run.
+        batches_per_epoch: of all processes together.
+        world_size: number of processes.
     """
-    if not log.file:
-        return
-    trackers = []
-    if config.tensorboard:
-        trackers.append(TensorBoard(pathlib.Path(config.output_dir, FOLDER)))
-    if config.wandb:
-        trackers.append(WeightsAndBiases(config))
-    for tracker in trackers:
-        replay(log.path, tracker)
-        log.followers.append(tracker)
+    if log.file and (config.tensorboard or config.wandb):
+        log.trackers.append(SummaryTracker(config, batches_per_epoch, world_size))
 
 
-def replay(path, tracker):
-    """Show a tracker all lines of a log."""
-    for line in read_log(path):
-        tracker.add(line)
+class SummaryTracker:
+    """Writes lines of a log as TensorBoard scalars, which Weights & Biases copies where `config.wandb` names a project.
 
-
-class _Tracker:
-    """Turns lines of a log into scalars at a step; the subclass's `show(step, scalars)` shows them.
-
-    The step is the number of batches before, over all epochs. An epoch's last batch is always in the log, so the
-    number of batches in an epoch is known once there is a second one.
+    The step of a line is the number of batches so far, of all processes and epochs. A resumed run repeats the log lines
+    since its checkpoint; those that the event files already have are left out, so that no step appears twice.
     """
 
-    def __init__(self):
-        self.batches = 0
-
-    def add(self, line):
-        """Show a line, a dictionary; what is null in it, not being finite, is left out."""
-        if line["type"] == "step":
-            self.batches = max(self.batches, line["step"] + 1)
-        step = line["epoch"] * self.batches + line.get("step", self.batches - 1)
-        place = f"scores_{line['split']}" if "split" in line else dict(step="train").get(line["type"], line["type"])
-        scalars = {f"{place}/{name}": value for name, value in line.items() if isinstance(value, (int, float))}
-        self.show(step, {name: v for name, v in scalars.items() if not name.endswith(("/epoch", "/step"))})
-
-
-class TensorBoard(_Tracker):
-    """Event files in a folder; those that are there are of the same log and removed."""
-
-    def __init__(self, folder):
+    def __init__(self, config: Config, batches_per_epoch: int, world_size: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        super().__init__()
-        folder = make_folder(folder, FOLDER)
-        for path in folder.glob("events.out.tfevents.*"):
-            path.unlink()
-        self.writer = SummaryWriter(folder, flush_secs=10)
+        self.batches_per_epoch = batches_per_epoch
+        self.world_size = world_size
+        folder = make_folder(pathlib.Path(config.output_dir, FOLDER), FOLDER)
+        self.last_steps = _last_steps(folder)
+        self.wandb_run = _start_wandb(config) if config.wandb else None  # before the writer, which it observes
+        self.writer = SummaryWriter(str(folder))
 
-    def show(self, step, scalars):
-        for name, value in scalars.items():
-            self.writer.add_scalar(name, value, step)
+    def add(self, line: dict[str, Any]) -> None:
+        """Write a line's finite numbers."""
+        if line["type"] == "step":
+            group, step = "train", line["epoch"] * self.batches_per_epoch + (line["step"] + 1) * self.world_size
+        else:
+            group = f"scores_{line['split']}" if "split" in line else line["type"]
+            step = (line["epoch"] + 1) * self.batches_per_epoch
+        for name, value in line.items():
+            tag = f"{group}/{name}"
+            is_shown = name not in ("epoch", "step") and isinstance(value, (int, float))
+            if is_shown and step > self.last_steps.get(tag, -1):
+                self.writer.add_scalar(tag, value, step)
+        self.writer.flush()
 
-    def close(self):
+    def close(self) -> None:
         self.writer.close()
+        if self.wandb_run is not None:
+            self.wandb_run.finish()
 
 
-class WeightsAndBiases(_Tracker):
-    """A run of the project that `wandb` names; one that goes on is the same there, and lines it has are left out."""
+def _last_steps(folder: pathlib.Path) -> dict[str, int]:
+    """Tags in the event files of a folder -> their last step."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    def __init__(self, config):
-        import wandb
-
-        super().__init__()
-        folder = pathlib.Path(config.output_dir)
-        note = folder / "wandb_run.txt"  # the run's name on the service
-        if not note.is_file():
-            note.write_text(secrets.token_hex(4), encoding="utf-8")
-        self.run = wandb.init(
-            project=config.wandb,
-            id=note.read_text(encoding="utf-8").strip(),
-            name=folder.name,
-            dir=str(folder),
-            config=config.as_dict(),
-            resume="allow",
-        )
-        self.run.define_metric("*", step_metric="batch")
-        self.lines, self.known = 0, self.run.summary.get("line", 0)
-
-    def show(self, step, scalars):
-        self.lines += 1
-        if self.lines > self.known:
-            self.run.log(dict(scalars, batch=step, line=self.lines))
-
-    def close(self):
-        self.run.finish()
+    events = EventAccumulator(str(folder), size_guidance=dict(scalars=0)).Reload()
+    return {tag: events.Scalars(tag)[-1].step for tag in events.Tags()["scalars"]}
 
 
-def main(argv=None):
-    parser = OneLineParser(prog="python -m engine.trackers", description="Write a run's log for TensorBoard.")
-    parser.add_argument("run", help="folder with log.jsonl")
-    args = parser.parse_args(argv)
-    path = pathlib.Path(args.run, "log.jsonl")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: log: no such file")
-    tracker = TensorBoard(path.with_name(FOLDER))
-    replay(path, tracker)
-    tracker.close()
-    print(f"tensorboard --logdir {path.with_name(FOLDER)}")
+def _start_wandb(config: Config) -> Any:
+    import wandb
 
-
-if __name__ == "__main__":
-    run_main(main)
+    folder = pathlib.Path(config.output_dir)
+    note = folder / RUN_ID
+    if not note.is_file():
+        note.write_text(secrets.token_hex(4), encoding="utf-8")
+    return wandb.init(
+        project=config.wandb,
+        id=note.read_text(encoding="utf-8").strip(),
+        name=folder.name,
+        dir=str(folder),
+        config=config.as_dict(),
+        resume="allow",
+        sync_tensorboard=True,
+    )

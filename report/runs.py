@@ -11,7 +11,6 @@ from data.annotations import VIDEOS, is_number
 from engine.config import Config
 from metrics.registry import METRICS
 from utils.files import parse_json, read_json, read_text
-from utils.settings import fields_of
 
 # Of the test split, as fractions. Source: VideoXum (Lin et al., 2023), table of results.
 PUBLISHED = {
@@ -101,10 +100,10 @@ def _settings(results):
     """Settings and seed of a run; what older files do not say was as it is by default."""
     scored = Config().as_dict() | results["config"]
     trained = Config().as_dict() | (results["trained_with"] or results["config"])
-    settings = {name: trained[name] for name in Config().decisive() if name != "seed"}
+    settings = {name: trained[name] for name in Config().resume_critical_fields() if name != "seed"}
     for name in SCORED_WITH:
         settings[name] = scored[name]
-        if trained[name] != scored[name] and name in Config().decisive():
+        if trained[name] != scored[name] and name in Config().resume_critical_fields():
             settings[f"{name} (training)"] = trained[name]
     if results.get("processes") and results["trained_with"] is None:  # else it is not known how many trained it
         settings[STEP] = trained["batch_size"] * trained["accumulate"] * results["processes"]
@@ -130,7 +129,7 @@ def _results(results, path):
         if not isinstance(values, dict | None):
             raise ValueError(f"{path}: {name}: found {type(values).__name__}, expected an object")
         if values is not None:
-            results[name] = {key: value for key, value in values.items() if key in fields_of(Config)}
+            results[name] = {key: value for key, value in values.items() if key in Config.model_fields}
     results["config"] = results["config"] or {}
     return results
 

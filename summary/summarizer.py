@@ -22,12 +22,11 @@ from summary.page import write_page
 from summary.selection import choose, segments_of
 from summary.skim import write_skim
 from summary.storyboard import Storyboard
-from utils import distributed
-from utils.device import autocast
-from utils.download import fetch
+from utils.device import autocast, pick_device
+from utils.download import resolve_file
 from utils.files import make_folder, sha256_of
 from utils.log import progress_bar
-from utils.settings import read_yaml
+from utils.settings import read_settings
 
 FILES = ("summary.mp4", "storyboard.png", "index.html", "summary.json")  # the last one says that all are there
 CHUNK = 32  # frames that are encoded together
@@ -59,9 +58,9 @@ def load(config, pretrained_model=None, blip=None, **settings):
     """
     settings |= {} if pretrained_model is None else dict(pretrained_model=str(pretrained_model))
     if isinstance(config, Config):
-        config = dataclasses.replace(config, **settings)
+        config = config.replace(**settings)
     else:
-        config = Config(**(read_yaml(config, Config) | settings))
+        config = Config(**(read_settings(config, Config) | settings))
     blip = config.pretrained if blip is None else blip
     if not config.pretrained_model:
         raise ValueError("pretrained_model: missing, expected a VTSUM-BLIP checkpoint (--pretrained_model PATH)")
@@ -69,8 +68,8 @@ def load(config, pretrained_model=None, blip=None, **settings):
         raise ValueError("blip: missing, expected a checkpoint with BLIP's image encoder (--blip PATH)")
     if config.task == "v2t":
         raise ValueError("task: found v2t, expected v2vt or v2v: without saliency there is nothing to choose by")
-    device = distributed.pick_device(config.device)
-    paths = dict(model=fetch(config.pretrained_model), blip=fetch(blip))
+    device = pick_device(config.device)
+    paths = dict(model=resolve_file(config.pretrained_model), blip=resolve_file(blip))
     model = build_model(config)
     load_trained(config, model, paths["model"])
     encoder = blip_frame_encoder(paths["blip"], config.image_size)

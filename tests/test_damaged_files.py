@@ -19,7 +19,7 @@ from engine.config import Config
 from engine.scoring import read_predictions, score_predictions
 from models.med_config import TextDecoderConfig
 from models.weights import read_checkpoint, state_dict_of
-from utils.settings import read_yaml
+from utils.settings import read_settings
 
 SHARE = int(os.environ.get("VTSUM_DAMAGES", "300"))  # examples of each test; `make soak` sets more
 often = settings(
@@ -139,7 +139,7 @@ def test_bytes_of_a_config(tmp_path, changes):
     path = tmp_path / "c.yaml"
     path.write_bytes(damaged(YAML.encode(), changes))
     with one_line(path):
-        found = read_yaml(path, Config)
+        found = read_settings(path, Config)
         with contextlib.suppress(ValueError):  # of one field, which it names
             assert Config(**found).as_dict() == Config().as_dict() | Config(**found).as_dict()
 
@@ -150,7 +150,7 @@ def test_values_of_a_config(tmp_path, field, value):
     path = tmp_path / "c.yaml"
     path.write_text(json.dumps({field: value}))  # JSON is YAML
     with one_line(path):
-        found = read_yaml(path, Config)
+        found = read_settings(path, Config)
         try:
             config = Config(**found)
         except ValueError as error:

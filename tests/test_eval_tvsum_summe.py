@@ -8,8 +8,10 @@ import scipy.stats
 import torch
 
 import eval_tvsum_summe as script
+from data.eccv16 import read_eccv16
 from data.tvsum_summe import BenchmarkVideo, read_tvsum_mat
-from engine.score_files import make_splits, read_scores, read_splits
+from engine.score_files import make_splits, read_scores, read_splits, scores_of_videos
+from engine.tvsum_summe import shots_from_annotated_features
 from metrics.segmentation import shots
 from metrics.shots import summarize
 from models.vtsum_blip import v2vt_sum
@@ -117,15 +119,15 @@ def test_a_number_of_scores_that_fits_two_steps(tmp_path):
     video = BenchmarkVideo("v", 300, duration=19.4, picks=np.arange(0, 300, 15))
     values = np.random.default_rng(0).random(20)
     with pytest.raises(ValueError, match="x: video v: scores: found 20, which fits per pick and per second; say"):
-        script.scores_of_videos(dict(v=values), [video], "x")
-    (picks,), (seconds,) = (script.scores_of_videos(dict(v=values), [video], "x", s) for s in ("pick", "second"))
+        scores_of_videos(dict(v=values), [video], "x")
+    (picks,), (seconds,) = (scores_of_videos(dict(v=values), [video], "x", s) for s in ("pick", "second"))
     assert np.array_equal(picks, np.repeat(values, 15)) and not np.array_equal(picks, seconds)
     with pytest.raises(ValueError, match=r"found 19, expected 20 \(per pick\)"):
-        script.scores_of_videos(dict(v=values[:19]), [video], "x", "pick")
+        scores_of_videos(dict(v=values[:19]), [video], "x", "pick")
     with pytest.raises(ValueError, match="found 7, expected a file that can be read per second"):
-        script.scores_of_videos(dict(v=values[:7]), [BenchmarkVideo("v", 300)], "x", "second")
+        scores_of_videos(dict(v=values[:7]), [BenchmarkVideo("v", 300)], "x", "second")
     even = BenchmarkVideo("v", 300, duration=20.0, picks=np.arange(0, 300, 15))
-    assert np.array_equal(script.scores_of_videos(dict(v=values), [even], "x")[0], picks)  # both say the same
+    assert np.array_equal(scores_of_videos(dict(v=values), [even], "x")[0], picks)  # both say the same
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ def test_wrong_scores(root, tmp_path, scores, message):
     path = tmp_path / "s.json"
     path.write_text(scores)
     with pytest.raises(ValueError, match=message) as found:
-        script.scores_of_videos(read_scores(path), read_tvsum_mat(root / "y.mat"), path)
+        scores_of_videos(read_scores(path), read_tvsum_mat(root / "y.mat"), path)
     assert str(found.value).startswith(str(path)) and "\n" not in str(found.value)
 
 
@@ -233,9 +235,9 @@ def test_features_of_another_length(evaluate, zero_shot_flags, tmp_path):
 
 def test_shots_of_an_eccv16_file_without_change_points(root, tmp_path):
     write_eccv16(tmp_path / "e.h5", change_points=None, n_frame_per_seg=None)
-    video, other = script.read_eccv16(tmp_path / "e.h5")[:2]
-    spans = script.shots_of_annotations(video)
-    assert spans[0][0] == 0 and spans[-1][1] == FRAMES and script.shots_of_annotations(other) is None
+    video, other = read_eccv16(tmp_path / "e.h5")[:2]
+    spans = shots_from_annotated_features(video)
+    assert spans[0][0] == 0 and spans[-1][1] == FRAMES and shots_from_annotated_features(other) is None
     assert spans == [(PICKS[a], FRAMES if b == len(PICKS) else PICKS[b]) for a, b in shots(video.features)]
 
 

@@ -12,6 +12,7 @@ import extract_features
 import train_vt_clip
 from data.mini.encoders import tiny_vt_clip
 from data.vt_clip_pairs import Pairs
+from engine.vt_clip_training import VTClipTrainer, check_features
 from models.losses import vt_clip_loss
 from models.vt_clip import find_clip, load_vt_clip
 from models.weights import weights_sha256
@@ -86,7 +87,7 @@ def test_what_is_drawn_hangs_on_seed_and_epoch(mini_root):
     assert all(torch.equal(a, again[i, 0][0]) for i, a in enumerate(first))
     assert any(not torch.equal(a, data[i, 1][0]) for i, a in enumerate(first))
     record, features = data.records[3], np.load(root["vision_root"] / f"{data.records[3].video_id}.npz")["vision"]
-    keyframes, others, has_others, _ = data[3, 0]
+    keyframes, others, has_others, *_ = data[3, 0]
     rows = [
         row for row in record.vsum_onehot.astype(bool) if np.allclose(features[row].mean(0), keyframes[0], atol=1e-5)
     ]
@@ -100,7 +101,7 @@ def test_a_video_without_other_frames_or_key_frames(tmp_path, labels):
     (tmp_path / "anno.json").write_text(json.dumps([entry]))
     features = np.arange(8, dtype=np.float32).reshape(2, 4)[: len(labels[0])]
     np.savez(tmp_path / "v.npz", vision=features)
-    keyframes, others, has_others, text = Pairs(tmp_path / "anno.json", seed=0, vision_root=tmp_path)[0, 0]
+    keyframes, others, has_others, text, _ = Pairs(tmp_path / "anno.json", seed=0, vision_root=tmp_path)[0, 0]
     assert np.allclose(keyframes[0], features.mean(0)) and not has_others and not others.any() and text == "a dog"
 
 
@@ -124,26 +125,22 @@ def test_from_features(flags, mini_root, mini_videos, tmp_path):
         assert torch.allclose(after.encode_image(images), expected, atol=1e-4)
 
 
-def test_a_resumed_run_ends_with_the_same_bytes(flags, tmp_path):
+def test_a_resumed_run_ends_with_the_same_bytes(flags, tmp_path, monkeypatch):
     whole = [*flags, "--batch_size", "16", "--max_epoch", "2"]
     train_vt_clip.main([*whole, "--output_dir", str(tmp_path / "whole")])
     half = tmp_path / "half"
-    # An interrupted run: the same settings, stopped after one epoch.
-    original = train_vt_clip.validate
-    calls = []
+    calls, validate = [], VTClipTrainer.validate
 
-    def stop_in_the_second(*args):
+    def interrupted_in_the_second(trainer):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return original(*args)
+        return validate(trainer)
 
-    train_vt_clip.validate = stop_in_the_second
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train_vt_clip.main([*whole, "--output_dir", str(half)])
-    finally:
-        train_vt_clip.validate = original
+    monkeypatch.setattr(VTClipTrainer, "validate", interrupted_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        train_vt_clip.main([*whole, "--output_dir", str(half)])
+    monkeypatch.undo()
     train_vt_clip.main([*whole, "--output_dir", str(half), "--resume", str(half / "checkpoint.pth")])
     ours, theirs = (torch.load(tmp_path / n / "vt_clip.pth", weights_only=True)["model"] for n in ("half", "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -175,19 +172,19 @@ def test_from_videos(mini_videos, tmp_path):
 def test_features_of_another_clip_are_an_error(flags, mini_root, tmp_path, caplog):
     """Features say what they were made with; those that do not say are used with a warning."""
     clip = load_vt_clip(mini_root / "vt_clip.pth")
-    train_vt_clip.check_features(mini_root / "feat/vt_clipscore", clip)
-    assert "whether these features are of the CLIP to start from is not known" in caplog.text
+    check_features(mini_root / "feat/vt_clipscore", clip)
+    assert "the CLIP that made these features is unknown" in caplog.text
     record = tmp_path / "extraction.json"
     record.write_text(json.dumps(dict(weights_sha256=weights_sha256(clip.clip))))
-    train_vt_clip.check_features(tmp_path, clip)
+    check_features(tmp_path, clip)
     record.write_text("[")
     with pytest.raises(ValueError, match=r"json: weights_sha256: found None, expected "):
-        train_vt_clip.check_features(tmp_path, clip)
+        check_features(tmp_path, clip)
     record.write_text(json.dumps(dict(weights_sha256="0")))
     with pytest.raises(
         ValueError, match=r"extraction.json: weights_sha256: found 0, expected .*not of the CLIP to start"
     ):
-        train_vt_clip.check_features(tmp_path, clip)
+        check_features(tmp_path, clip)
 
 
 def test_pixels_are_those_of_extraction(mini_videos, tmp_path):
@@ -204,7 +201,7 @@ def test_pixels_are_those_of_extraction(mini_videos, tmp_path):
     pairs = Pairs(
         record_file, seed=0, videos=find_videos([mini_videos / "videos"]), transform=encoder.transform, frames=4
     )
-    keyframes, others, _, _ = pairs[0, 0]
+    keyframes, others, *_ = pairs[0, 0]
     rows = np.load(tmp_path / f"vt_clipscore/{pairs.records[0].video_id}.npz")["vision"]
     with torch.no_grad():
         for pixels in (*keyframes, *others):

@@ -1,10 +1,114 @@
-"""Command lines whose errors are one line."""
+"""Command lines: one-line errors, and flags generated from the fields of `Settings`, so that the two cannot drift."""
 
 import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NoReturn, TypeVar
+
+from pydantic.fields import FieldInfo
+
+from utils.settings import InvalidSetting, Settings, choices, flag_type, is_list, nearest, read_layers
+
+S = TypeVar("S", bound=Settings)
 
 
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         raise ValueError(message)
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandLine(Generic[S]):
+    """What a command line and its YAML files give.
+
+    Attributes:
+        settings: defaults < YAML < typed flags.
+        notes: lines for the log: flags that override the YAML, obsolete keys that are ignored.
+        arguments: the script's own arguments.
+    """
+
+    settings: S
+    notes: tuple[str, ...]
+    arguments: argparse.Namespace
+
+
+def load_settings(
+    cls: type[S],
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> CommandLine[S]:
+    """Build the settings of a command line.
+
+    Args:
+        cls: class of the settings.
+        argv: arguments without the program's name; None takes the process's own.
+        description: first line of `--help`.
+        add_arguments: adds a script's own arguments to the parser.
+    Raises:
+        FileNotFoundError, ValueError: see `read_layers` and `Settings`.
+    """
+    parser = _parser(cls, description)
+    if add_arguments is not None:
+        add_arguments(parser)
+    typed, unknown = parser.parse_known_args(argv)
+    for word in unknown:
+        if word.startswith("--"):
+            raise ValueError(f"{word}: unknown flag{nearest(word[2:].split('=')[0], cls, '--')}")
+        raise ValueError(f"unknown argument {word!r}")
+    flags = {name: value for name, value in vars(typed).items() if name in cls.model_fields}
+    layers = read_layers(typed.config, cls)
+    notes = [
+        f"{path}: {key}: a setting of an earlier version, ignored"
+        for path, layer in layers
+        for key in sorted(layer.keys() & cls.obsolete)
+    ]
+    values = {key: value for _, layer in layers for key, value in layer.items() if key not in cls.obsolete}
+    try:
+        cls(**values)  # a wrong value is reported with the file that has it, whatever the flags
+    except InvalidSetting as error:
+        if error.name not in flags:
+            source = next((path for path, layer in reversed(layers) if error.name in layer), typed.config)
+            raise ValueError(f"{source}: {error}") from None
+    for name, value in flags.items():
+        if name in values and values[name] != value:
+            notes.append(f"{name}: the config says {values[name]!r}, the flag says {value!r}: the flag counts")
+    return CommandLine(cls(**(values | flags)), tuple(notes), typed)
+
+
+def _parser(cls: type[Settings], description: str | None) -> OneLineParser:
+    parser = OneLineParser(description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    parser.add_argument("--config", required=True, help="YAML file of settings; flags override it")
+    for name, field in cls.model_fields.items():
+        help_text = f"{_help(field)} (default: {field.default!r})".replace("%", "%%")
+        arguments: dict[str, Any]
+        if field.annotation is bool:
+            arguments = dict(type=_bool, nargs="?", const=True, metavar="BOOL")
+        elif is_list(field):
+            arguments = dict(nargs="+", metavar="NAME")
+        else:
+            kind = flag_type(field)
+            arguments = dict(type=kind, metavar="NAME" if choices(field) else kind.__name__.upper())
+        parser.add_argument(f"--{name}", help=help_text, **arguments)
+    return parser
+
+
+def _help(field: FieldInfo) -> str:
+    """The help text with the values to choose from."""
+    return f"{field.description}" + (f": {', '.join(choices(field))}" if choices(field) else "")
+
+
+def _bool(text: str) -> bool:
+    """Read a flag's value as YAML would."""
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected true or false")
+    return words[text.lower()]
+
+
+def reference_table(cls: type[Settings]) -> str:
+    """The documentation's table of settings, one row per field."""
+    rows = [f"| `{name}` | `{field.default!r}` | {_help(field)} |" for name, field in cls.model_fields.items()]
+    return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])

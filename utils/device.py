@@ -1,21 +1,32 @@
-"""In which precision the model computes."""
+"""Device and precision of the model's arithmetic."""
 
 import torch
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def autocast(precision, device):
-    """Context in which the model computes in `precision`, one of `PRECISIONS`, on a `torch.device`."""
+def pick_device(device: str) -> torch.device:
+    """Choose the kind of device for `auto`, `cpu` or `cuda`.
+
+    Raises:
+        ValueError: `cuda` is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: found no GPU that PyTorch can use, expected one for device cuda")
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Context in which the model computes in `precision`, one of `PRECISIONS`."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
-def gradient_scaler(precision, device):
-    """What keeps small gradients from vanishing in float16; it does nothing in the other precisions."""
+def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """Gradient scaler for fp16; disabled in the other precisions."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
-def allow_tf32(allowed):
-    """Let GPUs round the factors of float32 products to TF32, or not; PyTorch 1.10 did where they could."""
+def allow_tf32(allowed: bool) -> None:
+    """Allow TF32 in float32 matrix products on GPUs, or not; PyTorch 1.10 allowed it by default."""
     torch.set_float32_matmul_precision("high" if allowed else "highest")

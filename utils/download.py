@@ -11,7 +11,7 @@ import urllib.request
 
 import torch
 
-from utils.files import replacing, sha256_of
+from utils.files import atomic_write, sha256_of
 
 TIMEOUT = 60  # seconds without a byte
 CHECKSUM = re.compile(r"sha256=([0-9a-f]{64})")
@@ -22,7 +22,7 @@ def is_url(source):
     return "://" in str(source)
 
 
-def fetch(source):
+def resolve_file(source):
     """Give the local path of a file; a URL is downloaded once, into torch's hub cache or Hugging Face's.
 
     Args:
@@ -67,7 +67,7 @@ def fetch(source):
 def _download(url, path, expected):
     """Download to `path`, in one step: a file that is cut off or of another SHA-256 never stands there."""
     opener, digest, size = urllib.request.build_opener(_SafeRedirects), hashlib.sha256(), 0
-    with opener.open(url, timeout=TIMEOUT) as answer, replacing(path, "wb") as file:
+    with opener.open(url, timeout=TIMEOUT) as answer, atomic_write(path, "wb") as file:
         announced = answer.headers.get("Content-Length")
         while block := answer.read(2**20):
             file.write(block)
@@ -106,7 +106,7 @@ def main(argv=None):
 
     parser = OneLineParser(prog="python -m utils.download", description="Download a file once and print where it is.")
     parser.add_argument("source", help="https:// or hf://")
-    print(fetch(parser.parse_args(argv).source))
+    print(resolve_file(parser.parse_args(argv).source))
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ MOST_DEPTH = 32
 
 
 @contextlib.contextmanager
-def replacing(path, mode="w", lasting=True):
+def atomic_write(path, mode="w", durable=True):
     """Open a temporary file beside `path` and rename it to `path` when the block ends without an error.
 
     Args:
         path: file to write or replace.
         mode: `w` for text, `wb` for bytes.
-        lasting: what the name then stands for is on the disk, whole: a power cut leaves the old file or the new one.
+        durable: what the name then stands for is on the disk, whole: a power cut leaves the old file or the new one.
             False does not wait for the disk, for many small files that can be had again.
     Raises:
         OSError: it cannot be written; the message names `path`.
@@ -32,11 +32,11 @@ def replacing(path, mode="w", lasting=True):
     try:
         with open(temporary, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as file:
             yield file
-            if lasting:
+            if durable:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-        if lasting:
+        if durable:
             _sync_folder(path.parent)
     except OSError as error:
         raise cannot_be_written(path, error) from None
@@ -60,7 +60,7 @@ def _sync_folder(folder):
             os.close(descriptor)
 
 
-def link(source, target):
+def replace_hardlink(source, target):
     """Give a file a second name, replacing what has it: at once, and without its bytes twice on the disk.
 
     Files that are only ever replaced, never changed in place, may share them. Where the file system knows no links,
@@ -80,7 +80,7 @@ def link(source, target):
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        with open(source, "rb") as read, replacing(target, "wb") as written:
+        with open(source, "rb") as read, atomic_write(target, "wb") as written:
             while block := read.read(2**22):
                 written.write(block)
 
@@ -104,7 +104,7 @@ def make_folder(path, name):
 
 
 def remove_leftovers(folder):
-    """Remove the temporary files of processes that were killed while `replacing` a file of this folder."""
+    """Remove the temporary files of processes that were killed while `atomic_write` a file of this folder."""
     name = re.compile(rf"\..+\.{re.escape(socket.gethostname())}\.(\d+)\.tmp")
     for entry in os.scandir(folder):
         match = name.fullmatch(entry.name)

@@ -1,41 +1,43 @@
-"""Signals that ask a run to end soon: SIGTERM, SIGUSR1 and the first Ctrl-C."""
+"""Signals that ask a run to stop soon: SIGTERM, SIGUSR1 and the first Ctrl-C."""
 
 import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from types import FrameType
 
-CONTINUE_ME = 75  # exit status of a run that was asked to end and can be continued: EX_TEMPFAIL of sysexits.h
+EX_TEMPFAIL = 75  # sysexits.h: exit status of a run that was stopped and can be resumed
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-ONE_KEYPRESS = 2.0  # seconds; the launcher hands a Ctrl-C on to processes that had it from the terminal already
+ONE_KEYPRESS = 2.0  # seconds; the launcher forwards a Ctrl-C to processes that had it from the terminal already
 
-_received = None  # name of the first signal, and when it came
+_received: tuple[str, float] | None = None  # name of the first signal, and its time
 
 
 class Interrupted(Exception):
-    """The run ends because it was asked to; all that it needs to go on is on the disk."""
+    """The run stops because a signal asked for it; all that resuming needs is on the disk."""
 
 
-def requested():
-    """Name of the signal that asked this process to end, or None."""
+def stop_requested() -> str | None:
+    """Name of the signal that asked this process to stop, or None."""
     return _received[0] if _received else None
 
 
-def stop_if_requested():
-    """Raise `Interrupted` where a signal has asked this process to end."""
+def raise_if_stop_requested() -> None:
+    """Raise `Interrupted` if a signal has asked this process to stop."""
     if _received:
         raise Interrupted(_received[0])
 
 
 @contextlib.contextmanager
-def listening():
-    """Note signals instead of dying of them; a second Ctrl-C is a KeyboardInterrupt."""
+def signal_handlers() -> Iterator[None]:
+    """Record signals instead of terminating; a second Ctrl-C is a KeyboardInterrupt."""
     global _received
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+    if threading.current_thread() is not threading.main_thread():  # handlers can only be set there
         yield
         return
-    before = {number: signal.signal(number, _note) for number in SIGNALS}
+    before = {number: signal.signal(number, _record) for number in SIGNALS}
     _received = None
     try:
         yield
@@ -45,8 +47,8 @@ def listening():
 
 
 @contextlib.contextmanager
-def by_default():
-    """Let signals end this process as they do by default, for a while in which there is nothing to save."""
+def default_handlers() -> Iterator[None]:
+    """Restore the default action of the signals within the block, where there is nothing to save."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -58,7 +60,7 @@ def by_default():
             signal.signal(number, handler)
 
 
-def _note(number, frame):
+def _record(number: int, frame: FrameType | None) -> None:
     global _received
     if _received is None:
         _received = signal.Signals(number).name, time.monotonic()
@@ -66,19 +68,19 @@ def _note(number, frame):
         raise KeyboardInterrupt
 
 
-def leave_signals_to_parent(*_):
-    """In a helper process: outlive the signals that reach all processes of a run; end when the parent says so.
+def init_loader_worker(worker_id: int) -> None:
+    """`worker_init_fn` of data loaders: of SIGTERM, only the parent's terminates a worker.
 
-    Of SIGTERM only the parent's counts: schedulers send it to every process, and a loader that died of it would take
-    with it the step that the run still wants to finish.
+    Schedulers send SIGTERM to every process of a job. torch's own handler would let the worker die of it, and the
+    step that the run still has to finish would fail.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_with_parent(parent):
+def _exit_with_parent(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

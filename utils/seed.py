@@ -1,29 +1,30 @@
 """Seeding, and the state of what was seeded."""
 
 import random
+from typing import Any
 
 import numpy as np
 import torch
 
 
-def seed_everything(seed):
+def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch (all devices)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
-def epoch_seed(seed, rank, epoch):
+def epoch_seed(seed: int, rank: int, epoch: int) -> int:
     """Seed of one epoch on one process.
 
-    Each epoch starts from a seed of its own, so that a run continued at an epoch's start draws what an undisturbed
-    run draws.
+    Each epoch has a seed of its own, so that a run resumed at the start of an epoch draws what an uninterrupted run
+    draws.
     """
     return (seed + rank + 1_000_003 * epoch) % 2**63
 
 
-def random_state():
-    """State of Python's, NumPy's and torch's generators, in plain values and tensors."""
+def random_state() -> dict[str, Any]:
+    """RNG state of Python, NumPy and torch, in plain values and tensors."""
     kind, key, *rest = np.random.get_state()
     state = dict(python=random.getstate(), numpy=(kind, torch.from_numpy(key.astype(np.int64)), *rest))
     state["torch"] = torch.get_rng_state()
@@ -32,8 +33,8 @@ def random_state():
     return state
 
 
-def restore_random_state(state):
-    """Go on drawing where `random_state` was taken.
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Restore the RNG state that `random_state` returned.
 
     Raises:
         KeyError, TypeError, ValueError, RuntimeError: it is no such state.

@@ -1,182 +1,186 @@
-"""Frozen settings: fields with limits, checked on creation; read from YAML, which may start from another file's.
+"""Settings of a run: declared once as fields, layered from YAML files, checked by pydantic.
 
-Each field's comment line below it is its help text and its row in the README.
+A field's help text is its flag's help and its row in docs/configuration.md.
 """
 
-import dataclasses
 import difflib
 import os
 import pathlib
-import sys
-import types
 import typing
+from typing import Any, ClassVar, Self
 
+import pydantic
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
-from utils.files import MOST_DEPTH, read_text, replacing
+from utils.files import atomic_write, read_text
+from utils.validation import describe
 
 
-def option(default, help, choices=None, least=None, above=None, most=None, free=False):
-    """Declare a field with its help text and its limits; `free`: it may change when a run goes on."""
-    return dataclasses.field(
-        default=default, metadata=dict(help=help, choices=choices, least=least, above=above, most=most, free=free)
+def option(default: Any, help: str, *, may_change_on_resume: bool = False, **limits: float) -> Any:
+    """Declare a field of `Settings`.
+
+    Args:
+        default: its value where neither a YAML file nor a flag gives one.
+        help: one line, also shown by `--help` and in the documentation.
+        may_change_on_resume: a run may resume with another value.
+        limits: pydantic's `ge`, `gt`, `le`.
+    """
+    if type(default) is int:
+        limits.setdefault("le", 2**31)
+    return pydantic.Field(
+        default, description=help, json_schema_extra=dict(may_change_on_resume=may_change_on_resume), **limits
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Base of configurations: each field is checked on creation.
+class InvalidSetting(ValueError):
+    """A setting has a wrong type or value.
 
-    Raises:
-        ValueError: a value is of the wrong type or outside its limits; the message names the field.
+    Attributes:
+        name: of the setting.
     """
 
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(f"{name}: {message}")
+        self.name = name
 
-    def decisive(self):
-        """Names of the settings that training depends on: with others, a run is another run."""
-        return [field.name for field in dataclasses.fields(self) if not field.metadata["free"]]
 
-    def as_dict(self):
+class Settings(pydantic.BaseModel):
+    """Base of configurations: frozen, each field checked on creation.
+
+    Raises:
+        InvalidSetting: a value is of the wrong type or outside its limits.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    # Keys of earlier versions that are accepted and ignored.
+    obsolete: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except pydantic.ValidationError as error:
+            cause = error.errors()[0].get("ctx", {}).get("error")
+            if isinstance(cause, InvalidSetting):
+                raise cause from None
+            location, message = describe(error)
+            raise InvalidSetting(str(location[0]), message) from None
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _accept_yaml_values(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        """`key:` without a value is an empty text, a single name a list of one."""
+        field = cls.model_fields[info.field_name]
+        if is_list(field):
+            value = [value] if isinstance(value, str) else value
+            if not isinstance(value, list | tuple) or not value:
+                raise ValueError(f"found {value!r}, expected a list of names")
+            if len(set(map(str, value))) < len(value):
+                raise ValueError(f"found {', '.join(map(str, value))}, expected each name once")
+            return tuple(value)
+        return "" if value is None and flag_type(field) is str else value
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other values, checked likewise."""
+        return type(self)(**(dict(self) | changes))
+
+    def as_dict(self) -> dict[str, Any]:
         """Plain values by name, in the order of the fields."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in self}
+
+    @classmethod
+    def resume_critical_fields(cls) -> list[str]:
+        """Names of the settings that training depends on: a run resumes with the same values only."""
+        return [name for name, field in cls.model_fields.items() if not field.json_schema_extra["may_change_on_resume"]]
 
 
-def fields_of(cls):
-    """The settings of a configuration class: name -> field."""
-    return {field.name: field for field in dataclasses.fields(cls)}
+def is_list(field: pydantic.fields.FieldInfo) -> bool:
+    return typing.get_origin(field.annotation) is tuple
 
 
-def is_list(field):
-    return typing.get_origin(field.type) is tuple
+def choices(field: pydantic.fields.FieldInfo) -> tuple[str, ...]:
+    """Values to choose from; () where any of the type will do."""
+    annotation = typing.get_args(field.annotation)[0] if is_list(field) else field.annotation
+    return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
 
 
-def _type_name(field):
-    if is_list(field):
-        return "a list of names"
-    return {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[field.type]
+def flag_type(field: pydantic.fields.FieldInfo) -> type:
+    """Type that the text of a flag is read as."""
+    return str if choices(field) or is_list(field) else field.annotation
 
 
-def _checked(field, value):
-    """Return the value in the field's type, or raise a ValueError that names the field."""
-    expected, kind = _type_name(field), field.type
-    if is_list(field):
-        value = (value,) if isinstance(value, str) else value
-        if not isinstance(value, (list, tuple)) or not value or not all(isinstance(v, str) for v in value):
-            raise ValueError(f"{field.name}: found {value!r}, expected {expected}")
-        value = tuple(value)
-    elif kind is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
-            raise ValueError(f"{field.name}: found {repr(value)[:60]}, expected a finite number")
-        value = float(value)
-    elif value is None and kind is str:
-        value = ""  # `key:` without a value
-    elif not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or abs(value) > 2**31)):
-        raise ValueError(f"{field.name}: found {repr(value)[:60]}, expected {expected}")
-    limits = types.SimpleNamespace(**field.metadata)
-    for single in value if is_list(field) else (value,):
-        if limits.choices and single not in limits.choices:
-            raise ValueError(f"{field.name}: found {single!r}, expected one of {', '.join(limits.choices)}")
-    if is_list(field) and len(set(value)) != len(value):
-        raise ValueError(f"{field.name}: found {', '.join(value)}, expected each name once")
-    for bound, wrong, words in (
-        (limits.least, lambda b: value < b, "at least"),
-        (limits.above, lambda b: value <= b, "more than"),
-        (limits.most, lambda b: value > b, "at most"),
-    ):
-        if bound is not None and wrong(bound):
-            raise ValueError(f"{field.name}: found {value!r}, expected {words} {bound}")
-    return value
+def nearest(name: str, cls: type[Settings], prefix: str = "") -> str:
+    """Suggest the known setting whose name is most alike, "" if there is none."""
+    near = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.5)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
-def read_yaml(path, cls):
-    """The settings that a YAML file gives, with those of the file it starts from: a dictionary; see `read_layers`."""
+def read_settings(path: str | os.PathLike, cls: type[Settings]) -> dict[str, Any]:
+    """The settings of a YAML file, with those of the files it starts from: name -> value; see `read_layers`."""
     return {name: value for _, layer in read_layers(path, cls) for name, value in layer.items()}
 
 
-def read_layers(path, cls):
-    """Read a YAML file of a class's settings and, where it says `base: other.yaml`, those it starts from.
+def read_layers(path: str | os.PathLike, cls: type[Settings]) -> list[tuple[str, dict[str, Any]]]:
+    """Read a YAML file of settings and, where it has `base: other.yaml`, those it starts from.
 
     Args:
-        path: the file; what `base` names is relative to its folder.
+        path: the file; a path in `base` is relative to its folder.
         cls: class of the settings.
     Returns:
-        list of (path, values), the file itself last: what comes later counts.
+        (path, values) of each file, the one named first last: later values override earlier ones. Obsolete keys are
+        among the values.
     Raises:
         FileNotFoundError, ValueError: no such file; not a mapping; an unknown key (the nearest known one is named);
             files that start from each other.
     """
-    layers, seen = [], set()
-    while path is not None:
-        seen.add(os.path.realpath(path))
-        values = _read_one(path, cls)
-        layers.insert(0, (path, values))
-        path = _base(path, values.pop("base", None), seen)
+    layers: list[tuple[str, dict[str, Any]]] = []
+    visited: set[str] = set()
+    current: str | None = str(path)
+    while current is not None:
+        visited.add(os.path.realpath(current))
+        values = _read_one(current, cls)
+        layers.insert(0, (current, values))
+        current = _base_path(current, values.pop("base", None), visited)
     return layers
 
 
-def _base(path, base, seen):
+def _base_path(path: str, base: Any, visited: set[str]) -> str | None:
     """Path of the file that `path` starts from by its key `base`, None without."""
     if base is None:
         return None
-    found = pathlib.Path(path).parent / base if isinstance(base, str) and base else None
-    if found is None:
+    if not isinstance(base, str) or not base:
         raise ValueError(f"{path}: base: found {repr(base)[:200]}, expected another YAML file's path")
-    if not found.is_file():
-        raise ValueError(f"{path}: base: {found}: no such file (a path is from the folder of the file that names it)")
-    if os.path.realpath(found) in seen:
+    target = pathlib.Path(path).parent / base
+    if not target.is_file():
+        raise ValueError(f"{path}: base: {target}: no such file (paths are relative to the file that names them)")
+    if os.path.realpath(target) in visited:
         raise ValueError(f"{path}: base: found {base!r}, which itself starts from this file")
-    return str(found)  # not made shorter: .. may follow a link
+    return str(target)  # not normalized: .. may follow a link
 
 
-def _read_one(path, cls):
-    """Read one YAML file (YAML 1.2, safe loader): a dictionary of settings, perhaps with `base`."""
-    text = read_text(path, "config", most_bytes=2**20)
+def _read_one(path: str, cls: type[Settings]) -> dict[str, Any]:
+    """Read one YAML file (YAML 1.2, safe loader): settings by name, perhaps with `base`."""
+    text = read_text(path, "config")
     try:
-        _require_plain(text)
         values = YAML(typ="safe", pure=True).load(text)
     except Exception as error:  # ruamel raises KeyError, OverflowError and RecursionError too
         mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}: " if mark else ""
+        line = f"line {mark.line + 1}: " if mark else ""
         reason = error.problem if isinstance(error, MarkedYAMLError) else " ".join(str(error).split())
-        raise ValueError(f"{path}: config: {place}not valid YAML ({reason})") from None
+        raise ValueError(f"{path}: config: {line}not valid YAML ({reason})") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: config: found {type(values).__name__}, expected keys and values")
     for key in values:
-        if key != "base" and key not in fields_of(cls):
+        if key != "base" and key not in cls.model_fields and key not in cls.obsolete:
             raise ValueError(f"{path}: {key}: unknown key{nearest(str(key), cls)}")
     return values
 
 
-def _require_plain(text):
-    """Raise an error where YAML text has tags, aliases (which may unfold without end) or nests too deep."""
-    depth = 0
-    for event in YAML(typ="safe", pure=True).parse(text):
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        problem = None
-        if isinstance(event, AliasEvent):
-            problem = "found an alias, expected plain values"
-        elif getattr(event, "ctag", None) is not None:
-            problem = f"found a tag, {str(event.ctag)[:60]!r}, expected plain values"
-        elif depth > MOST_DEPTH:
-            problem = f"nested deeper than {MOST_DEPTH} levels"
-        if problem:
-            raise MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
-
-
-def nearest(name, cls, prefix=""):
-    near = difflib.get_close_matches(name, fields_of(cls), n=1, cutoff=0.5)
-    return f"; did you mean {prefix}{near[0]}?" if near else ""
-
-
-def write_config(config, path):
-    """Write the resolved configuration as YAML that `load_config` reads back to the same values."""
+def write_settings(settings: Settings, path: str | os.PathLike) -> None:
+    """Write the resolved settings as YAML that reads back to the same values."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False
-    with replacing(path) as file:
-        yaml.dump(config.as_dict(), file)
+    with atomic_write(path) as file:
+        yaml.dump(settings.as_dict(), file)

@@ -6,40 +6,40 @@ import numpy as np
 import pytest
 import torch
 
-from engine.checkpoint import Checkpoints, Progress
+from engine.checkpoint import Checkpointer, TrainState
 from engine.config import Config
-from engine.schedule import cosine_lr, set_lr
+from engine.trainer import cosine_lr
 from models.weights import read_checkpoint
-from utils.distributed import World
-from utils.files import replacing, sha256_of
-from utils.log import JsonLines
+from utils.distributed import DistContext
+from utils.files import atomic_write, sha256_of
+from utils.log import JsonlLogger
 from utils.seed import epoch_seed
 
 
 def test_replacing_leaves_nothing_half_written(tmp_path):
     path = tmp_path / "x.json"
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write("whole")
-    with pytest.raises(RuntimeError), replacing(path) as file:
+    with pytest.raises(RuntimeError), atomic_write(path) as file:
         file.write("half")
         raise RuntimeError
     assert path.read_text() == "whole" and list(tmp_path.iterdir()) == [path]
 
 
-WORLD = World(0, 0, 1, torch.device("cpu"))
+CONTEXT = DistContext(0, 0, 1, torch.device("cpu"))
 
 
 @pytest.fixture
 def run(tmp_path):
-    """A small model, its optimiser and the checkpoints of their folder."""
+    """A small model, its optimizer and the checkpoints of their folder."""
 
-    def build(folder="run", config=None, sizes=(3, 3), world=WORLD, data="these"):
+    def build(folder="run", config=None, sizes=(3, 3), context=CONTEXT, data="these"):
         (tmp_path / folder).mkdir(exist_ok=True)
         torch.manual_seed(0)
         model = torch.nn.Linear(*sizes)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
         how = dict(model=model, optimizer=optimizer, data=data)
-        return Checkpoints(tmp_path / folder, world, config or Config(), **how), model, optimizer
+        return Checkpointer(tmp_path / folder, context, config or Config(), **how), model, optimizer
 
     return build
 
@@ -53,21 +53,21 @@ def step(model, optimizer):
 def saved(run, tmp_path, steps=1, **progress):
     """Make a run's folder with checkpoints after each of some steps."""
     checkpoints, model, optimizer = run()
-    log = JsonLines(tmp_path / "run/log.jsonl")
+    log = JsonlLogger(tmp_path / "run/log.jsonl")
     for epoch in range(steps):
         step(model, optimizer)
         log.write(epoch=epoch)
-        checkpoints.save(Progress(epoch=epoch + 1, **progress), log)
+        checkpoints.save(TrainState(epoch=epoch + 1, **progress), log)
     log.close()
     return checkpoints, model, optimizer
 
 
 def test_training_state_round_trip(run, tmp_path):
-    checkpoints, model, optimizer = saved(run, tmp_path, done=4, totals=[1.5, 2.0], seconds=1.25)
+    checkpoints, model, optimizer = saved(run, tmp_path, batches_done=4, loss_sums=[1.5, 2.0], seconds=1.25)
     drawn = torch.rand(3), random.random(), np.random.rand()
     other, other_model, other_optimizer = run()
     progress = other.resume("auto")
-    assert (progress.epoch, progress.done, progress.totals, progress.seconds) == (1, 4, [1.5, 2.0], 1.25)
+    assert (progress.epoch, progress.batches_done, progress.loss_sums, progress.seconds) == (1, 4, [1.5, 2.0], 1.25)
     assert progress.log_bytes == (tmp_path / "run/log.jsonl").stat().st_size
     other.seed(progress)
     again = torch.rand(3), random.random(), np.random.rand()
@@ -86,7 +86,7 @@ def test_the_order_of_what_a_run_goes_on_from(run, tmp_path, caplog):
     path = str(tmp_path / "run/checkpoint.pth")
     assert run("elsewhere")[0].resume(path).epoch == 2
     elsewhere = run("elsewhere")[0]
-    elsewhere.save(Progress(epoch=7), JsonLines(tmp_path / "elsewhere/log.jsonl"))
+    elsewhere.save(TrainState(epoch=7), JsonlLogger(tmp_path / "elsewhere/log.jsonl"))
     assert run("elsewhere")[0].resume(path).epoch == 7  # its own comes first
     assert run("empty")[0].resume("auto") is None
     assert run()[0].resume("") is None
@@ -114,12 +114,14 @@ def test_a_damaged_newest_checkpoint_falls_back(run, tmp_path, caplog):
     newest.write_bytes(flipped)
     assert run()[0].resume("auto").epoch == 2
     assert "checkpoint.pth: checkpoint: damaged" in caplog.text
-    assert "checkpoint_prev.pth: going on from the checkpoint before the newest" in caplog.text
+    assert "checkpoint_prev.pth: resuming from the checkpoint before the newest" in caplog.text
     newest.unlink()
     assert run()[0].resume("auto").epoch == 2
     newest.write_bytes(b"PK torn")
     before.write_bytes(before.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"checkpoint.pth: .* damaged .*checkpoint_prev.pth: .*; expected a whole"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint.pth: .* damaged .*checkpoint_prev.pth: .*; expected an undamaged"
+    ):
         run()[0].resume("auto")
 
 
@@ -139,12 +141,12 @@ def test_other_settings_or_data_are_another_run(run, tmp_path, caplog):
 
 
 def test_another_number_of_processes_goes_on_with_a_warning(run, tmp_path, caplog):
-    checkpoints, _, _ = saved(run, tmp_path, done=4, totals=[3.0])
+    checkpoints, _, _ = saved(run, tmp_path, batches_done=4, loss_sums=[3.0])
     state = torch.load(checkpoints["checkpoint.pth"], weights_only=True)
     state["processes"] = [dict(state["processes"][0], totals=[value]) for value in (2.0, 4.0)]
     torch.save(state, checkpoints["checkpoint.pth"])
     progress = run()[0].resume("auto")
-    assert (progress.done, progress.totals) == (4, [3.0])
+    assert (progress.batches_done, progress.loss_sums) == (4, [3.0])
     assert "was made by 2 processes, now there are 1: the order of samples changes" in caplog.text
 
 
@@ -158,7 +160,7 @@ def test_what_is_no_training_state(run, tmp_path):
         resume(model={})
     for change, reason in (
         (dict(optimizer=None), "does not fit the model"),
-        (dict(progress=dict(epoch=-3)), r"progress: found \[-3, 0, 0\], expected counts"),
+        (dict(progress=dict(epoch=-3)), r"progress: found \[-3, 0\], expected counts"),
         (dict(progress=dict(epochs=3)), "progress: .*unexpected keyword"),
         (dict(progress=3), "progress: "),
         (dict(processes=None), "progress: "),
@@ -174,11 +176,11 @@ def test_what_is_no_training_state(run, tmp_path):
 def test_copies_are_kept_and_dropped(run, tmp_path):
     checkpoints, _, _ = saved(run, tmp_path)
     for epoch in (8, 9, 10):
-        checkpoints.keep(f"checkpoints/checkpoint_{epoch:03d}.pth", last=2)
+        checkpoints.save_snapshot(f"checkpoints/checkpoint_{epoch:03d}.pth", last=2)
     kept = sorted((tmp_path / "run/checkpoints").iterdir())
     assert [path.name for path in kept] == ["checkpoint_009.pth", "checkpoint_010.pth"]
     before = kept[0].read_bytes()
-    checkpoints.save(Progress(epoch=11), JsonLines(tmp_path / "run/log.jsonl"))
+    checkpoints.save(TrainState(epoch=11), JsonlLogger(tmp_path / "run/log.jsonl"))
     assert kept[0].read_bytes() == before  # though it shared its bytes with the newest one
     assert not list((tmp_path / "run").glob(".*"))
 
@@ -192,9 +194,6 @@ def test_cosine_schedule():
     rates = [cosine_lr(epoch, 8, 1.0, 0.2) for epoch in range(9)]
     assert rates[0] == 1.0 and rates[4] == pytest.approx(0.6) and rates[8] == pytest.approx(0.2)
     assert rates[2] == pytest.approx(0.2 + 0.4 * (1 + math.cos(math.pi / 4)))
-    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], lr=1.0)
-    set_lr(optimizer, 0.25)
-    assert optimizer.param_groups[0]["lr"] == 0.25
 
 
 def test_epochs_and_ranks_have_their_own_seeds():

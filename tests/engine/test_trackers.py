@@ -1,27 +1,56 @@
+"""TensorBoard and Weights & Biases show each line of a log once, also after a kill and a resume."""
+
+import collections
 import json
+import os
+import struct
+import subprocess
+import sys
 
 import pytest
 
-from engine import trackers as tracking
 from engine.config import Config
-from utils.log import JsonLines
+from engine.trackers import check_trackers
+from tests.conftest import ROOT
 
 LINES = [
-    dict(type="step", epoch=0, step=1, lr=1e-3, loss=5.0, gradient_norm=1.0),
-    dict(type="step", epoch=0, step=2, lr=1e-3, loss=4.0, gradient_norm=None),
+    dict(type="step", epoch=0, step=1, lr=1e-3, loss=5.0, grad_norm=1.0),
+    dict(type="step", epoch=0, step=2, lr=1e-3, loss=4.0, grad_norm=None),
     dict(type="epoch", epoch=0, seconds=1.5, loss=4.5),
     dict(type="evaluation", epoch=0, split="val", F1=0.5, Kendall=0.25),
-    dict(type="step", epoch=1, step=1, lr=5e-4, loss=3.0, gradient_norm=2.0),
+    dict(type="step", epoch=1, step=1, lr=5e-4, loss=3.0, grad_norm=2.0),
 ]
 EXPECTED = {
-    "train/lr": [(1, 1e-3), (2, 1e-3), (4, 5e-4)],
-    "train/loss": [(1, 5.0), (2, 4.0), (4, 3.0)],
-    "train/gradient_norm": [(1, 1.0), (4, 2.0)],
-    "epoch/seconds": [(2, 1.5)],
-    "epoch/loss": [(2, 4.5)],
-    "scores_val/F1": [(2, 0.5)],
-    "scores_val/Kendall": [(2, 0.25)],
+    "train/lr": [(2, 1e-3), (3, 1e-3), (5, 5e-4)],
+    "train/loss": [(2, 5.0), (3, 4.0), (5, 3.0)],
+    "train/grad_norm": [(2, 1.0), (5, 2.0)],
+    "epoch/seconds": [(3, 1.5)],
+    "epoch/loss": [(3, 4.5)],
+    "scores_val/F1": [(3, 0.5)],
+    "scores_val/Kendall": [(3, 0.25)],
 }
+# A process that writes lines from..to of those above, and is killed at their end if asked for.
+PROGRAM = """
+import json, os, pathlib, signal, sys
+from engine.config import Config
+from engine.trackers import attach_trackers
+from utils.log import JsonlLogger
+folder, settings, lines, end = pathlib.Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
+log = JsonlLogger(folder / "log.jsonl")
+attach_trackers(log, Config(output_dir=str(folder), **settings), batches_per_epoch=3, world_size=1)
+for line in lines:
+    log.write(**line)
+if end == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+log.close()
+"""
+
+
+def write_lines(folder, settings, lines, end="closed"):
+    words = [str(folder), *map(json.dumps, (settings, lines, end))]
+    env = os.environ | dict(WANDB_MODE="offline", WANDB_SILENT="true")
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *words], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == (-9 if end == "killed" else 0), done.stderr
 
 
 def curves(folder):
@@ -32,50 +61,63 @@ def curves(folder):
     return {tag: [(e.step, pytest.approx(e.value)) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_tensorboard_follows_a_run_and_one_that_goes_on(tmp_path):
-    config, kept = Config(output_dir=str(tmp_path), tensorboard=True), 0
-    for lines in (LINES[:3], LINES[2:]):  # the third line is written anew by the run that goes on
-        log = JsonLines(tmp_path / "log.jsonl", keep=kept)
-        tracking.follow(log, config)
-        for line in lines:
-            log.write(**line)
-            kept = kept if line == LINES[2] else log.position()
-        log.close()
+def wandb_history(folder):
+    """(tag, step) of all values in the files that Weights & Biases' client wrote."""
+    from wandb.proto import wandb_internal_pb2
+
+    values = []
+    for path in folder.glob("wandb/offline-run-*/run-*.wandb"):
+        data, position, payload = path.read_bytes(), 7, b""  # LevelDB's log format, behind a header of 7 bytes
+        while position + 7 <= len(data):
+            if 32768 - position % 32768 < 7:
+                position += 32768 - position % 32768
+                continue
+            _, size, kind = struct.unpack("<IHB", data[position : position + 7])
+            payload += data[position + 7 : position + 7 + size]
+            position += 7 + size
+            if kind in (1, 4):  # whole, or last part
+                record = wandb_internal_pb2.Record.FromString(payload)
+                payload = b""
+                row = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+                values += [(tag, int(row["global_step"])) for tag in row if "/" in tag]
+    return values
+
+
+def test_tensorboard_shows_each_line_once_after_a_kill(tmp_path):
+    """The resumed run repeats the lines since its checkpoint, here all from the second one on."""
+    settings = dict(tensorboard=True)
+    write_lines(tmp_path, settings, LINES[:4], "killed")
+    write_lines(tmp_path, settings, LINES[1:])
     assert curves(tmp_path) == EXPECTED
-    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 
-def test_a_run_writes_for_tensorboard(train):
-    folder = train("run", "--max_epoch", "2", "--splits", "val", "--eval_freq", "1", "--tensorboard", "--task", "v2v")
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    found = curves(folder)
-    assert [value for _, value in found["train/loss"]] == [line["loss"] for line in log if line["type"] == "step"]
-    assert [value for _, value in found["scores_val/F1"]] == [x["F1"] for x in log if x["type"] == "evaluation"]
-    before = found
-    tracking.main([str(folder)])
-    assert curves(folder) == before
+def test_weights_and_biases_shows_each_line_once_after_a_kill(tmp_path):
+    """Its own client, offline; both processes are one run there."""
+    pytest.importorskip("wandb")
+    settings = dict(wandb="videoxum")
+    write_lines(tmp_path, settings, LINES[:2], "killed")
+    write_lines(tmp_path, settings, LINES[1:])
+    counts = collections.Counter(wandb_history(tmp_path))
+    assert set(counts.values()) == {1} and set(counts) <= {(tag, step) for tag in EXPECTED for step, _ in EXPECTED[tag]}
+    assert set(counts) >= {("scores_val/F1", 3), ("train/loss", 5)}, counts
+    assert len({path.name for path in tmp_path.glob("wandb/offline-run-*/run-*.wandb")}) == 1
+    assert curves(tmp_path) == EXPECTED
 
 
-def test_a_tracker_that_is_not_installed_is_said_before_the_run(train, monkeypatch):
+def test_a_resumed_run_continues_its_curves(train):
+    flags = ("--splits", "val", "--eval_freq", "1", "--tensorboard", "--task", "v2v", "--log_freq", "1")
+    whole = train("whole", "--max_epoch", "2", *flags)
+    log = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    shown = curves(whole)
+    assert [value for _, value in shown["train/loss"]] == [line["loss"] for line in log if line["type"] == "step"]
+    assert [value for _, value in shown["scores_val/F1"]] == [x["F1"] for x in log if x["type"] == "evaluation"]
+    train("whole", "--max_epoch", "2", *flags)  # all done: the last evaluation is repeated
+    assert curves(whole) == shown
+
+
+def test_a_tracker_that_is_not_installed_is_an_error_before_the_run(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="tensorboard: the package is not installed; pip install tensorboard"):
-        train("run", "--tensorboard")
-    with pytest.raises(FileNotFoundError, match="wandb: the package is not installed"):
-        train("run", "--wandb", "videoxum")
-
-
-def test_weights_and_biases_follows_a_run(tmp_path, monkeypatch):
-    """Its own client, writing to the disk."""
-    pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    log = JsonLines(tmp_path / "log.jsonl")
-    for line in LINES[:2]:
-        log.write(**line)
-    tracking.follow(log, Config(output_dir=str(tmp_path), wandb="videoxum"))
-    for line in LINES[2:]:
-        log.write(**line)
-    summary = dict(log.followers[0].run.summary)
-    log.close()
-    assert (summary["line"], summary["batch"]) == (len(LINES), 4)
-    assert {tag: summary[tag] for tag in EXPECTED} == {tag: values[-1][1] for tag, values in EXPECTED.items()}
-    assert list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+        check_trackers(Config(tensorboard=True))
+    with pytest.raises(FileNotFoundError, match="the package is not installed"):
+        check_trackers(Config(wandb="videoxum"))

@@ -19,26 +19,45 @@ from tests.processes import LAUNCHER, start
 VISUAL = ("--task", "v2v")  # where the captions, and Java, do not matter
 
 
-def test_an_interrupted_evaluation_is_not_repeated(begin):
-    """Predictions done so far are kept, and give the same numbers in the end."""
-    words = ("--max_epoch", "1", "--splits", "train")
+def test_an_interrupted_evaluation_starts_its_split_anew(begin):
+    """It writes nothing of the split, and the same command gives the same numbers in the end."""
+    words = ("--max_epoch", "1", "--splits", "train", "--task", "v2v")
     run = begin(*words)
     assert run.wait() == [0], run.said()
-    results, kept = run.folder / "run/results_train.json", run.folder / "run/unfinished"
+    results = run.folder / "run/results_train.json"
     whole = json.loads(results.read_text())["metrics"]
-    assert not kept.exists()
-    run = begin(*words, "--evaluate")
-    run.until(lambda: any(path.read_bytes().count(b"\n") > 4 for path in kept.glob("*.jsonl")))
+    results.unlink()
+    run = begin(*words, "--evaluate", "--batch_size", "1", "--num_workers", "1", prepare=slow_batches)
+    run.until(lambda: "loss" not in run.said() and "VT_CLIPScore is left out" in run.said())
     run.signal(signal.SIGTERM)
     assert run.wait() == [75], run.said()
-    path = kept / "train.0.jsonl"
-    before = path.read_bytes().count(b"video_id")
-    path.write_bytes(path.read_bytes()[:-20])  # a torn line counts for nothing
+    assert not results.exists() and not list((run.folder / "run").glob(".*"))
     run = begin(*words, "--evaluate")
     assert run.wait() == [0], run.said()
-    assert f"{before - 1} of 33 videos were predicted before" in run.said() and before < 33
     assert json.loads(results.read_text())["metrics"] == whole
-    assert not kept.exists()
+
+
+def slow_batches():
+    """Let each batch of an evaluation take long enough to be interrupted."""
+    from engine.evaluator import Evaluator
+
+    predict = Evaluator._predict_batch
+    Evaluator._predict_batch = lambda *args: (time.sleep(0.2), predict(*args))[1]
+
+
+def slow_close():
+    """Let the first process take long to close its log, as a tracker that uploads does."""
+    from utils.log import JsonlLogger
+
+    close = JsonlLogger.close
+    JsonlLogger.close = lambda log: (log.file and time.sleep(50), close(log))[1]
+
+
+@pytest.mark.soak
+def test_a_first_process_that_closes_slowly(begin):
+    """The others wait for it, and all end well."""
+    run = begin(*VISUAL, "--max_epoch", "1", size=2, prepare=slow_close)
+    assert run.wait() == [0, 0], run.said()
 
 
 def launched(command, tmp_path, *flags, words=()):
@@ -82,42 +101,25 @@ def test_a_rank_that_fails_for_good(command, mini_root, tmp_path):
 
 
 def test_srun_like_processes_end_when_one_is_killed(begin):
-    """Without a launcher that would end the others."""
+    """Without a launcher that would end the others: gloo's connections break."""
     run = begin("--max_epoch", "50", size=2)
     run.until(lambda: steps(run.folder / "run") >= 2)
-    began = time.monotonic()
     run.signal(signal.SIGKILL, ranks=[0])
     assert run.wait(timeout=60) == [-9, 2]
-    assert time.monotonic() - began < 60
-    assert "another process of this run failed" in run.said()
-
-
-@pytest.mark.soak
-def test_a_silent_process_is_taken_for_dead(begin):
-    """No connection breaks here, as none does where NCCL waits."""
-    run = begin("--max_epoch", "50", size=2)
-    run.until(lambda: steps(run.folder / "run") >= 2)
-    began = time.monotonic()
-    run.signal(signal.SIGSTOP, ranks=[1])
-    run.processes[0].join(60)
-    assert run.processes[0].exitcode == 2 and time.monotonic() - began < 60, run.said()
-    run.signal(signal.SIGKILL)
-    run.wait()
-    assert "process 1 has given no sign of life for 40 s" in run.said()
+    assert "error: another process of this run failed, or a collective did (" in run.said()
+    assert "Traceback" not in run.said()
 
 
 @pytest.mark.soak
 def test_an_evaluation_on_two_processes_is_interrupted(begin):
-    words = ("--max_epoch", "1", "--splits", "train", "val")
+    words = ("--max_epoch", "1", "--splits", "train", "val", "--task", "v2v")
     assert begin(*words, "--splits", "val", size=2).wait() == [0, 0]
-    run = begin(*words, "--evaluate", size=2)
-    kept = run.folder / "run/unfinished"
-    run.until(lambda: any(path.read_bytes().count(b"\n") > 3 for path in kept.glob("*.jsonl")))
+    run = begin(*words, "--evaluate", size=2, prepare=slow_batches)
+    run.until(lambda: "VT_CLIPScore is left out" in run.said())
     run.signal(signal.SIGTERM, ranks=[1])
     assert run.wait() == [75, 75], run.said()
     run = begin(*words, "--evaluate", size=2)
     assert run.wait() == [0, 0], run.said()
-    assert "videos were predicted before" in run.said()
 
 
 def test_a_second_run_in_the_folder_is_refused(begin, undisturbed):
@@ -125,7 +127,7 @@ def test_a_second_run_in_the_folder_is_refused(begin, undisturbed):
     first.until(lambda: steps(first.folder / "run") >= 2)
     second = begin(*VISUAL)
     assert second.wait() == [2]
-    assert "error: run/train.log: found another run at work in this folder, expected none" in second.said()
+    assert "error: run/train.log: output_dir is locked by another run" in second.said()
     assert first.wait() == [0], first.said()
     assert_same(first.folder / "run", undisturbed(1, *VISUAL))
 

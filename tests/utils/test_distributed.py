@@ -46,9 +46,9 @@ def test_first_host(nodes, first):
 def test_two_srun_tasks_meet():
     """Two real processes that know of each other only through SLURM's variables."""
     program = (
-        "import torch; from utils import distributed as d; w = d.start('cpu'); "
-        "print(w.rank, w.size, w.local_rank, d.mean(torch.tensor([w.rank + 1.0]), w).item(), "
-        "d.gather_objects(w.rank * 10, w)); d.stop()"
+        "import torch; from utils import distributed as d; w = d.init('cpu'); "
+        "print(w.rank, w.world_size, w.local_rank, d.all_reduce_mean(torch.tensor([w.rank + 1.0]), w).item(), "
+        "d.gather_objects(w.rank * 10, w)); d.shutdown()"
     )
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "MASTER", "RANK", "WORLD", "LOCAL"))}
     port = 20000 + os.getpid() % 20000
@@ -70,10 +70,10 @@ def test_two_srun_tasks_meet():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu_is_a_clear_error():
     with pytest.raises(ValueError, match="device: found no GPU"):
-        distributed.start("cuda")
+        distributed.init("cuda")
 
 
 def test_plain_process():
-    world = distributed.start("cpu")
-    assert (world.rank, world.size, world.is_main, world.device.type) == (0, 1, True, "cpu")
+    world = distributed.init("cpu")
+    assert (world.rank, world.world_size, world.is_main, world.device.type) == (0, 1, True, "cpu")
     assert distributed.gather_objects("x", world) == ["x"]

@@ -16,7 +16,7 @@ from engine.config import load_config
 from tests.conftest import ROOT
 from tests.hub_server import COMMIT, point_client
 from utils import distributed
-from utils.download import fetch
+from utils.download import resolve_file
 from utils.files import sha256_of
 from utils.hub import hub_file
 
@@ -39,10 +39,10 @@ def test_a_file_is_downloaded_once_and_then_had_without_the_hub(hub, monkeypatch
     path = hub_file(SOURCE)
     assert path.read_bytes() == CONTENT and path.name == "w.pth" and hub.sent == [(0, len(CONTENT))]
     assert hub_file("hf://datasets/org/data/small.txt").read_bytes() == b"small"
-    assert hub_file(f"hf://org/name@{COMMIT}/folder/w.pth") == fetch(SOURCE) == path and len(hub.sent) == 1
+    assert hub_file(f"hf://org/name@{COMMIT}/folder/w.pth") == resolve_file(SOURCE) == path and len(hub.sent) == 1
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     asked = hub.asked
-    assert fetch(SOURCE) == path and hub.asked == asked
+    assert resolve_file(SOURCE) == path and hub.asked == asked
 
 
 def test_a_cut_connection_is_taken_up_again(hub):
@@ -95,9 +95,9 @@ def test_what_is_damaged_in_the_cache_is_never_used(hub, monkeypatch):
 
 def test_a_checksum_of_ones_own_is_compared_too(hub):
     right = hashlib.sha256(CONTENT).hexdigest()
-    assert fetch(f"{SOURCE}#sha256={right}").read_bytes() == CONTENT
+    assert resolve_file(f"{SOURCE}#sha256={right}").read_bytes() == CONTENT
     with pytest.raises(ValueError, match=f"w.pth#sha256=0+: found SHA-256 {right}, expected 0000"):
-        fetch(f"{SOURCE}#sha256={'0' * 64}")
+        resolve_file(f"{SOURCE}#sha256={'0' * 64}")
 
 
 def test_why_a_file_cannot_be_had_is_one_line(hub, monkeypatch):
@@ -109,14 +109,14 @@ def test_why_a_file_cannot_be_had_is_one_line(hub, monkeypatch):
         "hf://org/closed/w.pth": "org/closed is gated: accept its terms on its page, then log in with `hf auth login`",
     }.items():
         with pytest.raises(FileNotFoundError) as error:
-            fetch(source)
+            resolve_file(source)
         assert str(error.value).startswith(f"{source}: {reason}") and "\n" not in str(error.value)
     for source in ("hf://org", "hf://org/name", "hf://spaces/org/name/w.pth", "hf://"):
         with pytest.raises(ValueError, match=r"expected hf://\[datasets/\]ORG/NAME\[@REVISION\]/FILE"):
-            fetch(source)
+            resolve_file(source)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match="not in the cache /.*/hf/hub, and HF_HUB_OFFLINE forbids"):
-        fetch(SOURCE)
+        resolve_file(SOURCE)
 
 
 def test_without_a_network(hub, tmp_path, monkeypatch):

@@ -1,0 +1,252 @@
+"""The training loop, for any model: accumulation, logging, checkpoints, signals and resuming."""
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import math
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import get_total_norm
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from engine.checkpoint import Checkpointer, TrainState
+from engine.monitor import NonFiniteMonitor
+from utils import distributed, interrupt
+from utils.distributed import DistContext
+from utils.log import JsonlLogger, progress_bar
+
+logger = logging.getLogger(__name__)
+
+
+def cosine_lr(epoch: int, max_epoch: int, init_lr: float, min_lr: float) -> float:
+    """Learning rate of `epoch` (0 is the first): half a cosine from `init_lr` to `min_lr`, reached at `max_epoch`."""
+    return min_lr + (init_lr - min_lr) / 2 * (1 + math.cos(math.pi * epoch / max_epoch))
+
+
+@dataclasses.dataclass(frozen=True)
+class AccumulationWindow:
+    """The batches of one optimizer step.
+
+    Attributes:
+        batches: one after another, read from the loader when asked for.
+        size: their number.
+        end: number of this process's batches in the epoch up to the last of them.
+        is_last: it ends the epoch.
+    """
+
+    batches: Iterator[Any]
+    size: int
+    end: int
+    is_last: bool
+
+
+class Trainer:
+    """Trains a model until `config.max_epoch`.
+
+    A subclass computes the losses; it may act after each optimizer step and each epoch. All processes of a run call
+    each method together.
+
+    Args:
+        config: settings of the run: `Config` or `VTClipConfig`.
+        context: of the run's processes.
+        output_dir: folder of the run's files.
+        model: on the device.
+        loader: of this process's training batches; its `batch_sampler` has `set_epoch(epoch, batches_done)`.
+        optimizer: of the model's trained parameters.
+        scaler: gradient scaler, disabled but for fp16.
+        data: text that tells the training data from others.
+    Attributes:
+        loss_names: names of what `compute_losses` returns.
+        state: progress of the run, saved in its checkpoints.
+        log: `log.jsonl`, opened by `fit`.
+    """
+
+    loss_names: tuple[str, ...]
+    log: JsonlLogger
+
+    def __init__(
+        self,
+        config: Any,
+        context: DistContext,
+        output_dir: pathlib.Path,
+        *,
+        model: nn.Module,
+        loader: DataLoader,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        data: str,
+    ) -> None:
+        self.config = config
+        self.context = context
+        self.output_dir = output_dir
+        self.model = model
+        self.ddp_model = model
+        self.loader = loader
+        self.optimizer = optimizer
+        self.scaler = scaler
+        self.accumulate = getattr(config, "accumulate", 1)
+        self.ckpt_steps = getattr(config, "ckpt_steps", 0)
+        self.monitor = NonFiniteMonitor(context)
+        self.checkpointer = Checkpointer(
+            output_dir, context, config, model=model, optimizer=optimizer, scaler=scaler, data=data
+        )
+        self.state = TrainState()
+        self._epoch_start = 0.0
+        self._stop = False
+
+    # What a subclass provides.
+
+    def compute_losses(self, batch: Any) -> list[torch.Tensor]:
+        """Losses of a batch in the order of `loss_names`, () each; the first one is minimized."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Called after each optimizer step."""
+
+    def before_first_epoch(self) -> None:
+        """Called once, after resuming: finish what was interrupted between two epochs."""
+
+    def after_epoch(self) -> None:
+        """Called when an epoch is trained and counted in the state; saves it."""
+        self.save()
+
+    def after_last_epoch(self) -> None:
+        """Called when all epochs are done."""
+
+    # The loop.
+
+    def fit(self) -> None:
+        """Train what is left of the run.
+
+        Raises:
+            FloatingPointError: a loss or a gradient is not finite; the message names epoch, step and videos.
+            Interrupted: a signal asked the run to stop; it is saved.
+        """
+        self.ddp_model = distributed.wrap_ddp(self.model, self.context)
+        self.log = JsonlLogger(self.output_dir / "log.jsonl", self.context.is_main, keep=self.state.log_bytes)
+        self.attach_trackers()
+        self.before_first_epoch()
+        while self.state.epoch < self.config.max_epoch:
+            self.train_one_epoch()
+            self.state.start_next_epoch()
+            self.after_epoch()
+        self.after_last_epoch()
+        self.log.close()
+
+    def attach_trackers(self) -> None:
+        """Attach further outputs to the log."""
+
+    def train_one_epoch(self) -> None:
+        """Train what is left of the epoch under way."""
+        config, state = self.config, self.state
+        lr = cosine_lr(state.epoch, config.max_epoch, config.init_lr, config.min_lr)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.loader.batch_sampler.set_epoch(state.epoch, state.batches_done)
+        self.checkpointer.seed(state)
+        self.monitor.reset(state.loss_sums)
+        self._epoch_start = time.monotonic() - state.seconds
+        self.ddp_model.train()
+        with progress_bar(self.loader, self.context.is_main, desc=f"epoch {state.epoch}", unit="batch") as bar:
+            for window in self.accumulation_windows(bar):
+                losses, video_ids = self.forward_backward(window)
+                self.optimizer_step(window, losses, video_ids)
+                self._stop = distributed.any_rank(interrupt.stop_requested() is not None, self.context)
+                if self.should_log(window) or self.should_save(window):
+                    self.monitor.flush()  # a host sync
+                if self.should_log(window):
+                    self.log_step(window, losses[-1], bar)
+                if self.should_save(window):
+                    self.save()
+                if self._stop:
+                    distributed.barrier()  # exit together: an early exit breaks the peers' collectives
+                    raise interrupt.Interrupted(interrupt.stop_requested() or "a signal to another process")
+        self.log_epoch()
+
+    def accumulation_windows(self, batches: Iterator[Any]) -> Iterator[AccumulationWindow]:
+        """Split what is left of the epoch into the windows of its optimizer steps."""
+        first, count = self.state.batches_done // self.context.world_size, len(self.loader)
+        iterator = iter(batches)
+        for start in range(0, count, self.accumulate):
+            size = min(self.accumulate, count - start)
+            end = start + size
+            yield AccumulationWindow(itertools.islice(iterator, size), size, first + end, is_last=end == count)
+        next(iterator, None)  # lets the loader end its epoch
+
+    def forward_backward(self, window: AccumulationWindow) -> tuple[torch.Tensor, list[list[str]]]:
+        """Compute the losses of a window's batches and accumulate their gradients.
+
+        Returns:
+            (batches, losses) float64, and the video ids of each batch.
+        """
+        rows, video_ids = [], []
+        for i, batch in enumerate(window.batches, 1):
+            is_last = i == window.size
+            batch = batch.to(self.context.device)
+            with contextlib.ExitStack() as stack:
+                if self.context.world_size > 1:
+                    # Gradients are all-reduced in the backward pass of the window's last batch.
+                    stack.enter_context(distributed.peer_failures() if is_last else self.ddp_model.no_sync())
+                losses = self.compute_losses(batch)
+                self.scaler.scale(losses[0] / window.size).backward()
+            rows.append(torch.stack([loss.detach().double() for loss in losses]))
+            video_ids.append(batch.video_ids)
+        return torch.stack(rows), video_ids
+
+    def optimizer_step(self, window: AccumulationWindow, losses: torch.Tensor, video_ids: list[list[str]]) -> None:
+        """Update the weights and record the step."""
+        grad_norm = None
+        if not self.scaler.is_enabled():
+            gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+            grad_norm = get_total_norm(gradients)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.after_step()
+        self.state.batches_done = window.end * self.context.world_size
+        self.monitor.record(self.state.epoch, window.end - 1, video_ids, losses, grad_norm)
+
+    def should_log(self, window: AccumulationWindow) -> bool:
+        """Whether `log_freq` batches are complete, or the epoch is."""
+        before = window.end - window.size
+        return window.is_last or window.end // self.config.log_freq > before // self.config.log_freq
+
+    def should_save(self, window: AccumulationWindow) -> bool:
+        """Whether `ckpt_steps` optimizer steps are complete, or a signal asks the run to stop."""
+        steps = -(-window.end // self.accumulate)
+        return self._stop or bool(self.ckpt_steps and steps % self.ckpt_steps == 0)
+
+    def log_step(self, window: AccumulationWindow, losses: torch.Tensor, bar: tqdm) -> None:
+        """Log the losses of a window's last batch, averaged over the processes."""
+        means = dict(zip(self.loss_names, distributed.all_reduce_mean(losses, self.context).tolist()))
+        norm = self.monitor.grad_norm
+        gradient = {} if norm is None else dict(grad_norm=norm.item())
+        lr = self.optimizer.param_groups[0]["lr"]
+        self.log.write(type="step", epoch=self.state.epoch, step=window.end - 1, lr=lr, **means, **gradient)
+        bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
+
+    def log_epoch(self) -> None:
+        """Log the mean of each loss over the epoch's batches and processes."""
+        means = {}
+        if self.monitor.loss_sums is not None:
+            *sums, count = distributed.all_reduce_mean(self.monitor.loss_sums, self.context).tolist()
+            means = {name: total / count for name, total in zip(self.loss_names, sums)}
+        scale = dict(scale=self.scaler.get_scale()) if self.scaler.is_enabled() else {}
+        seconds = round(time.monotonic() - self._epoch_start, 3)
+        self.log.write(type="epoch", epoch=self.state.epoch, seconds=seconds, **means, **scale)
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+        logger.info("epoch %d: %s", self.state.epoch, shown)
+
+    def save(self) -> None:
+        """Write a checkpoint of the current state."""
+        if self.state.batches_done:
+            self.state.loss_sums = [] if self.monitor.loss_sums is None else self.monitor.loss_sums.tolist()
+            self.state.seconds = time.monotonic() - self._epoch_start
+        self.checkpointer.save(self.state, self.log)

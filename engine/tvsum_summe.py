@@ -1,0 +1,234 @@
+"""TVSum and SumMe: annotations, scores of frames and shots -> results.
+
+Axes: n frames of the video file, T frames at 1 fps, D feature width.
+"""
+
+import argparse
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data.eccv16 import read_eccv16
+from data.features import open_features
+from data.tvsum_summe import BenchmarkVideo, is_tvsum_mat, read_summe, read_tvsum_mat, with_shots
+from engine.config import Config
+from engine.score_files import fits_duration, make_splits, read_scores, read_splits, scores_of_videos
+from metrics.keyframes import average
+from metrics.segmentation import shots as segment
+from metrics.shots import NAMES, human_scores, make_reference, random_scores, score, spans_of_frames
+from utils.download import resolve_file
+from utils.environment import environment_info
+from utils.files import atomic_write, make_folder, sha256_of
+from utils.log import progress_bar, setup_logging
+
+logger = logging.getLogger(__name__)
+
+Shots = Sequence[tuple[int, int]]  # (first, last + 1)
+Rows = dict[str, list[dict[str, float]]]  # `model`, `random`, `human` -> scores of each video
+
+
+def read_videos(benchmark: str, annotations: str, shots: str | None) -> list[BenchmarkVideo]:
+    """Read the annotations, in any of their layouts, and the shots that go with them.
+
+    Args:
+        benchmark: `tvsum` or `summe`.
+        annotations: ydata-tvsum50.mat, SumMe's GT folder, or an eccv16 .h5.
+        shots: eccv16 .h5 for the original annotations.
+    Raises:
+        FileNotFoundError, ValueError: a file is missing, damaged, or of the other benchmark.
+    """
+    path = pathlib.Path(annotations)
+    if path.is_dir():
+        kind, read = "summe", read_summe
+    elif is_tvsum_mat(path):
+        kind, read = "tvsum", read_tvsum_mat
+    elif shots:
+        raise ValueError(f"{path}: annotations: found an eccv16 file, which has shots: expected no --shots")
+    else:
+        kind, read = benchmark, read_eccv16
+    if kind != benchmark:
+        expected = "ydata-tvsum50.mat or an eccv16 .h5" if benchmark == "tvsum" else "SumMe's GT or an eccv16 .h5"
+        raise ValueError(f"{path}: annotations: found those of {kind}, expected {expected}")
+    videos = read(path)
+    return with_shots(videos, read_eccv16(shots), shots) if shots else videos
+
+
+def zero_shot(
+    config: Config, videos: Sequence[BenchmarkVideo], root: str | os.PathLike
+) -> tuple[list[np.ndarray], list[Shots | None]]:
+    """Score videos with a VTSUM-BLIP checkpoint that was not trained on the benchmark.
+
+    Args:
+        config: with `pretrained_model`.
+        videos: of the benchmark.
+        root: folder of `{video}.npz` as `extract_features.py` writes it.
+    Returns:
+        (n,) float64 saliency in [0, 1] of each video's frames; the shots that the features give, in frames.
+    Raises:
+        FileNotFoundError, ValueError: features or checkpoint are missing, or do not fit.
+    """
+    import torch
+
+    from engine.setup import build_model, load_trained
+    from models.vtsum_blip import WIDTHS
+    from utils.device import allow_tf32, autocast, pick_device
+
+    device = pick_device(config.device)
+    allow_tf32(config.tf32)
+    video_ids = [video.video_id for video in videos]
+    features = open_features(root, video_ids, "features", WIDTHS[config.vit], "frame features")
+    config = config.replace(task="v2v")  # captions are not scored here
+    model = build_model(config)
+    load_trained(config, model, resolve_file(config.pretrained_model))
+    model = model.to(device).eval()
+    scores: list[np.ndarray] = []
+    shots: list[Shots | None] = []
+    with progress_bar(videos, True, desc="zero-shot", unit="video") as bar:
+        for video in bar:
+            frames = features.load(video.video_id)  # (T, D)
+            T = len(frames)
+            if not fits_duration(T, video):
+                raise ValueError(
+                    f"{features.path(video.video_id)}: video {video.video_id}: features: found {T} frames, "
+                    f"expected one for each of {video.duration:.1f} seconds"
+                )
+            with torch.no_grad(), autocast(config.precision, device):
+                _, logits = model.generate(torch.from_numpy(frames)[None].to(device), torch.ones(1, T))
+            if not logits.isfinite().all():
+                raise FloatingPointError(f"video {video.video_id}: saliency: NaN or infinity in the model's output")
+            second = video.second_of_frame(T)  # (n,)
+            scores.append(logits.double().sigmoid().cpu().numpy()[second])
+            shots.append(None if video.change_points else spans_of_frames(segment(frames), second))
+    return scores, shots
+
+
+def shots_from_annotated_features(video: BenchmarkVideo) -> Shots | None:
+    """Shots by kernel temporal segmentation where a file has features at its picks but no change points."""
+    if video.change_points or video.features is None:
+        return None
+    return spans_of_frames(segment(video.features), video.pick_of_frame())
+
+
+def evaluate(
+    videos: Sequence[BenchmarkVideo],
+    benchmark: str,
+    scores: Sequence[np.ndarray] | None,
+    shots: Sequence[Shots | None],
+) -> Rows:
+    """Score all videos.
+
+    Args:
+        videos: of the benchmark.
+        benchmark: `tvsum` or `summe`.
+        scores: (n,) of each video; None leaves out the row `model`.
+        shots: of each video, where it has no `change_points`.
+    Raises:
+        ValueError: a metric can be computed for some of the videos only.
+    """
+    references = [make_reference(video, benchmark, spans) for video, spans in zip(videos, shots)]
+    rows = dict(random=[random_scores(r) for r in references], human=[human_scores(r) for r in references])
+    if scores is not None:
+        rows = dict(model=[score(values, r) for values, r in zip(scores, references)]) | rows
+    for per_video in rows.values():
+        for video, single in zip(videos, per_video):
+            if single.keys() != per_video[0].keys():
+                only = ", ".join(sorted(single.keys() ^ per_video[0].keys()))
+                raise ValueError(f"video {video.video_id}: {only}: found for some videos, expected for all or none")
+    return {name: per_video for name, per_video in rows.items() if per_video[0]}
+
+
+def average_splits(rows: Rows, tests: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Average each row over each test set, and over these.
+
+    Args:
+        rows: scores of each video.
+        tests: indices of the videos of each test set.
+    """
+    per_test = {name: [average([per_video[i] for i in test]) for test in tests] for name, per_video in rows.items()}
+    mean = {name: average(scores) for name, scores in per_test.items()}
+    return dict(mean=mean, per_test_set=per_test)
+
+
+def write_results(
+    output_dir: pathlib.Path, results: Mapping[str, Any], videos: Sequence[BenchmarkVideo], rows: Rows
+) -> None:
+    """Write `results_{benchmark}.json` and `scores_{benchmark}.jsonl`, a line per video."""
+    benchmark = results["benchmark"]
+    with atomic_write(output_dir / f"scores_{benchmark}.jsonl") as file:
+        for i, video in enumerate(videos):
+            line = dict(video_id=video.video_id) | {name: per_video[i] for name, per_video in rows.items()}
+            file.write(json.dumps(line) + "\n")
+    with atomic_write(output_dir / f"results_{benchmark}.json") as file:
+        json.dump(results, file, indent=2)
+
+
+def format_results(results: Mapping[str, Any]) -> str:
+    """Lay results out as text, F1 x 100."""
+    from tabulate import tabulate
+
+    splits = results["splits"]
+    blocks = {
+        "all videos": results["all_videos"],
+        f"mean of {len(splits['test_sets'])} test sets, {splits['source']}": splits["mean"],
+    }
+    lines = [f"{results['benchmark']}: {results['num_videos']} videos (F1 x 100)"]
+    align = ("left", *["right"] * len(NAMES))
+    for title, rows in blocks.items():
+        cells = [[row, *(_cell(name, values) for name in NAMES)] for row, values in rows.items()]
+        table = tabulate(cells, ["", *NAMES], tablefmt="plain", disable_numparse=True, colalign=align)
+        lines += [title, table]
+    return "\n".join(lines)
+
+
+def _cell(name: str, values: Mapping[str, float]) -> str:
+    if name not in values:
+        return "-"
+    return f"{100 * values[name]:.1f}" if name == "F1" else f"{round(values[name], 3) + 0.0:.3f}"  # no -0.000
+
+
+def run_benchmark(args: argparse.Namespace, config: Config | None) -> None:
+    """Score a benchmark, print the table and write the results.
+
+    Args:
+        args: arguments of `eval_tvsum_summe.py`.
+        config: of the model that scores the frames; None with `--scores` or `--agreement`.
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or bad, or does not fit the others.
+    """
+    setup_logging(True)
+    output_dir = make_folder(args.output_dir, "output_dir") if args.output_dir else None
+    videos = read_videos(args.benchmark, args.annotations, args.shots)
+    tests = read_splits(args.split_file, videos) if args.split_file else make_splits(len(videos), args.split_seed)
+    scores, shots = None, [shots_from_annotated_features(video) for video in videos]
+    origin: dict[str, Any] = {}
+    if config is not None:
+        scores, shots = zero_shot(config, videos, args.features)
+        origin = dict(config=config.as_dict(), checkpoint_sha256=sha256_of(resolve_file(config.pretrained_model)))
+    elif args.scores:
+        scores = scores_of_videos(read_scores(args.scores), videos, args.scores, args.scores_at)
+        origin = dict(scores_sha256=sha256_of(args.scores))
+    rows = evaluate(videos, args.benchmark, scores, shots)
+    source = f"splits of {args.split_file}" if args.split_file else f"random splits of seed {args.split_seed}"
+    results = dict(
+        benchmark=args.benchmark,
+        num_videos=len(videos),
+        all_videos={name: average(per_video) for name, per_video in rows.items()},
+        splits=dict(
+            source=source,
+            **average_splits(rows, tests),
+            test_sets=[[videos[i].video_id for i in test] for test in tests],
+        ),
+        inputs={name: value for name, value in vars(args).items() if name != "output_dir"},
+        versions=environment_info(),
+        **origin,
+    )
+    if output_dir:
+        write_results(output_dir, results, videos, rows)
+    print(format_results(results))
+    if "F1" not in results["all_videos"].get("random", {}):
+        logger.warning("F1 is left out: the annotations have no shots; --shots names an eccv16 file, which has")
