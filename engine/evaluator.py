@@ -1,6 +1,7 @@
 """Predict the splits of a data set and score the predictions."""
 
 import concurrent.futures
+import importlib.util
 import logging
 import math
 import pathlib
@@ -197,8 +198,11 @@ class Evaluator:
         self.baselines[split] = results["baselines"]
         results |= origin
         write_scores(self.config.output_dir, split, results, scores)
-        for line in format_table(results, split).splitlines():
-            logger.info("%s", line)
+        if importlib.util.find_spec("tabulate") is None:  # not a core package
+            logger.info("%s: %s", split, results["metrics"])
+        else:
+            for line in format_table(results, split).splitlines():
+                logger.info("%s", line)
         return results
 
 

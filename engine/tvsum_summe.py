@@ -19,8 +19,16 @@ from data.tvsum_summe import BenchmarkVideo, is_tvsum_mat, read_summe, read_tvsu
 from engine.config import Config
 from engine.score_files import fits_duration, make_splits, read_scores, read_splits, scores_of_videos
 from metrics.keyframes import average
-from metrics.segmentation import shots as segment
-from metrics.shots import NAMES, human_scores, make_reference, random_scores, score, spans_of_frames
+from metrics.segmentation import segment_shots
+from metrics.shots import (
+    NAMES,
+    Shots,
+    make_reference,
+    score_annotators,
+    score_frames,
+    score_random,
+    shots_in_frames,
+)
 from utils.download import resolve_file
 from utils.environment import environment_info
 from utils.files import atomic_write, make_folder, sha256_of
@@ -28,7 +36,6 @@ from utils.log import progress_bar, setup_logging
 
 logger = logging.getLogger(__name__)
 
-Shots = Sequence[tuple[int, int]]  # (first, last + 1)
 Rows = dict[str, list[dict[str, float]]]  # `model`, `random`, `human` -> scores of each video
 
 
@@ -103,7 +110,7 @@ def zero_shot(
                 raise FloatingPointError(f"video {video.video_id}: saliency: NaN or infinity in the model's output")
             second = video.second_of_frame(T)  # (n,)
             scores.append(logits.double().sigmoid().cpu().numpy()[second])
-            shots.append(None if video.change_points else spans_of_frames(segment(frames), second))
+            shots.append(None if video.change_points else shots_in_frames(segment_shots(frames), second))
     return scores, shots
 
 
@@ -111,7 +118,7 @@ def shots_from_annotated_features(video: BenchmarkVideo) -> Shots | None:
     """Shots by kernel temporal segmentation where a file has features at its picks but no change points."""
     if video.change_points or video.features is None:
         return None
-    return spans_of_frames(segment(video.features), video.pick_of_frame())
+    return shots_in_frames(segment_shots(video.features), video.pick_of_frame())
 
 
 def evaluate(
@@ -131,9 +138,9 @@ def evaluate(
         ValueError: a metric can be computed for some of the videos only.
     """
     references = [make_reference(video, benchmark, spans) for video, spans in zip(videos, shots)]
-    rows = dict(random=[random_scores(r) for r in references], human=[human_scores(r) for r in references])
+    rows = dict(random=[score_random(r) for r in references], human=[score_annotators(r) for r in references])
     if scores is not None:
-        rows = dict(model=[score(values, r) for values, r in zip(scores, references)]) | rows
+        rows = dict(model=[score_frames(values, r) for values, r in zip(scores, references)]) | rows
     for per_video in rows.values():
         for video, single in zip(videos, per_video):
             if single.keys() != per_video[0].keys():

@@ -1,22 +1,26 @@
-"""VT-CLIPScore: how well the chosen frames and the generated caption agree.
+"""VT-CLIPScore: agreement of the selected frames and the generated caption.
 
 Axes: B videos, T frames (padded), C width of VT-CLIP's features.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
-from metrics.keyframes import budget
+from metrics.keyframes import frame_budget
 
 
-def vt_clip_score(saliency, lengths, clip_vision, text_features):
+def vt_clip_score(
+    saliency: torch.Tensor, lengths: Sequence[int], clip_vision: torch.Tensor, text_features: torch.Tensor
+) -> torch.Tensor:
     """Cosine between the mean feature of the top 15 % of frames and the caption's feature.
 
     Args:
         saliency: (B, T) float.
         lengths: B numbers of real frames.
         clip_vision: (B, T, C) VT-CLIP frame features.
-        text_features: (B, C) VT-CLIP features of the generated captions, not normalised.
+        text_features: (B, C) VT-CLIP features of the generated captions, not normalized.
     Returns:
         (B,) float32.
     Source: VideoXum (Lin et al., 2023). The real frames are sorted exactly; the released script adds 1e4 to them in
@@ -24,6 +28,6 @@ def vt_clip_score(saliency, lengths, clip_vision, text_features):
     """
     pooled = []
     for scores, length, frames in zip(saliency, lengths, clip_vision):
-        top = scores[:length].topk(max(1, budget(length))).indices
+        top = scores[:length].topk(max(1, frame_budget(length))).indices
         pooled.append(frames[top].mean(0))  # (C,)
     return F.cosine_similarity(torch.stack(pooled).float(), text_features.float(), dim=-1)

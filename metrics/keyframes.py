@@ -10,7 +10,7 @@ import numpy as np
 BUDGET = 0.15
 
 
-def check_scores(saliency, other, name):
+def check_scores(saliency: np.ndarray, other: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return float64 saliency (T,) and `other` with T columns; raise a ValueError that names what is wrong."""
     saliency, other = np.asarray(saliency, np.float64), np.asarray(other, np.float64)
     if saliency.ndim != 1 or saliency.size == 0:
@@ -27,59 +27,59 @@ def check_scores(saliency, other, name):
     return saliency, other
 
 
-def budget(T):
-    """Frames that make up 15 % of T, rounded down."""
+def frame_budget(T: int) -> int:
+    """Number of frames that make up 15 % of T, rounded down."""
     return int(BUDGET * T)
 
 
-def binary_f1(chosen, keyframes):
-    """F1 of each row of chosen frames (N, T) against each of key-frames (R, T), in {0, 1}; 0 without any: (N, R)."""
-    hits = chosen @ keyframes.T
-    total = chosen.sum(-1)[:, None] + keyframes.sum(-1)
+def binary_f1(selected: np.ndarray, keyframes: np.ndarray) -> np.ndarray:
+    """F1 of rows of selected frames (N, T) against rows of key-frames (R, T), in {0, 1}: (N, R), 0 if both are empty."""
+    hits = selected @ keyframes.T
+    total = selected.sum(-1)[:, None] + keyframes.sum(-1)
     return np.divide(2.0 * hits, total, out=np.zeros(total.shape), where=total > 0)
 
 
-def _top(saliency):
+def _top(saliency: np.ndarray) -> np.ndarray:
     """Frames (N, T) in {0, 1} that score at least the (n+1)-th highest of their row, n = int(0.15 T)."""
     T = saliency.shape[1]
-    place = T - 1 - min(budget(T), T - 1)
-    threshold = np.partition(saliency, place, axis=1)[:, place, None]
+    index = T - 1 - min(frame_budget(T), T - 1)
+    threshold = np.partition(saliency, index, axis=1)[:, index, None]
     return (saliency >= threshold).astype(np.float64)
 
 
-def _published_top(saliency):
-    """Frames (N, T) in {0, 1} that the released script chooses."""
+def _published_top(saliency: np.ndarray) -> np.ndarray:
+    """Frames (N, T) in {0, 1} that the released script selects."""
     T = saliency.shape[1]
-    return (saliency >= saliency[:, T - 1 - budget(T), None]).astype(np.float64)  # QUIRK-7
+    return (saliency >= saliency[:, T - 1 - frame_budget(T), None]).astype(np.float64)  # QUIRK-7
 
 
-def top_frames(saliency):
-    """Frames (T,) bool that F1 compares with the annotators': the top 15 % of the scores (T,), see `_top`."""
+def top_frames(saliency: np.ndarray) -> np.ndarray:
+    """Frames (T,) bool that F1 compares with the annotators': the top 15 % of the scores (T,)."""
     return _top(np.asarray(saliency, np.float64)[None])[0].astype(bool)
 
 
-def f1_per_annotator(saliency, keyframes):
+def f1_per_annotator(saliency: np.ndarray, keyframes: np.ndarray) -> np.ndarray:
     """Score the top 15 % of frames against each annotator's key-frames.
 
     Args:
-        saliency: (T,) float, any monotone scale; one value per frame at 1 fps.
-        keyframes: (R, T) in {0, 1}; one row per annotator.
+        saliency: (T,) float on any monotone scale, one value per frame at 1 fps.
+        keyframes: (R, T) in {0, 1}, one row per annotator.
     Returns:
         (R,) float64 in [0, 1]; 0 where neither side has a frame.
     Raises:
         ValueError: the lengths differ, T is 0, or a score is not finite.
-    Source: VideoXum (Lin et al., 2023), section on evaluation. Chosen are the frames that score at least the
+    Source: VideoXum (Lin et al., 2023), section on evaluation. Selected are the frames that score at least the
         (n+1)-th highest, n = int(0.15 T): the threshold is inclusive (QUIRK-4).
     """
     saliency, keyframes = check_scores(saliency, keyframes, "keyframes")
     return binary_f1(_top(saliency[None]), keyframes)[0]
 
 
-def f1_published_per_annotator(saliency, keyframes):
+def f1_published_per_annotator(saliency: np.ndarray, keyframes: np.ndarray) -> np.ndarray:
     """Score frames as the released evaluation script does.
 
     Its scores have the shape (T, 1) and its sort runs along the second axis, which changes nothing: the threshold
-    is the score of frame T-1-int(0.15 T), whatever that is (QUIRK-7).
+    is the score of frame T-1-int(0.15 T), not of a rank (QUIRK-7).
 
     Args, Returns, Raises: as in `f1_per_annotator`.
     """
@@ -145,7 +145,7 @@ def human_f1_scores(keyframes: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def f1_published_scores(saliency: np.ndarray, keyframes: np.ndarray) -> dict[str, np.ndarray]:
-    """F1 of the frames that the released script chooses: mean and maximum over the annotators."""
+    """F1 of the frames that the released script selects: mean and maximum over the annotators."""
     f1 = binary_f1(_published_top(saliency), keyframes)  # (N, R)
     return dict(F1_published=f1.mean(1), F1_published_max=f1.max(1))
 

@@ -1,6 +1,6 @@
 """TVSum's and SumMe's scores: F1 of a summary of whole shots, Kendall's τ-b and Spearman's ρ; chance and annotators.
 
-One video at a time, NumPy. Axes: R annotators, n frames of the video file, P places at which scores are correlated.
+One video at a time, NumPy. Axes: R annotators, n frames of the video file, P frames at which scores are correlated.
 
 F1 (Zhang et al., Video Summarization with Long Short-Term Memory, ECCV 2016, after Gygli et al., ECCV 2014, and Song
 et al., CVPR 2015): frame scores -> mean score of each shot -> the shots with the largest total within 15 % of the
@@ -12,82 +12,100 @@ importance, averaged. SumMe's annotators gave no importance: there the reference
 """
 
 import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from metrics.keyframes import average, binary_f1, budget, correlate_rows, kendall, spearman
+from metrics.keyframes import average, binary_f1, correlate_rows, frame_budget, kendall, spearman
 from metrics.segmentation import knapsack
 
-OVER_ANNOTATORS = dict(tvsum=np.mean, summe=np.max)  # the benchmarks, and what makes one F1 of R
+OVER_ANNOTATORS: dict[str, Callable] = dict(tvsum=np.mean, summe=np.max)  # benchmark -> one F1 of those against R
 NAMES = ("F1", "Kendall", "Spearman", "Kendall_mean", "Spearman_mean")
 SEEDS = range(10)
+
+Shots = Sequence[tuple[int, int]]  # (first, last + 1)
+
+
+class AnnotatedVideo(Protocol):
+    """What scoring needs of a benchmark's video; see `data.tvsum_summe.BenchmarkVideo`."""
+
+    num_frames: int
+    user_scores: np.ndarray | None
+    user_summary: np.ndarray | None
+    change_points: tuple[tuple[int, int], ...] | None
+    gtscore: np.ndarray | None
+
+    def places(self) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """What the scores of one video are compared with; a score whose part is None is left out.
+    """What the scores of one video are compared with; a metric whose part is None is left out.
 
     Attributes:
-        over: makes one F1 of those against R annotators.
+        over: reduces the F1 of R annotators to one.
+        num_frames: n.
         places: (P,) int, frames at which scores are correlated.
-        shots: list of (first, last + 1) in frames, or None.
-        user_summary: (R, n) in {0, 1}, or None.
-        user_values: (R, P), what each annotator's τ and ρ refer to, or None.
-        mean_values: (P,), their mean, or None.
+        shots: in frames.
+        user_summary: (R, n) in {0, 1}.
+        user_values: (R, P), reference of each annotator's τ and ρ.
+        mean_values: (P,), their mean.
     """
 
-    over: object
+    over: Callable
     num_frames: int
     places: np.ndarray
-    shots: list | None
+    shots: Shots | None
     user_summary: np.ndarray | None
     user_values: np.ndarray | None
     mean_values: np.ndarray | None
 
 
-def make_reference(video, benchmark, shots=None):
-    """Put together what a video's scores are compared with.
+def make_reference(video: AnnotatedVideo, benchmark: str, shots: Shots | None = None) -> Reference:
+    """Collect what a video's scores are compared with.
 
     Args:
-        video: `data.tvsum_summe.BenchmarkVideo`.
+        video: with its annotations.
         benchmark: `tvsum` or `summe`.
-        shots: (first, last + 1) in frames, where the video has no `change_points`; None where nobody knows them.
+        shots: in frames, where the video has no `change_points`; None if unknown.
     """
     places, shots = video.places(), video.change_points or shots
     summary, values, mean = video.user_summary, video.user_scores, video.gtscore
     if benchmark == "summe":
         values = summary
     elif summary is None and shots is not None:
-        summary = np.stack([summarize(row, shots) for row in values])
+        assert values is not None
+        summary = np.stack([select_shots(row, shots) for row in values])
     if values is not None:
         values = values[:, places].astype(np.float64)
         mean = values.mean(0)
     return Reference(OVER_ANNOTATORS[benchmark], video.num_frames, places, shots, summary, values, mean)
 
 
-def summarize(scores, shots):
-    """Choose the shots with the largest total of mean scores within 15 % of the frames.
+def select_shots(scores: np.ndarray, shots: Shots) -> np.ndarray:
+    """Select the shots with the largest total of mean scores within 15 % of the frames.
 
     Args:
         scores: (n,) float, at least 0.
-        shots: list of (first, last + 1) in frames, ascending.
+        shots: in frames, ascending.
     Returns:
-        (n,) float64 in {0, 1}; all 0 where no shot fits.
+        (n,) float64 in {0, 1}; all 0 if no shot fits.
     """
     first, stop = np.array(shots).T
     sums = np.concatenate([[0.0], np.cumsum(scores, dtype=np.float64)])
-    lengths, chosen = stop - first, np.zeros(len(scores))
-    for i in knapsack((sums[stop] - sums[first]) / lengths, lengths.tolist(), budget(len(scores))):
-        chosen[first[i] : stop[i]] = 1
-    return chosen
+    lengths, selected = stop - first, np.zeros(len(scores))
+    for i in knapsack((sums[stop] - sums[first]) / lengths, lengths.tolist(), frame_budget(len(scores))):
+        selected[first[i] : stop[i]] = 1
+    return selected
 
 
-def score(scores, reference):
-    """Score one video: dictionary from those of `NAMES` that the reference allows to float.
+def score_frames(scores: np.ndarray, reference: Reference) -> dict[str, float]:
+    """Score one video: those of `NAMES` that the reference allows.
 
     Args:
-        scores: (n,) float, one per frame, at least 0; its scale counts for F1, its order alone for τ and ρ.
-        reference: `Reference`.
+        scores: (n,) float, one per frame, at least 0; F1 depends on their scale, τ and ρ only on their order.
+        reference: of the video.
     Raises:
         ValueError: another length, NaN or infinity, or below 0.
     """
@@ -95,20 +113,20 @@ def score(scores, reference):
     if scores.shape != (reference.num_frames,):
         raise ValueError(f"scores: found shape {scores.shape}, expected ({reference.num_frames},)")
     if not (np.isfinite(scores).all() and scores.min() >= 0):
-        raise ValueError("scores: found NaN, infinity or less than 0, expected numbers from 0 on")
-    found = {}
+        raise ValueError("scores: found NaN, infinity or less than 0, expected finite numbers of at least 0")
+    result: dict[str, float] = {}
     if reference.shots is not None and reference.user_summary is not None:
-        f1 = binary_f1(summarize(scores, reference.shots)[None], reference.user_summary)
-        found["F1"] = float(reference.over(f1))
-    at_places = scores[None, reference.places]
+        f1 = binary_f1(select_shots(scores, reference.shots)[None], reference.user_summary)
+        result["F1"] = float(reference.over(f1))
+    at_places = scores[None, reference.places]  # (1, P)
     if reference.user_values is not None:
-        found |= _correlations(at_places, reference.user_values)
+        result |= _correlations(at_places, reference.user_values)
     if reference.mean_values is not None:
-        found |= _correlations(at_places, reference.mean_values[None], "_mean")
-    return found
+        result |= _correlations(at_places, reference.mean_values[None], "_mean")
+    return result
 
 
-def _correlations(x, y, suffix=""):
+def _correlations(x: np.ndarray, y: np.ndarray, suffix: str = "") -> dict[str, float]:
     """τ and ρ of the rows of x and y, averaged; 0 where a row is constant."""
     return {
         f"Kendall{suffix}": float(correlate_rows(kendall, x, y).mean()),
@@ -116,39 +134,40 @@ def _correlations(x, y, suffix=""):
     }
 
 
-def human_scores(reference):
-    """Score the annotators of one video against each other, as `score` does a model.
+def score_annotators(reference: Reference) -> dict[str, float]:
+    """Score the annotators of one video against each other, as `score_frames` does a model.
 
     Every pair of annotators counts once for τ and ρ (the same as each one against every other, averaged), each one
     against the mean of the others for `_mean`; F1 compares each one's summary with those of the others.
     """
-    found, user = {}, reference.user_summary
-    if user is not None:
-        others = ~np.eye(len(user), dtype=bool)
-        table = binary_f1(user.astype(np.float64), user)[others].reshape(len(user), -1)  # (R, R - 1)
-        found["F1"] = float(np.mean([reference.over(row) for row in table]))
+    result: dict[str, float] = {}
+    summaries = reference.user_summary
+    if summaries is not None:
+        others = ~np.eye(len(summaries), dtype=bool)
+        table = binary_f1(summaries.astype(np.float64), summaries)[others].reshape(len(summaries), -1)  # (R, R - 1)
+        result["F1"] = float(np.mean([reference.over(row) for row in table]))
     if reference.user_values is not None:
         values = reference.user_values
         first, second = np.triu_indices(len(values), 1)
-        found |= _correlations(values[first], values[second])
-        found |= _correlations(values, values.sum(0) - values, "_mean")
-    return found
+        result |= _correlations(values[first], values[second])
+        result |= _correlations(values, values.sum(0) - values, "_mean")
+    return result
 
 
-def random_scores(reference, seeds=SEEDS):
+def score_random(reference: Reference, seeds: Iterable[int] = SEEDS) -> dict[str, float]:
     """Score uniform random scores, one per place and held for the frames nearest to it, averaged over the seeds."""
     middles = (reference.places[1:] + reference.places[:-1]) / 2
     place_of_frame = np.searchsorted(middles, np.arange(reference.num_frames))
     drawn = (np.random.default_rng(seed).random(len(reference.places)) for seed in seeds)
-    return average([score(values[place_of_frame], reference) for values in drawn])
+    return average([score_frames(values[place_of_frame], reference) for values in drawn])
 
 
-def spans_of_frames(spans, step_of_frame):
-    """Shots in steps (seconds or picks), (first, last + 1) -> in frames, where the frames reach that far.
+def shots_in_frames(shots: Shots, step_of_frame: np.ndarray) -> list[tuple[int, int]]:
+    """Convert shots from steps (seconds or picks) to frames, as far as the frames reach.
 
     Args:
-        spans: list as `metrics.segmentation.shots` gives it.
+        shots: see `metrics.segmentation.segment_shots`.
         step_of_frame: (n,) int, ascending.
     """
-    edges = [(int(a), int(b)) for a, b in np.searchsorted(step_of_frame, spans)]
+    edges = [(int(a), int(b)) for a, b in np.searchsorted(step_of_frame, shots)]
     return [(a, b) for a, b in edges if a < b]

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from metrics.segmentation import knapsack, shots
+from metrics.segmentation import knapsack, segment_shots
 
 
 def capacity(budget, T):
@@ -27,7 +27,7 @@ def choose_shots(saliency, features, budget):
 
     Where not even one shot fits, the best stretch of seconds that does is taken from the best shot.
     """
-    spans, limit = shots(features), capacity(budget, len(saliency))
+    spans, limit = segment_shots(features), capacity(budget, len(saliency))
     values = [float(saliency[first:stop].mean()) for first, stop in spans]
     chosen = np.zeros(len(saliency), bool)
     for i in knapsack(values, [stop - first for first, stop in spans], limit):

@@ -10,7 +10,7 @@ import yaml
 
 from engine.config import load_config
 from tests.conftest import ROOT
-from tests.documents import code, commands, document
+from tests.documents import code, document
 
 PAGES = ["README", *sorted(path.stem for path in (ROOT / "docs").glob("*.md"))]
 

@@ -11,12 +11,12 @@ import scipy.stats
 from data.tvsum_summe import BenchmarkVideo, read_tvsum_mat
 from metrics.keyframes import average
 from metrics.shots import (
-    human_scores,
     make_reference,
-    random_scores,
-    score,
-    spans_of_frames,
-    summarize,
+    score_annotators,
+    score_frames,
+    score_random,
+    select_shots,
+    shots_in_frames,
 )
 
 SHOTS = ((0, 30), (30, 40), (40, 75), (75, 90), (90, 120), (120, 200))
@@ -55,7 +55,7 @@ def test_summary_equals_every_choice():
         n = int(rng.integers(8, 60))
         cuts = sorted(rng.choice(np.arange(1, n), int(rng.integers(0, 8)), replace=False).tolist())
         shots, scores = list(zip([0, *cuts], [*cuts, n])), rng.random(n)
-        chosen = summarize(scores, shots)
+        chosen = select_shots(scores, shots)
         assert set(chosen.tolist()) <= {0, 1} and chosen.sum() <= int(0.15 * n)
         assert all(len(set(chosen[a:b])) == 1 for a, b in shots)  # whole shots
         total = sum(scores[a:b].mean() for a, b in shots if chosen[a])
@@ -69,12 +69,12 @@ def test_f1_is_the_mean_on_tvsum_and_the_largest_on_summe():
     scores[30:40] = scores[75:80] = 1  # 30 frames: both shots fit, together 25
     video = BenchmarkVideo("v", 200, picks=np.arange(0, 200, 10), user_summary=users, change_points=SHOTS)
     each = [2 * 10 / 35, 2 * 10 / 45, 0]
-    assert score(scores, make_reference(video, "tvsum")) == dict(F1=pytest.approx(np.mean(each)))  # nobody's importance
-    assert score(scores, make_reference(video, "summe"))["F1"] == pytest.approx(max(each))
+    assert score_frames(scores, make_reference(video, "tvsum")) == dict(F1=pytest.approx(np.mean(each)))
+    assert score_frames(scores, make_reference(video, "summe"))["F1"] == pytest.approx(max(each))
     human = [f1(users[0], users[1]), f1(users[0], users[2]), f1(users[1], users[2])]
-    assert human_scores(make_reference(video, "tvsum"))["F1"] == pytest.approx(np.mean(human))
+    assert score_annotators(make_reference(video, "tvsum"))["F1"] == pytest.approx(np.mean(human))
     tops = [max(human[0], human[1]), max(human[0], human[2]), max(human[1], human[2])]
-    assert human_scores(make_reference(video, "summe"))["F1"] == pytest.approx(np.mean(tops))
+    assert score_annotators(make_reference(video, "summe"))["F1"] == pytest.approx(np.mean(tops))
 
 
 def test_tvsum_annotators_summaries_come_from_their_ratings(ratings):
@@ -87,7 +87,7 @@ def test_tvsum_annotators_summaries_come_from_their_ratings(ratings):
     assert (
         make_reference(BenchmarkVideo("v", 200, picks=np.arange(2), user_summary=given), "tvsum").user_summary is given
     )
-    assert "F1" not in score(np.ones(200), make_reference(video, "tvsum"))  # no shots
+    assert "F1" not in score_frames(np.ones(200), make_reference(video, "tvsum"))  # no shots
 
 
 def test_correlations_equal_scipy(ratings):
@@ -97,7 +97,7 @@ def test_correlations_equal_scipy(ratings):
     places = [10 * second + 5 for second in range(20)]
     assert reference.places.tolist() == places
     x, users = scores[places], ratings[:, places]
-    found, human = score(scores, reference), human_scores(reference)
+    found, human = score_frames(scores, reference), score_annotators(reference)
     for name, function in dict(Kendall=scipy.stats.kendalltau, Spearman=scipy.stats.spearmanr).items():
         assert found[name] == pytest.approx(np.mean([correlation(function, x, user) for user in users]))
         assert found[f"{name}_mean"] == pytest.approx(correlation(function, x, users.mean(0)))
@@ -114,22 +114,22 @@ def test_references_of_each_kind_of_file():
     assert tvsum.user_values is None and tvsum.mean_values is gtscore  # selections are not TVSum's importance
     assert np.array_equal(summe.user_values, users[:, ::10])
     assert np.array_equal(summe.mean_values, users[:, ::10].mean(0))
-    assert set(score(np.arange(40), tvsum)) == {"Kendall_mean", "Spearman_mean"}
-    assert score(np.arange(40), tvsum)["Kendall_mean"] == pytest.approx(1)
+    assert set(score_frames(np.arange(40), tvsum)) == {"Kendall_mean", "Spearman_mean"}
+    assert score_frames(np.arange(40), tvsum)["Kendall_mean"] == pytest.approx(1)
 
 
 def test_random_scores_agree_with_nobody(ratings):
     video = BenchmarkVideo("v", 200, duration=20.0, user_scores=ratings, change_points=SHOTS)
     reference = make_reference(video, "tvsum")
-    found = random_scores(reference, range(200))
-    assert found == random_scores(reference, range(200)) and 0 < found["F1"] < 1
+    found = score_random(reference, range(200))
+    assert found == score_random(reference, range(200)) and 0 < found["F1"] < 1
     assert all(abs(found[name]) < 0.04 for name in ("Kendall", "Spearman", "Kendall_mean", "Spearman_mean"))
 
 
 def test_shots_in_seconds_become_frames():
     video = types.SimpleNamespace(num_frames=10, duration=2.5)
     second = BenchmarkVideo.second_of_frame(video, 4)
-    assert spans_of_frames([(0, 1), (1, 3), (3, 4)], second) == [(0, 4), (4, 10)]  # no frame is in the fourth second
+    assert shots_in_frames([(0, 1), (1, 3), (3, 4)], second) == [(0, 4), (4, 10)]  # no frame is in the fourth second
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_shots_in_seconds_become_frames():
 def test_wrong_scores(ratings, scores, message):
     reference = make_reference(BenchmarkVideo("v", 200, duration=20.0, user_scores=ratings), "tvsum")
     with pytest.raises(ValueError, match=message):
-        score(scores, reference)
+        score_frames(scores, reference)
 
 
 @pytest.mark.skipif("VTSUM_TVSUM" not in os.environ, reason="VTSUM_TVSUM does not name ydata-tvsum50.mat")
@@ -148,6 +148,6 @@ def test_published_agreement_of_tvsums_annotators():
     videos = read_tvsum_mat(os.environ["VTSUM_TVSUM"])
     references = [make_reference(video, "tvsum") for video in videos]
     assert len(videos) == 50 and all(len(video.user_scores) == 20 for video in videos)
-    human, chance = (average([of(r) for r in references]) for of in (human_scores, random_scores))
+    human, chance = (average([of(r) for r in references]) for of in (score_annotators, score_random))
     assert human["Kendall"] == pytest.approx(0.177, abs=1e-3) and human["Spearman"] == pytest.approx(0.204, abs=1e-3)
     assert all(abs(value) < 0.01 for value in chance.values())

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from metrics.segmentation import knapsack, shots
+from metrics.segmentation import knapsack, segment_shots
 from summary.selection import capacity, choose, segments_of
 
 
@@ -50,13 +50,13 @@ def test_shots_equal_every_segmentation():
                 cost = scatter / T + (m / (2 * T) * (math.log(T / m) + 1) if m else 0)
                 if cost < least - 1e-12:
                     best, least = spans, cost
-        assert shots(features) == best
+        assert segment_shots(features) == best
 
 
 def test_shots_of_a_long_video_are_found_in_stretches():
     rng = np.random.default_rng(0)
     features = np.repeat(rng.standard_normal((26, 16)), 100, axis=0) + 0.1 * rng.standard_normal((2600, 16))
-    assert shots(features) == [(i, i + 100) for i in range(0, 2600, 100)]
+    assert segment_shots(features) == [(i, i + 100) for i in range(0, 2600, 100)]
 
 
 def test_whole_shots_are_chosen():
