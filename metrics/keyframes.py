@@ -33,7 +33,7 @@ def frame_budget(T: int) -> int:
 
 
 def binary_f1(selected: np.ndarray, keyframes: np.ndarray) -> np.ndarray:
-    """F1 of rows of selected frames (N, T) against rows of key-frames (R, T), in {0, 1}: (N, R), 0 if both are empty."""
+    """F1 of selected frames (N, T) against key-frames (R, T), in {0, 1}, by rows: (N, R); 0 if both are empty."""
     hits = selected @ keyframes.T
     total = selected.sum(-1)[:, None] + keyframes.sum(-1)
     return np.divide(2.0 * hits, total, out=np.zeros(total.shape), where=total > 0)
