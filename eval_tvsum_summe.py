@@ -16,7 +16,7 @@ from metrics.shots import (
     OVER_ANNOTATORS,
 )
 from utils.command_line import OneLineParser
-from utils.download import fetch
+from utils.download import resolve_file
 from utils.files import make_folder, sha256_of
 from utils.log import run_main, setup_logging
 from utils.versions import versions
@@ -68,7 +68,7 @@ def main(argv=None):
     scores, shots, origin = None, [shots_of_annotations(video) for video in videos], {}
     if config is not None:
         scores, shots = zero_shot(config, videos, args.features)
-        origin = dict(config=config.as_dict(), checkpoint_sha256=sha256_of(fetch(config.pretrained_model)))
+        origin = dict(config=config.as_dict(), checkpoint_sha256=sha256_of(resolve_file(config.pretrained_model)))
     elif args.scores:
         scores = scores_of_videos(read_scores(args.scores), videos, args.scores, args.scores_at)
         origin = dict(scores_sha256=sha256_of(args.scores))

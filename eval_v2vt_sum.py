@@ -15,11 +15,11 @@ def main(argv=None):
     from engine.evaluator import Evaluator
     from engine.setup import begin, build_model, load_trained
     from utils import distributed
-    from utils.download import fetch
+    from utils.download import resolve_file
 
     world = begin(config, overridden, splits=config.splits, log_file="eval.log", config_file="config_eval.yaml")
     with distributed.local_main_first(world):
-        checkpoint = fetch(config.pretrained_model)
+        checkpoint = resolve_file(config.pretrained_model)
     model = build_model(config)
     trained_with = load_trained(config, model, checkpoint)
     Evaluator(config, world).evaluate(model.to(world.device), checkpoint=checkpoint, trained_with=trained_with)

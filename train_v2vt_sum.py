@@ -33,7 +33,7 @@ from engine.trackers import check_trackers, follow
 from models.vtsum_blip import WIDTHS
 from utils import distributed, interrupt
 from utils.device import autocast, gradient_scaler
-from utils.download import fetch
+from utils.download import resolve_file
 from utils.log import JsonLines, progress_bar, run_main
 from utils.settings import write_config
 
@@ -161,7 +161,7 @@ def score_only(config, world, model, output_dir):
     if not source:
         raise ValueError(f"evaluate: found neither pretrained_model, resume nor {own}, expected weights to score")
     with distributed.local_main_first(world):
-        checkpoint = fetch(source)
+        checkpoint = resolve_file(source)
     trained_with = load_trained(config, model, checkpoint)
     Evaluator(config, world).evaluate(model.to(world.device), checkpoint=checkpoint, trained_with=trained_with)
 

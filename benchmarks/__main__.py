@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import decoding, growth, loading, report, scoring, training
 from benchmarks.machine import bandwidth, describe, peak_rate
-from utils.files import replacing
+from utils.files import atomic_write
 from utils.log import run_main
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -61,7 +61,7 @@ def main(argv=None):
             results["rows"][group] = measure()
             print(report.table(results["rows"][group]), flush=True)
     RESULTS.mkdir(exist_ok=True)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         json.dump(results, file, indent=1, ensure_ascii=False)
     report.update(RESULTS)
     print(f"written: {path} and the tables of docs/performance.md")

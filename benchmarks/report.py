@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from utils.files import replacing
+from utils.files import atomic_write
 
 DOCUMENT = pathlib.Path(__file__).resolve().parent.parent / "docs/performance.md"
 BEGIN, END = "<!-- results: written by make bench -->\n", "<!-- end of results -->\n"
@@ -49,5 +49,5 @@ def update(folder, document=DOCUMENT):
     text = document.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     sections = [section(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
-    with replacing(document) as file:
+    with atomic_write(document) as file:
         file.write(before + BEGIN + "\n" + "\n".join(sections) + "\n" + END + rest.split(END)[1])

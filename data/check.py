@@ -18,7 +18,7 @@ from data.annotations import VIDEOS, load_annotations
 from data.features import FeatureFiles
 from data.store import FeatureStore, indices
 from utils.command_line import OneLineParser
-from utils.files import replacing
+from utils.files import atomic_write
 from utils.log import progress_bar, run_main
 from utils.text import printable
 
@@ -73,7 +73,7 @@ class Report:
             if len(texts) > SHOWN:
                 print(f"  and {len(texts) - SHOWN} more" + ("" if file else "; --list FILE writes all"))
         if file:
-            with replacing(file) as written:
+            with atomic_write(file) as written:
                 written.writelines(json.dumps(dataclasses.asdict(finding)) + "\n" for finding in self.findings)
         print("complete" if self.is_complete else "NOT complete")
 

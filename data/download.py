@@ -16,7 +16,7 @@ from data.check import FEATURES, Report, add_options, annotation_file, check_fea
 from data.feature_folder import RECORD
 from data.unpack import unpack
 from utils.command_line import OneLineParser
-from utils.files import make_folder, replacing, sha256_of
+from utils.files import atomic_write, make_folder, sha256_of
 from utils.hub import hub_file
 from utils.log import run_main, setup_logging
 
@@ -62,7 +62,7 @@ def place_annotations(root, split):
     if path.exists() and sha256_of(path) != sha256_of(source):
         raise ValueError(f"{path}: found another file than the hub's, expected none: move it, or name another --root")
     make_folder(path.parent, "--root")
-    with open(source, "rb") as read, replacing(path, "wb") as written:
+    with open(source, "rb") as read, atomic_write(path, "wb") as written:
         shutil.copyfileobj(read, written)
 
 

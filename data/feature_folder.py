@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from data.features import feature_path, is_complete
-from utils.files import make_folder, read_json, remove_leftovers, replacing
+from utils.files import atomic_write, make_folder, read_json, remove_leftovers
 
 RECORD = "extraction.json"
 
@@ -47,7 +47,7 @@ class FeatureFolder:
                 )
             for path in self.root.glob("*.npz"):
                 path.unlink()
-        with replacing(record) as file:
+        with atomic_write(record) as file:
             json.dump(made_with, file, indent=2)
 
     def is_complete(self, job):
@@ -60,7 +60,7 @@ class FeatureFolder:
         arrays = {self.field: features}
         if video_id in self.texts:
             arrays["text"] = encode_text(self.texts[video_id])
-        with replacing(feature_path(self.root, video_id), "wb") as file:
+        with atomic_write(feature_path(self.root, video_id), "wb") as file:
             np.savez(file, **arrays)
 
 

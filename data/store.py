@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 import torch
 
-from utils.files import read_json, replacing
+from utils.files import atomic_write, read_json
 
 FORMAT = 1
 DTYPES = ("float32", "float16")
@@ -136,7 +136,7 @@ def write_store(root, name, videos, *, field, source, dtype):
         ValueError: a value does not fit into `dtype`, or the videos' widths differ.
     """
     path, entries, end, width = pathlib.Path(root, f"{name}.npy"), {}, 0, None
-    with replacing(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         header = 0
         for video_id, array in videos:
             place = f"{source}: video {video_id}: {field}"
@@ -157,7 +157,7 @@ def write_store(root, name, videos, *, field, source, dtype):
         file.seek(0)
         assert _write_header(file, dtype, end, width) == header, "the header grew into the data"
     index = dict(format=FORMAT, field=field, source=str(source), dtype=dtype, videos=entries)
-    with replacing(path.with_suffix(".json")) as file:
+    with atomic_write(path.with_suffix(".json")) as file:
         json.dump(index, file)
     return end
 

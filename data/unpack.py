@@ -10,7 +10,7 @@ import stat
 import zipfile
 import zlib
 
-from utils.files import make_folder, remove_leftovers, replacing
+from utils.files import atomic_write, make_folder, remove_leftovers
 from utils.log import progress_bar
 from utils.text import printable
 
@@ -103,7 +103,7 @@ def _is_there(path, member):
 
 
 def _write(zipped, member, path, archive):
-    with replacing(path, "wb", lasting=False) as file:
+    with atomic_write(path, "wb", durable=False) as file:
         try:
             with zipped.open(member) as source:  # which compares the CRC-32 at the end, and reads no more than declared
                 shutil.copyfileobj(source, file, 2**20)

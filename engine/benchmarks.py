@@ -25,8 +25,8 @@ from metrics.shots import (
 from models.vtsum_blip import WIDTHS
 from utils import distributed
 from utils.device import allow_tf32, autocast
-from utils.download import fetch
-from utils.files import replacing
+from utils.download import resolve_file
+from utils.files import atomic_write
 from utils.log import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def zero_shot(config, videos, root):
     features = open_features(root, [video.video_id for video in videos], "features", WIDTHS[config.vit], what)
     config = dataclasses.replace(config, task="v2v")  # captions are not scored here
     model = build_model(config)
-    load_trained(config, model, fetch(config.pretrained_model))
+    load_trained(config, model, resolve_file(config.pretrained_model))
     model = model.to(device).eval()
     scores, shots = [], []
     with progress_bar(videos, True, desc="zero-shot", unit="video") as bar:
@@ -121,11 +121,11 @@ def average_rows(rows, tests):
 def write(output_dir, results, videos, rows):
     """Write `results_{benchmark}.json` and `scores_{benchmark}.jsonl`, a line per video."""
     benchmark = results["benchmark"]
-    with replacing(output_dir / f"scores_{benchmark}.jsonl") as file:
+    with atomic_write(output_dir / f"scores_{benchmark}.jsonl") as file:
         for i, video in enumerate(videos):
             line = dict(video_id=video.video_id) | {name: singles[i] for name, singles in rows.items()}
             file.write(json.dumps(line) + "\n")
-    with replacing(output_dir / f"results_{benchmark}.json") as file:
+    with atomic_write(output_dir / f"results_{benchmark}.json") as file:
         json.dump(results, file, indent=2)
 
 

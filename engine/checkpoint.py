@@ -10,8 +10,8 @@ import torch
 
 from models.weights import DamagedCheckpoint, config_of, read_checkpoint, state_dict_of
 from utils import distributed
-from utils.download import fetch
-from utils.files import link, replacing
+from utils.download import resolve_file
+from utils.files import atomic_write, replace_hardlink
 from utils.seed import epoch_seed, random_state, restore_random_state, seed_everything
 from utils.versions import versions
 
@@ -91,10 +91,10 @@ class Checkpoints:
             )
             if self.scaler is not None and self.scaler.is_enabled():
                 state["scaler"] = self.scaler.state_dict()
-            with replacing(self[NEWEST], "wb") as file:
+            with atomic_write(self[NEWEST], "wb") as file:
                 _Writer(file).save(state)
                 if self[NEWEST].exists():
-                    link(self[NEWEST], self[PREVIOUS])
+                    replace_hardlink(self[NEWEST], self[PREVIOUS])
         self.current = self[NEWEST]
 
     def keep(self, name, last=0):
@@ -108,7 +108,7 @@ class Checkpoints:
             return
         path = self[name]
         path.parent.mkdir(exist_ok=True)
-        link(self[NEWEST], path)
+        replace_hardlink(self[NEWEST], path)
         if last:
             for old in sorted(path.parent.glob("checkpoint_*.pth"), key=_number)[:-last]:
                 old.unlink()
@@ -142,7 +142,7 @@ class Checkpoints:
                 self.clear()
             return None
         with distributed.local_main_first(self.world):
-            path = own or fetch(resume)
+            path = own or resolve_file(resume)
         progress = self.restore(path, own is not None)
         self.current = path
         logger.info("%s: going on: epoch %d, after %d batches of it", path, progress.epoch, progress.done)

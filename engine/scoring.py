@@ -11,7 +11,7 @@ from data.captions import reference_caption
 from metrics.baselines import human_baseline, random_baseline
 from metrics.keyframes import average
 from metrics.registry import METRICS, caption_scores, format_score, keyframe_scores, metrics_that_need
-from utils.files import parse_json, read_text, replacing
+from utils.files import atomic_write, parse_json, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -140,10 +140,10 @@ SCORERS = dict(saliency=_score_saliency, caption=_score_captions, vt_clip_score=
 def write_scores(output_dir, split, results, scores):
     """Write `results_{split}.json` and `scores_{split}.jsonl`, and add a line to `evaluate_{split}.txt`."""
     output_dir = pathlib.Path(output_dir)
-    with replacing(output_dir / f"scores_{split}.jsonl") as file:
+    with atomic_write(output_dir / f"scores_{split}.jsonl") as file:
         for score in scores:
             file.write(json.dumps(score) + "\n")
-    with replacing(output_dir / f"results_{split}.json") as file:
+    with atomic_write(output_dir / f"results_{split}.json") as file:
         json.dump(results, file, indent=2)
     line = {
         METRICS[name].published_name: value
@@ -152,7 +152,7 @@ def write_scores(output_dir, split, results, scores):
     }
     path = output_dir / f"evaluate_{split}.txt"
     lines = read_text(path, "evaluations") if path.exists() else ""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(lines + json.dumps(line) + "\n")
 
 

@@ -8,7 +8,7 @@ from models.vtsum_blip import v2vt_sum
 from models.weights import DoesNotFit, load_weights
 from utils import distributed
 from utils.device import allow_tf32
-from utils.download import fetch, is_url
+from utils.download import is_url, resolve_file
 from utils.files import make_folder, remove_leftovers
 from utils.log import setup_logging
 from utils.seed import seed_everything
@@ -105,7 +105,7 @@ def starting_weights(config, world, model):
         logger.info("weights: from scratch")
         return
     with distributed.local_main_first(world):
-        path = fetch(source)
+        path = resolve_file(source)
     load_weights(model, path)
     logger.info("weights: from %s", source)
 

@@ -13,7 +13,7 @@ from torch import nn
 from models.positions import position_rows
 from models.torchscript import is_torchscript, read_torchscript
 from models.weights import read_checkpoint, require_finite, state_dict_of
-from utils.download import fetch, is_url
+from utils.download import is_url, resolve_file
 
 MAX_TOKENS = 256
 # Entries of OpenAI's layout that are sizes, not parameters.
@@ -171,7 +171,7 @@ def find_clip(source):
     """
     source = str(source)
     if is_url(source) or pathlib.Path(source).is_file():
-        path = fetch(source)
+        path = resolve_file(source)
         if is_torchscript(path):
             return vt_clip_of(state_dict_of(read_torchscript(path), path), path)
         return load_vt_clip(path)

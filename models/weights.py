@@ -17,8 +17,8 @@ import torch
 
 from models.torchscript import MOST_PICKLE_BYTES
 from utils.command_line import OneLineParser
-from utils.download import fetch
-from utils.files import parse_json, replacing
+from utils.download import resolve_file
+from utils.files import atomic_write, parse_json
 from utils.log import run_main
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def read_checkpoint(source):
         FileNotFoundError: no such file.
         DamagedCheckpoint: the file is torn or changed, not a checkpoint, or wants to run code when loaded.
     """
-    path = fetch(source)
+    path = resolve_file(source)
     try:
         with open(path, "rb") as file:
             head = file.read(9)
@@ -126,7 +126,7 @@ def write_weights(path, state, config):
         config: dictionary of plain values that goes with them.
     """
     state = {name: value.contiguous().clone() for name, value in state.items()}  # safetensors takes none that share
-    with replacing(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         if str(path).endswith(".safetensors"):
             file.write(safetensors.torch.save(state, metadata=dict(format="pt", config=json.dumps(config))))
         else:
@@ -210,7 +210,7 @@ def load_weights(model, source):
 
     Args:
         model: `VTSumBLIP`; parameters are copied in place.
-        source: path or URL, see `utils.download.fetch`.
+        source: path or URL, see `utils.download.resolve_file`.
     Returns:
         the configuration that the checkpoint says it was trained with: a dictionary, {} where it says none.
     Raises:

@@ -12,7 +12,7 @@ from engine.checkpoint import count_parameters
 from engine.config import SPLITS
 from metrics.registry import PAPER_METRICS, format_score
 from report.runs import dumps, is_videoxum, read_run
-from utils.files import replacing, sha256_of
+from utils.files import atomic_write, sha256_of
 from utils.tables import layout
 
 TEMPLATE = pathlib.Path(__file__).with_name("card_template.md")
@@ -64,7 +64,7 @@ def write_card(folder, path):
         if scored == {sha256}
         else "**The scores above were computed with another file than this checkpoint**: score it again.",
     )
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(text))
 
 

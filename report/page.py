@@ -12,7 +12,7 @@ from metrics.registry import METRICS, PAPER_METRICS, format_score
 from report import figures
 from report.content import as_script
 from report.runs import ABOUT_F1, dumps, is_videoxum, published
-from utils.files import replacing
+from utils.files import atomic_write
 from utils.text import clock
 
 TEMPLATE = pathlib.Path(__file__).with_name("template.html")
@@ -55,7 +55,7 @@ def write_report(content, path):
     page = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(text)
     (script,) = re.findall(r"<script>(.*)</script>", page, re.S)  # the only one that the browser may run
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(page.replace("$script_hash", f"'sha256-{digest}'", 1))
 
 

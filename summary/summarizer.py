@@ -24,7 +24,7 @@ from summary.skim import write_skim
 from summary.storyboard import Storyboard
 from utils import distributed
 from utils.device import autocast
-from utils.download import fetch
+from utils.download import resolve_file
 from utils.files import make_folder, sha256_of
 from utils.log import progress_bar
 from utils.settings import read_yaml
@@ -70,7 +70,7 @@ def load(config, pretrained_model=None, blip=None, **settings):
     if config.task == "v2t":
         raise ValueError("task: found v2t, expected v2vt or v2v: without saliency there is nothing to choose by")
     device = distributed.pick_device(config.device)
-    paths = dict(model=fetch(config.pretrained_model), blip=fetch(blip))
+    paths = dict(model=resolve_file(config.pretrained_model), blip=resolve_file(blip))
     model = build_model(config)
     load_trained(config, model, paths["model"])
     encoder = blip_frame_encoder(paths["blip"], config.image_size)

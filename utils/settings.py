@@ -15,7 +15,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
-from utils.files import MOST_DEPTH, read_text, replacing
+from utils.files import atomic_write, read_text
+
+MOST_DEPTH = 32
 
 
 def option(default, help, choices=None, least=None, above=None, most=None, free=False):
@@ -135,7 +137,7 @@ def _base(path, base, seen):
 
 def _read_one(path, cls):
     """Read one YAML file (YAML 1.2, safe loader): a dictionary of settings, perhaps with `base`."""
-    text = read_text(path, "config", most_bytes=2**20)
+    text = read_text(path, "config")
     try:
         _require_plain(text)
         values = YAML(typ="safe", pure=True).load(text)
@@ -178,5 +180,5 @@ def write_config(config, path):
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         yaml.dump(config.as_dict(), file)

@@ -38,7 +38,7 @@ from data.mini.encoders import (
 from data.mini.rendering import render
 from metrics.keyframes import BUDGET
 from models.vt_clip import load_vt_clip
-from utils.files import replacing
+from utils.files import atomic_write
 from utils.log import progress_bar
 
 SPLITS = dict(train=96, val=24, test=40)
@@ -190,7 +190,7 @@ def write_mini(out, seed=0, counts=SPLITS, ready_made=False):
     out = pathlib.Path(out)
     for folder in ("anno", "tokenizer", *(("feat/blip", "feat/vt_clipscore") if ready_made else ("videos",))):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    with replacing(out / "tokenizer/vocab.txt") as file:
+    with atomic_write(out / "tokenizer/vocab.txt") as file:
         file.write("\n".join(vocabulary()) + "\n")
     videos = plan_videos(seed, counts)
     rng = np.random.default_rng(seed + 1)
@@ -205,11 +205,11 @@ def write_mini(out, seed=0, counts=SPLITS, ready_made=False):
             [video for split in videos.values() for video in split], True, desc="render", unit="video"
         ) as bar:
             for video in bar:
-                with replacing(out / "videos" / f"{video.video_id}.mp4", "wb") as file:
+                with atomic_write(out / "videos" / f"{video.video_id}.mp4", "wb") as file:
                     render(video, file)
     for split, plans in videos.items():
         entries = [annotate(video, rng) for video in plans]
-        with replacing(out / "anno" / f"{split}_videoxum.json") as file:
+        with atomic_write(out / "anno" / f"{split}_videoxum.json") as file:
             json.dump(entries, file)
 
 
@@ -227,10 +227,10 @@ def write_features(folder, videos, clip, rng):
 
 
 def _save(path, state):
-    with replacing(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         torch.save(dict(model=state), file)
 
 
 def _write_npz(folder, video, **arrays):
-    with replacing(folder / f"{video.video_id}.npz", "wb") as file:
+    with atomic_write(folder / f"{video.video_id}.npz", "wb") as file:
         np.savez(file, **arrays)

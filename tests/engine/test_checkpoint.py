@@ -11,16 +11,16 @@ from engine.config import Config
 from engine.schedule import cosine_lr, set_lr
 from models.weights import read_checkpoint
 from utils.distributed import World
-from utils.files import replacing, sha256_of
+from utils.files import atomic_write, sha256_of
 from utils.log import JsonLines
 from utils.seed import epoch_seed
 
 
 def test_replacing_leaves_nothing_half_written(tmp_path):
     path = tmp_path / "x.json"
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write("whole")
-    with pytest.raises(RuntimeError), replacing(path) as file:
+    with pytest.raises(RuntimeError), atomic_write(path) as file:
         file.write("half")
         raise RuntimeError
     assert path.read_text() == "whole" and list(tmp_path.iterdir()) == [path]

@@ -13,7 +13,7 @@ import torch
 from models.weights import load_weights, read_checkpoint
 from tests.conftest import ROOT
 from tests.processes import run
-from utils.download import fetch
+from utils.download import resolve_file
 
 
 def save(path, **content):
@@ -209,7 +209,7 @@ def test_a_torn_checkpoint(released, tmp_path, mini_model):
 
 
 def test_urls_are_downloaded_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     requests = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -227,7 +227,7 @@ def test_urls_are_downloaded_once(tmp_path, monkeypatch):
         assert found == [ord(folder) for folder in "abab"]  # the same file name, yet not mistaken for each other
         assert len(requests) == 2
         with pytest.raises(FileNotFoundError, match="cannot be downloaded"):
-            fetch(f"{url}/none.pth")
+            resolve_file(f"{url}/none.pth")
         server.shutdown()
 
 
