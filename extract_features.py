@@ -17,7 +17,7 @@ import torch
 
 from data.annotations import load_annotations
 from data.captions import reference_caption
-from data.feature_folder import FeatureFolder
+from data.feature_writer import FeatureWriter
 from data.video.files import find_videos
 from engine.extraction import (
     BLIP,
@@ -79,7 +79,7 @@ def main(argv=None):
 
     encoders, clip, made_with = load_encoders(args, world)
     folders = {
-        name: FeatureFolder(root / name, FIELDS[name], texts if name == "vt_clipscore" else {}) for name in encoders
+        name: FeatureWriter(root / name, FIELDS[name], texts if name == "vt_clipscore" else {}) for name in encoders
     }
     failures = Failures(root / "failures.jsonl")
     if world.is_main:

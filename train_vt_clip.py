@@ -16,7 +16,7 @@ import time
 import torch
 from torch import nn
 
-from data.feature_folder import RECORD, read_record
+from data.feature_writer import PROVENANCE_FILE, read_provenance
 from data.loaders import EvalBatches, TrainBatches, make_loader
 from data.video.files import find_videos
 from data.vt_clip_pairs import InEpoch, Pairs, collate_pairs
@@ -167,11 +167,11 @@ def check_features(vision_root, vt_clip):
     Raises:
         ValueError: they say that they were not.
     """
-    record = pathlib.Path(vision_root, RECORD)
+    record = pathlib.Path(vision_root, PROVENANCE_FILE)
     if not record.is_file():
         logger.warning("%s: no such file: whether these features are of the CLIP to start from is not known", record)
         return
-    found, expected = read_record(record).get("weights_sha256"), weights_sha256(vt_clip.clip)
+    found, expected = read_provenance(record).get("weights_sha256"), weights_sha256(vt_clip.clip)
     if found != expected:
         raise ValueError(
             f"{record}: weights_sha256: found {found}, expected {expected}: these features are not of the CLIP to "
