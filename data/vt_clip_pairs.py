@@ -114,11 +114,6 @@ def _draw(labels, rng):
     return chosen, ~chosen
 
 
-def _mean(rows):
-    """(m, C) -> (1, C); 0 where there is no row."""
-    return rows.sum(0, keepdims=True) / np.float32(max(1, len(rows)))
-
-
 def _some(rows, count, rng):
     """Draw `count` seconds of a kind, each once if there are enough; none if there is none."""
     seconds = np.flatnonzero(rows)

@@ -53,7 +53,7 @@ def make_reference(video, benchmark, shots=None):
         benchmark: `tvsum` or `summe`.
         shots: (first, last + 1) in frames, where the video has no `change_points`; None where nobody knows them.
     """
-    places, shots = video.places(), video.change_points or shots
+    places, shots = video.scored_frames(), video.change_points or shots
     summary, values, mean = video.user_summary, video.user_scores, video.gtscore
     if benchmark == "summe":
         values = summary
