@@ -1,14 +1,21 @@
-"""Annotation JSON -> validated `VideoRecord`s, ordered by duration."""
+"""Annotation JSON -> validated `VideoRecord`s, ordered by duration.
+
+Axes: R annotators, T frames at 1 fps.
+"""
 
 import dataclasses
 import hashlib
 import logging
 import math
-import pathlib
+import os
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic
 
 from utils.files import read_json
+from utils.text import is_file_name
+from utils.validation import brief, first_problem
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +27,13 @@ VIDEOS = dict(train=8000, val=2001, test=4000)  # of VideoXum, as published
 class VideoRecord:
     """One annotated video.
 
-    `index` is its place when the split is ordered by duration; `vsum_onehot` is (R, T) uint8 in {0, 1}; `spans` are
-    the sentences' [start, end] in seconds, () where the file has none that can be read.
+    Attributes:
+        video_id: its name, and that of its files.
+        index: position in the split, ordered by duration.
+        duration: seconds.
+        tsum: one sentence per segment.
+        vsum_onehot: (R, T) uint8 in {0, 1}, the annotators' key-frames.
+        spans: [start, end] in seconds of each sentence; () where the file has none that can be read.
     """
 
     video_id: str
@@ -32,43 +44,48 @@ class VideoRecord:
     spans: tuple[tuple[float, float], ...] = ()
 
     @property
-    def num_frames(self):
+    def num_frames(self) -> int:
+        """T."""
         return self.vsum_onehot.shape[1]
 
 
-def load_annotations(path):
+def load_annotations(path: str | os.PathLike) -> list[VideoRecord]:
     """Read an annotation file.
 
     Args:
         path: JSON file with a list of records; needed are `video_id`, `duration`, `tsum` and `vsum_onehot`.
     Returns:
-        list of `VideoRecord`, by duration, ascending; records of like duration keep the file's order.
+        records by duration, ascending; records of equal duration keep the file's order.
     Raises:
         FileNotFoundError: no such file.
         ValueError: the file is not such a list or a needed field is bad; the message names file, video and field.
     """
-    path = pathlib.Path(path)
     entries = read_json(path, "annotations")
     if not isinstance(entries, list) or not entries:
-        found = "an empty list" if entries == [] else type(entries).__name__
-        raise ValueError(f"{path}: annotations: found {found}, expected a list of records")
-    records, strange, seen = [], [], set()
-    for place, entry in enumerate(entries):
-        record, remarks = _record(entry, f"{path}: record {place}", path)
-        if record.video_id in seen:
-            raise ValueError(f"{path}: video {record.video_id}: video_id: found twice, expected once")
-        seen.add(record.video_id)
-        records.append(record)
-        strange += [f"video {record.video_id}: {remark}" for remark in remarks]
-    if strange:
-        logger.warning(
-            "%s: %d strange values in fields that are not used, the first: %s", path, len(strange), strange[0]
+        raise ValueError(f"{path}: annotations: found {brief(entries)}, expected a list of records")
+    records, warnings = {}, []
+    for number, entry in enumerate(entries):
+        try:
+            fields = _Record.model_validate(entry)
+        except pydantic.ValidationError as error:
+            raise ValueError(f"{path}: {_name(entry, number)}: {first_problem(error)}") from None
+        if fields.video_id in records:
+            raise ValueError(f"{path}: video {fields.video_id}: video_id: found twice, expected once")
+        problems = fields.unused_field_problems()
+        warnings += [f"video {fields.video_id}: {field}: {problem}" for field, problem in problems.items()]
+        spans = () if "timestamps" in problems else tuple(map(tuple, fields.timestamps or ()))
+        records[fields.video_id] = VideoRecord(
+            fields.video_id, -1, fields.duration, tuple(fields.tsum), fields.vsum_onehot, spans
         )
-    records.sort(key=lambda record: record.duration)
-    return [dataclasses.replace(record, index=index) for index, record in enumerate(records)]
+    if warnings:
+        logger.warning(
+            "%s: %d strange values in fields that are not used, the first: %s", path, len(warnings), warnings[0]
+        )
+    ordered = sorted(records.values(), key=lambda record: record.duration)
+    return [dataclasses.replace(record, index=index) for index, record in enumerate(ordered)]
 
 
-def fingerprint(records):
+def fingerprint(records: list[VideoRecord]) -> str:
     """Hex SHA-256 of what can be learned from records: ids, captions and labels, in their order."""
     digest = hashlib.sha256()
     for record in records:
@@ -77,77 +94,76 @@ def fingerprint(records):
     return digest.hexdigest()
 
 
-def _record(entry, place, path):
-    """Validate one entry; returns the record (without its index) and remarks on optional fields."""
-    if not isinstance(entry, dict):
-        raise ValueError(f"{place}: found {type(entry).__name__}, expected an object")
-    video_id = entry.get("video_id")
-    if "video_id" not in entry:
-        raise ValueError(f"{place}: video_id: missing")
-    if not isinstance(video_id, str) or not video_id or not video_id.isprintable():
-        raise ValueError(f"{place}: video_id: found {video_id!r}, expected a name")
-    if video_id in (".", "..") or any(sign in video_id for sign in "/\\"):
-        raise ValueError(f"{place}: video_id: found {video_id!r}, expected a name, not a path")
-    place = f"{path}: video {video_id}"
-    for field in ("duration", "tsum", "vsum_onehot"):
-        if field not in entry:
-            raise ValueError(f"{place}: {field}: missing")
-    duration, tsum = entry["duration"], entry["tsum"]
-    if not is_number(duration) or duration <= 0:
-        raise ValueError(f"{place}: duration: found {_brief(duration)}, expected seconds, more than 0")
-    if not isinstance(tsum, list) or not tsum or not all(map(is_text, tsum)):
-        raise ValueError(f"{place}: tsum: found {_brief(tsum)}, expected a list of sentences")
-    onehot = _onehot(entry["vsum_onehot"], place)
-    remarks = _remarks(entry, onehot.shape[1])
-    spans = entry.get("timestamps") or ()
-    spans = () if any(remark.startswith("timestamps") for remark in remarks) else tuple(map(tuple, spans))
-    return VideoRecord(video_id, -1, float(duration), tuple(tsum), onehot, spans), remarks
+def _name(entry: Any, number: int) -> str:
+    video_id = entry.get("video_id") if isinstance(entry, dict) else None
+    return f"video {video_id}" if isinstance(video_id, str) and is_file_name(video_id) else f"record {number}"
 
 
-def _onehot(rows, place):
-    """Validate ten rows of 0 and 1 and return them as (R, T) uint8."""
+def _require_name(video_id: str) -> str:
+    if not is_file_name(video_id):
+        raise ValueError(f"found {brief(video_id)}, expected a name, not a path")
+    return video_id
+
+
+def _to_labels(rows: Any) -> np.ndarray:
+    """Convert R rows of 0 and 1, or false and true, to (R, T) uint8."""
+    try:
+        labels = np.array(rows)
+        is_matrix = labels.ndim == 2 and len(labels) == ANNOTATORS and labels.size > 0
+        if is_matrix and labels.dtype.kind in "bif" and ((labels == 0) | (labels == 1)).all():
+            return labels.astype(np.uint8)
+    except ValueError:  # rows of different lengths
+        pass
     if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-        raise ValueError(f"{place}: vsum_onehot: found {_brief(rows)}, expected {ANNOTATORS} rows")
-    if len(rows) != ANNOTATORS:
-        raise ValueError(f"{place}: vsum_onehot: found {len(rows)} rows, expected {ANNOTATORS}")
-    lengths = sorted({len(row) for row in rows})
-    if len(lengths) != 1:
-        raise ValueError(
-            f"{place}: vsum_onehot: found rows of {lengths[0]} to {lengths[-1]} frames, expected one length"
-        )
-    if lengths == [0]:
-        raise ValueError(f"{place}: vsum_onehot: found no frames, expected at least 1")
-    values = {value for row in rows for value in row if not isinstance(value, (list, dict))}
-    nested = any(isinstance(value, (list, dict)) for row in rows for value in row)
-    if nested or not values <= {0, 1}:
-        wrong = "a nested list" if nested else repr(next(iter(values - {0, 1})))
-        raise ValueError(f"{place}: vsum_onehot: found {wrong}, expected 0 and 1, or false and true")
-    return np.array(rows, dtype=np.uint8)  # (R, T)
+        raise ValueError(f"found {brief(rows)}, expected {ANNOTATORS} rows")
+    for value in (value for row in rows for value in row):
+        if not isinstance(value, (int, float)) or value not in (0, 1):
+            raise ValueError(f"found {brief(value)}, expected 0 and 1, or false and true")
+    lengths = sorted(map(len, rows)) or [0]
+    shape = f"{len(rows)} rows of {lengths[0]} to {lengths[-1]} frames"
+    raise ValueError(f"found {shape}, expected {ANNOTATORS} rows of the same length, at least 1 frame")
 
 
-def _remarks(entry, frames):
-    """Say what is strange about the fields that nothing here computes with."""
-    remarks = []
-    sampled = entry.get("sampled_frames", frames)
-    if sampled != frames:
-        remarks.append(f"sampled_frames: found {_brief(sampled)}, expected {frames} as in vsum_onehot")
-    spans = entry.get("timestamps")
-    if spans is not None and not (
-        isinstance(spans, list)
-        and len(spans) == len(entry["tsum"])
-        and all(isinstance(span, list) and len(span) == 2 and all(map(is_number, span)) for span in spans)
-    ):
-        remarks.append(
-            f"timestamps: found {_brief(spans)}, expected [start, end] for each of {len(entry['tsum'])} sentences"
-        )
-    vsum = entry.get("vsum")
-    if vsum is not None and not (isinstance(vsum, list) and len(vsum) == len(entry["tsum"])):
-        remarks.append(f"vsum: found {_brief(vsum)}, expected one entry for each of {len(entry['tsum'])} segments")
-    return remarks
+class _Record(pydantic.BaseModel):
+    """One record of the file."""
+
+    model_config = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True)
+
+    video_id: Annotated[str, pydantic.AfterValidator(_require_name)]
+    duration: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+    tsum: Annotated[list[str], pydantic.Field(min_length=1)]
+    vsum_onehot: Annotated[np.ndarray, pydantic.BeforeValidator(_to_labels)]
+    # Nothing is computed from these: strange values are reported, not refused.
+    sampled_frames: Any = None
+    timestamps: Any = None
+    vsum: Any = None
+
+    def unused_field_problems(self) -> dict[str, str]:
+        """Describe what is strange about the last three fields: field -> found and expected."""
+        problems, frames, segments = {}, self.vsum_onehot.shape[1], len(self.tsum)
+        if self.sampled_frames not in (None, frames):
+            problems["sampled_frames"] = f"found {brief(self.sampled_frames)}, expected {frames} as in vsum_onehot"
+        if self.timestamps is not None and not (
+            _has_length(self.timestamps, segments) and all(map(_is_span, self.timestamps))
+        ):
+            problems["timestamps"] = (
+                f"found {brief(self.timestamps)}, expected [start, end] for each of {segments} sentences"
+            )
+        if self.vsum is not None and not _has_length(self.vsum, segments):
+            problems["vsum"] = f"found {brief(self.vsum)}, expected one entry for each of {segments} segments"
+        return problems
 
 
-def is_number(value):
-    """Tell whether a JSON value is a finite number that float64 can hold."""
+def _has_length(value: Any, length: int) -> bool:
+    return isinstance(value, list) and len(value) == length
+
+
+def _is_span(value: Any) -> bool:
+    return _has_length(value, 2) and all(map(is_number, value))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a finite number that float64 can hold."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:
@@ -156,12 +172,6 @@ def is_number(value):
         return False
 
 
-def is_text(value):
-    """Tell whether a JSON value is text that UTF-8 can hold (JSON can also write half a surrogate pair)."""
+def is_text(value: Any) -> bool:
+    """Whether a JSON value is text that UTF-8 can hold (JSON can also write half a surrogate pair)."""
     return isinstance(value, str) and not any("\ud800" <= sign <= "\udfff" for sign in value)
-
-
-def _brief(value):
-    if isinstance(value, (list, dict)):
-        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
-    return repr(value)[:60]

@@ -7,16 +7,18 @@
 Every feature file is read as training reads it. The exit status is 0 where nothing is missing or broken, else 1.
 """
 
+import argparse
 import collections
 import concurrent.futures
 import dataclasses
 import json
+import os
 import pathlib
 import sys
+from collections.abc import Iterable
 
-from data.annotations import VIDEOS, load_annotations
-from data.features import FeatureFiles
-from data.store import FeatureStore, indices
+from data.annotations import VIDEOS, VideoRecord, load_annotations
+from data.features import NpzFeatures, PackedFeatures, is_packed, require_finite
 from utils.command_line import OneLineParser
 from utils.files import atomic_write
 from utils.log import progress_bar, run_main
@@ -24,14 +26,14 @@ from utils.text import printable
 
 FEATURES = dict(blip_feat=("blip", "features"), vt_clip_feat=("vt_clipscore", "vision"))  # folder in feat/, array
 PARTS = ("anno", *FEATURES)
-FLAWS = {
+ERRORS = {
     "annotations": "annotation files that are missing or bad",
     "number": "splits of another number of videos than published",
     "missing": "videos without features",
     "broken": "feature files that cannot be used",
 }
-# What no run fails at.
-REMARKS = {
+# Runs do not fail because of these.
+WARNINGS = {
     "cut": "VT-CLIP features of another length than the labels: such videos are cut to the shorter",
     "extra": "feature files of videos that are not annotated",
     "twice": "videos in two splits",
@@ -40,82 +42,84 @@ SHOWN = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
-    """Something that is wrong or strange: a key of `FLAWS` or `REMARKS`, and a line that names the file."""
+class Issue:
+    """Something that is wrong or strange: a key of `ERRORS` or `WARNINGS`, and a line that names the file."""
 
     kind: str
     text: str
 
 
 class Report:
-    """What a check found.
+    """Result of a check.
 
-    `lines` says what is there, `findings` what is not; `is_complete` that no finding is a flaw.
+    Attributes:
+        lines: one for each file or folder that was read.
+        issues: what is wrong or strange.
     """
 
     def __init__(self):
-        self.lines, self.findings = [], []
+        self.lines: list[str] = []
+        self.issues: list[Issue] = []
 
-    def add(self, kind, text):
-        self.findings.append(Finding(kind, printable(text)))
+    def add(self, kind: str, text: str) -> None:
+        self.issues.append(Issue(kind, printable(text)))
 
     @property
-    def is_complete(self):
-        return not any(finding.kind in FLAWS for finding in self.findings)
+    def is_complete(self) -> bool:
+        """Whether no issue is an error."""
+        return not any(issue.kind in ERRORS for issue in self.issues)
 
-    def show(self, file=None):
-        """Print it, the first findings of each kind, and write all to a file of JSON lines if one is named."""
+    def show(self, file: str | os.PathLike | None = None) -> None:
+        """Print the report with the first issues of each kind; write all to a file of JSON lines if one is given."""
         print("\n".join(self.lines))
-        for kind, meaning in (FLAWS | REMARKS).items():
-            texts = [finding.text for finding in self.findings if finding.kind == kind]
+        for kind, meaning in (ERRORS | WARNINGS).items():
+            texts = [issue.text for issue in self.issues if issue.kind == kind]
             if texts:
                 print(f"{kind}: {len(texts)} {meaning}", *texts[:SHOWN], sep="\n  ")
             if len(texts) > SHOWN:
                 print(f"  and {len(texts) - SHOWN} more" + ("" if file else "; --list FILE writes all"))
         if file:
-            with atomic_write(file) as written:
-                written.writelines(json.dumps(dataclasses.asdict(finding)) + "\n" for finding in self.findings)
+            with atomic_write(file) as writer:
+                writer.writelines(json.dumps(dataclasses.asdict(issue)) + "\n" for issue in self.issues)
         print("complete" if self.is_complete else "NOT complete")
 
 
-def check(root, parts=PARTS, own_data=False):
+def check(root: str | os.PathLike, parts: Iterable[str] = PARTS, own_data: bool = False) -> Report:
     """Check a data set on the disk.
 
     Args:
         root: its folder.
-        parts: which of `PARTS` to look at; the annotations are always read.
-        own_data: take the splits that there are, of any number of videos.
-    Returns:
-        `Report`.
+        parts: which of `PARTS` to check; the annotations are always read.
+        own_data: take the splits that exist, of any number of videos.
     Raises:
         FileNotFoundError: no such folder, or one without annotations of one's own.
     """
     root, report = pathlib.Path(root), Report()
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: data set: no such folder")
-    records = read_splits(root, report, own_data)
+    records = read_annotations(root, report, own_data)
     for part in parts:
         if part in FEATURES:
             check_features(root, part, records, report)
     return report
 
 
-def read_splits(root, report, own_data):
-    """Read the annotations: records of all splits by video id."""
+def read_annotations(root: str | os.PathLike, report: Report, own_data: bool) -> dict[str, VideoRecord]:
+    """Read the annotations of all splits: video id -> record; adds lines and issues to the report."""
     records, splits = {}, {}
     for split, expected in VIDEOS.items():
         path = annotation_file(root, split)
         if own_data and not path.exists():
             continue
         try:
-            found = load_annotations(path)
+            loaded = load_annotations(path)
         except (FileNotFoundError, ValueError) as error:
             report.add("annotations", str(error))
             continue
-        report.lines.append(f"{path}: {len(found)} videos")
-        if not own_data and len(found) != expected:
-            report.add("number", f"{path}: found {len(found)} videos, expected {expected}")
-        for record in found:
+        report.lines.append(f"{path}: {len(loaded)} videos")
+        if not own_data and len(loaded) != expected:
+            report.add("number", f"{path}: found {len(loaded)} videos, expected {expected}")
+        for record in loaded:
             if record.video_id in records:
                 report.add("twice", f"{path}: video {record.video_id}: found in {splits[record.video_id]} too")
             records[record.video_id], splits[record.video_id] = record, split
@@ -124,48 +128,52 @@ def read_splits(root, report, own_data):
     return records
 
 
-def annotation_file(root, split):
+def annotation_file(root: str | os.PathLike, split: str) -> pathlib.Path:
     """Path of a split's annotations."""
     return pathlib.Path(root, "anno", f"{split}_videoxum.json")
 
 
-def check_features(root, part, records, report):
-    """Check one kind of features: adds to the report what is there, missing, broken or too much."""
+def check_features(root: pathlib.Path, part: str, records: dict[str, VideoRecord], report: Report) -> None:
+    """Check one kind of features, a key of `FEATURES`; adds lines and issues to the report."""
     name, field = FEATURES[part]
     folder, packed = root / "feat" / name, root / "feat" / f"{name}_packed"
     folder = packed if packed.is_dir() and not folder.is_dir() else folder
     try:
-        features, there = open_all(folder, field)
+        features, present = open_all(folder, field)
     except ValueError as error:  # of a packed file
         report.add("broken", str(error))
         return
-    for video_id in sorted(records.keys() - there):
+    for video_id in sorted(records.keys() - present):
         report.add("missing", f"{folder}: video {video_id}: no features")
-    if not any(finding.kind == "annotations" for finding in report.findings):
-        for video_id in sorted(there - records.keys()):
+    if not any(issue.kind == "annotations" for issue in report.issues):
+        for video_id in sorted(present - records.keys()):
             report.add("extra", f"{features.path(video_id)}: no video of that name is annotated")
-    present = [record for video_id, record in records.items() if video_id in there]
-    shapes = read_all(features, present, f"check {folder.name}", report)
-    _compare(features, field, present, shapes, report)
+    annotated = [record for video_id, record in records.items() if video_id in present]
+    shapes = read_all(features, annotated, f"check {folder.name}", report)
+    _compare(features, field, annotated, shapes, report)
     frames = sum(frames for frames, _ in shapes.values())
     report.lines.append(f"{folder}: {len(shapes)} of {len(records)} videos, {frames} frames")
 
 
-def open_all(folder, field):
-    """Open a folder of features, packed or not: what `load`s a video, and the set of videos that it has."""
-    if indices(folder):
-        store = FeatureStore(folder, field)
-        return store, set(store.videos)
+def open_all(folder: pathlib.Path, field: str) -> tuple[NpzFeatures | PackedFeatures, set[str]]:
+    """Open a folder of features, packed or not; returns it and the ids of its videos."""
+    if is_packed(folder):
+        packed = PackedFeatures(folder, field)
+        return packed, set(packed.videos)
     names = (path.name for path in folder.glob("*.npz"))  # also for a folder that is not there
-    return FeatureFiles(folder, field), {name.removesuffix(".npz") for name in names if not name.startswith(".")}
+    return NpzFeatures(folder, field), {name.removesuffix(".npz") for name in names if not name.startswith(".")}
 
 
-def read_all(features, records, title, report):
-    """Read the features of all records, once each; returns shapes by video id, without those of broken files."""
+def read_all(
+    features: NpzFeatures | PackedFeatures, records: list[VideoRecord], title: str, report: Report
+) -> dict[str, tuple[int, int]]:
+    """Read the features of all records once; returns video id -> shape, without broken files."""
 
     def shape(record):
         try:
-            return features.load(record.video_id).shape
+            array = features.load(record.video_id)
+            require_finite(array, f"{features.path(record.video_id)}: video {record.video_id}: {features.field}")
+            return array.shape
         except (ValueError, OSError) as error:
             return error
 
@@ -183,7 +191,13 @@ def read_all(features, records, title, report):
     return shapes
 
 
-def _compare(features, field, records, shapes, report):
+def _compare(
+    features: NpzFeatures | PackedFeatures,
+    field: str,
+    records: list[VideoRecord],
+    shapes: dict[str, tuple[int, int]],
+    report: Report,
+) -> None:
     """Compare lengths with the labels', and widths with each other."""
     widths = collections.Counter(width for _, width in shapes.values())
     usual = max(widths, key=widths.get, default=0)
@@ -197,13 +211,13 @@ def _compare(features, field, records, shapes, report):
             report.add(kind, f"{start} found {frames} frames, expected {record.num_frames} as in vsum_onehot")
 
 
-def add_options(parser):
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that checking and downloading have in common."""
     parser.add_argument("--what", nargs="+", choices=PARTS, default=PARTS, help="parts (all)")
-    parser.add_argument("--list", metavar="FILE", help="write all that was found to a file, one JSON object a line")
+    parser.add_argument("--list", metavar="FILE", help="write all issues to a file, one JSON object a line")
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = OneLineParser(prog="python -m data.check", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("root", help="folder of the data set, such as dataset/ActivityNet")
     parser.add_argument("--own_data", action="store_true", help="not VideoXum: any splits, of any number of videos")

@@ -1,8 +1,6 @@
 """The VideoXum data set: annotation + features + caption -> unpadded `Sample`."""
 
 import dataclasses
-import hashlib
-import os
 
 import numpy as np
 import torch
@@ -77,13 +75,6 @@ class VideoXum(Dataset):
     def fingerprint(self):
         """Hex SHA-256 of the annotations."""
         return fingerprint(self.records)
-
-    def stamps(self):
-        """Hex SHA-256 of the sizes and times of the feature files: another one where a file has changed."""
-        folders = [folder for folder in (self.features, self.clip_features) if folder is not None]
-        paths = {str(folder.path(record.video_id)) for record in self.records for folder in folders}
-        found = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in sorted(paths)]
-        return hashlib.sha256(repr(found).encode()).hexdigest()
 
     def num_frames(self, i):
         """Annotated frames of video i."""

@@ -8,12 +8,15 @@ What is in place already is neither downloaded nor unpacked. At the end all is c
 """
 
 import logging
+import os
+import pathlib
 import shutil
 import sys
+from collections.abc import Iterable
 
-from data.annotations import VIDEOS, load_annotations
-from data.check import FEATURES, Report, add_options, annotation_file, check_features, read_splits
-from data.feature_folder import RECORD
+from data.annotations import VIDEOS, VideoRecord, load_annotations
+from data.check import FEATURES, Report, add_options, annotation_file, check_features, read_annotations
+from data.feature_writer import PROVENANCE_FILE
 from data.unpack import unpack
 from utils.command_line import OneLineParser
 from utils.files import atomic_write, make_folder, sha256_of
@@ -25,35 +28,35 @@ REPOSITORY = "hf://datasets/jylins/videoxum"
 logger = logging.getLogger(__name__)
 
 
-def download(root, parts):
-    """Bring parts of VideoXum to their places.
+def download(root: str | os.PathLike, parts: Iterable[str]) -> Report:
+    """Download parts of VideoXum and unpack them.
 
     Args:
         root: folder, made if missing.
         parts: `anno`, `blip_feat`, `vt_clip_feat`.
     Returns:
-        `Report` of the annotations and these parts.
+        report of the annotations and these parts.
     Raises:
         FileNotFoundError: the hub or the cache does not have a file.
-        ValueError: other files are in its place, an archive is damaged, or there is too little space.
+        ValueError: another file is in the way, an archive is damaged, or there is too little space.
     """
     root, features = make_folder(root, "--root"), [part for part in parts if part in FEATURES]
     for part in features:
-        note = root / "feat" / FEATURES[part][0] / RECORD
+        note = root / "feat" / FEATURES[part][0] / PROVENANCE_FILE
         if note.exists():  # the two kinds must not be mixed
             raise ValueError(f"{note}: found features of an extraction of your own, expected another --root")
     if "anno" in parts:
         for split in VIDEOS:
             place_annotations(root, split)
     report = Report()
-    records = read_splits(root, report, own_data=False)
+    records = read_annotations(root, report, own_data=False)
     for part in features:
         place_features(root, part, records, report)
     return report
 
 
-def place_annotations(root, split):
-    """Download a split's annotations, unless they are there; a file of other content is never replaced."""
+def place_annotations(root: pathlib.Path, split: str) -> None:
+    """Download a split's annotations, unless they exist; a file of other content is never replaced."""
     path = annotation_file(root, split)
     if path.is_file() and len(load_annotations(path)) == VIDEOS[split]:
         logger.info("%s: there already", path)
@@ -62,18 +65,18 @@ def place_annotations(root, split):
     if path.exists() and sha256_of(path) != sha256_of(source):
         raise ValueError(f"{path}: found another file than the hub's, expected none: move it, or name another --root")
     make_folder(path.parent, "--root")
-    with open(source, "rb") as read, atomic_write(path, "wb") as written:
-        shutil.copyfileobj(read, written)
+    with open(source, "rb") as reader, atomic_write(path, "wb") as writer:
+        shutil.copyfileobj(reader, writer)
 
 
-def place_features(root, part, records, report):
+def place_features(root: pathlib.Path, part: str, records: dict[str, VideoRecord], report: Report) -> None:
     """Download and unpack one kind of features, unless all annotated videos have theirs; adds to the report."""
     before = Report()
     check_features(root, part, records, before)
     if records and before.is_complete:
         logger.info("%s: there already", root / "feat" / FEATURES[part][0])
         report.lines += before.lines
-        report.findings += before.findings
+        report.issues += before.issues
         return
     source = f"{REPOSITORY}/{part}.zip"
     archive, folder = hub_file(source), root / "feat" / FEATURES[part][0]
@@ -83,7 +86,7 @@ def place_features(root, part, records, report):
     check_features(root, part, records, report)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = OneLineParser(prog="python -m data.download", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--root", default="dataset/ActivityNet", help="folder of the data set (%(default)s)")
     add_options(parser)

@@ -1,141 +1,197 @@
-"""Features on disk -> arrays, checked: a folder of `.npz` files, or one that `data.pack` made from it."""
+"""Features on disk -> checked arrays: a folder of `.npz` files, or a folder that `data.pack` made from one.
 
+Axes: T frames at 1 fps, D width.
+"""
+
+import io
+import os
 import pathlib
 import zipfile
+from collections.abc import Iterable
 
 import numpy as np
+import safetensors
 
-from data.store import FeatureStore, indices
+from data.annotations import VideoRecord
 
-# More is refused before it is unpacked: 28 hours, and the widest image encoders there are.
-MOST_FRAMES, MOST_WIDTH = 10**5, 2**13
+PACKED_FORMAT = "packed features 2"
 
 
-def open_features(root, video_ids, field, width, what):
+def open_features(
+    root: str | os.PathLike, video_ids: Iterable[str], field: str, width: int | None, description: str
+) -> "NpzFeatures | PackedFeatures":
     """Open a folder of features, packed or not, and make sure that it has every video.
 
     Args:
         root: folder.
         video_ids: the videos needed.
         field: `features` of BLIP or `vision` of VT-CLIP.
-        width: columns expected; None takes any.
-        what: what the features are called in messages.
-    Returns:
-        `FeatureFiles` or `FeatureStore`: `load(video_id)` gives (T, width) float32, `path(video_id)` its file.
+        width: D, columns expected; None takes any.
+        description: what the features are called in messages.
     Raises:
         FileNotFoundError, ValueError: the folder or a video is missing, or a packed file is damaged.
     """
-    if not indices(root):
-        check_files(root, video_ids, what)
-        return FeatureFiles(root, field, width)
-    store = FeatureStore(root, field, width)
-    missing = [video_id for video_id in video_ids if video_id not in store]
+    if not is_packed(root):
+        check_files(root, video_ids, description)
+        return NpzFeatures(root, field, width)
+    features = PackedFeatures(root, field, width)
+    missing = [video_id for video_id in video_ids if video_id not in features.videos]
     if missing:
         rest = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise FileNotFoundError(f"{root}: video {missing[0]}: {what}: not in the packed features{rest}")
-    return store
+        raise FileNotFoundError(f"{root}: video {missing[0]}: {description}: not in the packed features{rest}")
+    return features
 
 
-def require_length(found, record, path):
-    """Raise a ValueError unless a record's video has as many frames of features, `found`, as labels."""
-    if found != record.num_frames:
+def require_length(num_frames: int, record: VideoRecord, path: str | os.PathLike) -> None:
+    """Raise a ValueError unless a video has as many frames of features, from `path`, as labels."""
+    if num_frames != record.num_frames:
         raise ValueError(
             f"{path}: video {record.video_id}: features: "
-            f"found {found} frames, expected {record.num_frames} as in vsum_onehot"
+            f"found {num_frames} frames, expected {record.num_frames} as in vsum_onehot"
         )
 
 
-class FeatureFiles:
+def require_finite(array: np.ndarray, context: str) -> None:
+    """Raise a ValueError that begins with `context` if an array has NaN or infinity."""
+    wrong = array.size - np.count_nonzero(np.isfinite(array))
+    if wrong:
+        raise ValueError(f"{context}: found {wrong} values that are NaN or infinite")
+
+
+class NpzFeatures:
     """A folder with one `.npz` file per video."""
 
-    def __init__(self, root, field, width=None):
-        self.root, self.field, self.width = root, field, width
+    def __init__(self, root: str | os.PathLike, field: str, width: int | None = None):
+        self.root = root
+        self.field = field
+        self.width = width
 
-    def path(self, video_id):
+    def path(self, video_id: str) -> pathlib.Path:
         """File of a video."""
         return feature_path(self.root, video_id)
 
-    def load(self, video_id):
-        """Read one video: (T, width) float32; raises as `load_features`."""
+    def load(self, video_id: str) -> np.ndarray:
+        """Read one video: (T, D) float32; raises as `load_features`."""
         return load_features(self.root, video_id, self.field, self.width)
 
-    stored = load
+
+class PackedFeatures:
+    """A folder of `{split}.safetensors`, mapped into memory: one tensor (T, D) per video.
+
+    Values are not checked on reading: packing has checked them, and `data.check` reads them all once.
+
+    Args:
+        root: the folder.
+        field: what the features have to be, `features` of BLIP or `vision` of VT-CLIP.
+        width: D, columns expected; None takes any.
+    Raises:
+        ValueError: a file is damaged, of an earlier version, or of another field or width; a video is in two files.
+    """
+
+    def __init__(self, root: str | os.PathLike, field: str, width: int | None = None):
+        self.root = root
+        self.field = field
+        self.width = width
+        self.videos = {}  # video id -> (path, mapped tensor)
+        if not packed_files(root):
+            raise ValueError(
+                f"{root}: packed features: found the format of an earlier version, expected *.safetensors; pack them "
+                f"again: python -m data.pack --features DIR --annotations FILE... --field {field} --out {root}"
+            )
+        for path in packed_files(root):
+            self._map(path)
+
+    def _map(self, path: pathlib.Path) -> None:
+        """Map a file; check its metadata and the shape and type of each tensor."""
+        context = f"{path}: packed features"
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                metadata, video_ids = file.metadata() or {}, file.keys()
+                tensors = {video_id: file.get_tensor(video_id) for video_id in video_ids}
+        except (safetensors.SafetensorError, OSError) as error:
+            raise ValueError(f"{context}: damaged ({error}); pack the features again") from None
+        for name, expected in (("format", PACKED_FORMAT), ("field", self.field)):
+            if metadata.get(name) != expected:
+                raise ValueError(f"{context}: {name}: found {metadata.get(name)!r}, expected {expected!r}")
+        for video_id, tensor in tensors.items():
+            if video_id in self.videos:
+                raise ValueError(f"{context}: video {video_id}: found in {self.path(video_id)} too")
+            if tensor.ndim != 2 or self.width not in (None, tensor.shape[1]) or not tensor.is_floating_point():
+                found = f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+                raise ValueError(
+                    f"{context}: video {video_id}: found {found}, expected float (frames, {self.width or 'width'})"
+                )
+            self.videos[video_id] = path, tensor
+
+    def __reduce__(self):  # a loader's worker that is spawned maps the files itself
+        return PackedFeatures, (self.root, self.field, self.width)
+
+    def path(self, video_id: str) -> pathlib.Path:
+        """File that holds a video's features."""
+        return self.videos[video_id][0]
+
+    def load(self, video_id: str) -> np.ndarray:
+        """Read one video: (T, D) float32, a copy."""
+        _, tensor = self.videos[video_id]
+        array = tensor.numpy()
+        return array.copy() if array.dtype == np.float32 else tensor.float().numpy()  # 10 times NumPy's speed
 
 
-def feature_path(root, video_id):
-    """Where the features of a video lie."""
+def is_packed(root: str | os.PathLike) -> bool:
+    """Whether a folder holds packed features, of this version or an earlier one."""
+    earlier = (path.with_suffix(".npy").is_file() for path in pathlib.Path(root).glob("*.json"))
+    return bool(packed_files(root)) or any(earlier)
+
+
+def packed_files(root: str | os.PathLike) -> list[pathlib.Path]:
+    """Files of packed features, sorted; [] where a folder has none."""
+    return sorted(pathlib.Path(root).glob("*.safetensors"))
+
+
+def feature_path(root: str | os.PathLike, video_id: str) -> pathlib.Path:
+    """Path of a video's `.npz` file."""
     return pathlib.Path(root, f"{video_id}.npz")
 
 
-def load_features(root, video_id, field, width=None):
+def load_features(root: str | os.PathLike, video_id: str, field: str, width: int | None = None) -> np.ndarray:
     """Read one array of frame features.
 
     Args:
         root: folder of `{video_id}.npz`.
         video_id: the video.
         field: name of the array in the file: `features` of BLIP, `vision` or `text` of VT-CLIP.
-        width: columns expected; None takes any.
+        width: D, columns expected; None takes any.
     Returns:
-        (T, width) float32, finite.
+        (T, D) float32, finite.
     Raises:
         FileNotFoundError: no such file.
         ValueError: damaged file, missing array, wrong rank, width or dtype, NaN or infinity.
     """
     path = feature_path(root, video_id)
-    place = f"{path}: video {video_id}: {field}"
+    context = f"{path}: video {video_id}: {field}"
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [ascii(name)[1:-1] for name in archive.namelist()]
-            if f"{field}.npy" not in archive.namelist():
-                raise _WrongArray(f"missing, found {', '.join(names)[:200] or 'nothing'}")
-            with archive.open(f"{field}.npy") as member:
-                array = _read_array(member, archive.getinfo(f"{field}.npy").file_size, width)
+            names, array = archive.namelist(), None
+            if f"{field}.npy" in names:  # read whole, so that its checksum is compared
+                array = np.load(io.BytesIO(archive.read(f"{field}.npy")), allow_pickle=False)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{place}: no such file") from None
-    except _WrongArray as error:
-        raise ValueError(f"{place}: {error}") from None
+        raise FileNotFoundError(f"{context}: no such file") from None
     except Exception as error:  # damaged bytes raise nearly anything in zipfile and NumPy's header parser
         reason = " ".join(ascii(str(error))[1:-1].split())[:200]
-        raise ValueError(f"{place}: damaged or not an .npz file of arrays ({reason})") from None
+        raise ValueError(f"{context}: damaged or not an .npz file of arrays ({reason})") from None
+    if array is None:
+        raise ValueError(f"{context}: missing, found {ascii(', '.join(names))[1:-1][:200] or 'nothing'}")
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"{context}: found dtype {array.dtype}, expected floating point")
+    if array.ndim != 2 or array.size == 0 or width not in (None, array.shape[1]):
+        raise ValueError(f"{context}: found shape {array.shape}, expected (frames, {width or 'width'})")
     with np.errstate(over="ignore"):  # becomes infinity, which the next line reports
         array = array.astype(np.float32, copy=False)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{place}: found {int((~np.isfinite(array)).sum())} values that are NaN or infinite")
+    require_finite(array, context)
     return array
 
 
-class _WrongArray(Exception):
-    """An array is not what it has to be; the text says what was found and what was expected."""
-
-
-def _read_array(member, size, width):
-    """Read an array from an open member of `size` bytes; nothing is unpacked before its header fits."""
-    shape, by_columns, dtype = _read_header(member)
-    if not np.issubdtype(dtype, np.floating):
-        raise _WrongArray(f"found dtype {dtype}, expected floating point")
-    if len(shape) != 2 or 0 in shape:
-        raise _WrongArray(f"found shape {shape}, expected (frames, {width or 'width'})")
-    if width is not None and shape[1] != width:
-        raise _WrongArray(f"found width {shape[1]}, expected {width}")
-    count = shape[0] * shape[1]
-    if shape[0] > MOST_FRAMES or shape[1] > MOST_WIDTH:
-        raise _WrongArray(f"found shape {shape}, expected at most ({MOST_FRAMES}, {width or MOST_WIDTH})")
-    if member.tell() + count * dtype.itemsize != size:
-        raise _WrongArray(f"found {size} bytes, expected {member.tell() + count * dtype.itemsize} for shape {shape}")
-    data = bytearray(member.read(count * dtype.itemsize))  # what torch may write to
-    member.read(1)  # at the end the checksum is compared
-    array = np.frombuffer(data, dtype, count)
-    return array.reshape(shape[::-1]).T if by_columns else array.reshape(shape)
-
-
-def _read_header(member):
-    """Header of an .npy file: shape, whether it is laid out by columns, dtype."""
-    version = np.lib.format.read_magic(member)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(member)
-
-
-def check_files(root, video_ids, what):
+def check_files(root: str | os.PathLike, video_ids: Iterable[str], description: str) -> None:
     """Make sure that every video has its feature file, with one listing of the folder.
 
     Raises:
@@ -143,26 +199,29 @@ def check_files(root, video_ids, what):
     """
     root = pathlib.Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: {what}: no such folder")
-    there = {entry.name for entry in root.iterdir()}
-    missing = [video_id for video_id in video_ids if f"{video_id}.npz" not in there]
+        raise FileNotFoundError(f"{root}: {description}: no such folder")
+    present = {entry.name for entry in root.iterdir()}
+    missing = [video_id for video_id in video_ids if f"{video_id}.npz" not in present]
     if missing:
         rest = f" (and those of {len(missing) - 1} more videos)" if len(missing) > 1 else ""
-        raise FileNotFoundError(f"{feature_path(root, missing[0])}: video {missing[0]}: {what}: no such file{rest}")
+        path = feature_path(root, missing[0])
+        raise FileNotFoundError(f"{path}: video {missing[0]}: {description}: no such file{rest}")
 
 
-def is_complete(path, expected):
-    """Tell whether a feature file is there, whole and with these arrays, without reading them.
+def is_complete(path: str | os.PathLike, expected: dict[str, int | None]) -> bool:
+    """Whether a feature file exists, is whole and has these arrays; reads only their headers.
 
     Args:
-        path: where an `.npz` file would be.
+        path: of an `.npz` file.
         expected: name of an array -> its rows, None for any number.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             for name, rows in expected.items():
                 with archive.open(f"{name}.npy") as member:
-                    shape, _, _ = _read_header(member)
+                    is_first = np.lib.format.read_magic(member) == (1, 0)
+                    read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+                    shape, _, _ = read(member)
                 if rows is not None and shape[:1] != (rows,):
                     return False
     except Exception:  # damaged bytes raise nearly anything in zipfile and NumPy's header parser

@@ -1,63 +1,94 @@
 """Pack a folder of feature files: `python -m data.pack --features DIR --annotations FILE… --out DIR`.
 
-Each annotation file becomes one memory-mapped file (see `data.store`); the output folder is then named in
+Each annotation file becomes one memory-mapped safetensors file; the output folder is then named in
 `video_embeddings_root` (or `clip_root`, with `--field vision`) in place of the folder of `.npz` files.
 """
 
+import os
 import pathlib
 import shutil
+from collections.abc import Sequence
 
-from tqdm import tqdm
+import numpy as np
+import safetensors.numpy
 
 from data.annotations import load_annotations
-from data.feature_folder import RECORD
-from data.features import check_files, load_features
-from data.store import DTYPES, indices, verify, write_store
+from data.feature_writer import PROVENANCE_FILE
+from data.features import PACKED_FORMAT, check_files, load_features
 from utils.command_line import OneLineParser
-from utils.files import make_folder, remove_leftovers
-from utils.log import run_main
+from utils.files import atomic_write, make_folder, remove_leftovers
+from utils.log import progress_bar, run_main
+
+DTYPES = ("float32", "float16")
 
 
-def pack(features, annotations, out, *, field, dtype):
-    """Pack the videos of each annotation file; prints a line for each."""
-    lists = {pathlib.Path(path).stem.removesuffix("_videoxum"): load_annotations(path) for path in annotations}
-    if len(lists) < len(annotations):
+def pack(
+    features: str | os.PathLike,
+    annotations: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    *,
+    field: str,
+    dtype: str,
+) -> None:
+    """Pack the videos of each annotation file and print a line for each; a split is held in memory meanwhile.
+
+    Args:
+        features: folder of `{video_id}.npz`.
+        annotations: annotation files; `{name}_videoxum.json` becomes `{name}.safetensors`.
+        out: folder of the packed features, made if missing.
+        field: array to pack, `features` of BLIP or `vision` of VT-CLIP.
+        dtype: one of `DTYPES`.
+    Raises:
+        FileNotFoundError, ValueError: bad annotations or features, a value that does not fit into `dtype`, videos of
+            different widths.
+    """
+    splits = {pathlib.Path(path).stem.removesuffix("_videoxum"): load_annotations(path) for path in annotations}
+    if len(splits) < len(annotations):
         raise ValueError("annotations: found two files of one name, expected a name for each split")
-    for records in lists.values():
+    for records in splits.values():
         check_files(features, [record.video_id for record in records], "features")
     if pathlib.Path(out).resolve() == pathlib.Path(features).resolve():
         raise ValueError(f"{out}: out: found the folder of the features, expected another")
     out = make_folder(out, "out")
     remove_leftovers(out)
-    note = pathlib.Path(features, RECORD)
-    if note.is_file():  # what the features were made with
-        shutil.copyfile(note, out / RECORD)
-    for name, records in lists.items():
-        bar = tqdm(records, desc=name, unit="video", disable=None)
-        videos = ((record.video_id, load_features(features, record.video_id, field)) for record in bar)
-        frames = write_store(out, name, videos, field=field, source=features, dtype=dtype)
-        print(f"{out / name}.npy: {len(records)} videos, {frames} frames, {dtype}")
+    provenance = pathlib.Path(features, PROVENANCE_FILE)
+    if provenance.is_file():
+        shutil.copyfile(provenance, out / PROVENANCE_FILE)
+    for name, records in splits.items():
+        with progress_bar(records, True, desc=name, unit="video") as bar:
+            tensors = {record.video_id: _read(features, record.video_id, field, dtype) for record in bar}
+        widths = sorted({tensor.shape[1] for tensor in tensors.values()})
+        if len(widths) > 1:
+            raise ValueError(f"{features}: {field}: found widths {widths[0]} to {widths[-1]}, expected one")
+        metadata = dict(format=PACKED_FORMAT, field=field, source=str(features))
+        path = out / f"{name}.safetensors"
+        with atomic_write(path, "wb", durable=False) as file:  # by name: `save` would take three times the memory
+            safetensors.numpy.save_file(tensors, file.name, metadata=metadata)
+        print(f"{path}: {len(records)} videos, {sum(map(len, tensors.values()))} frames, {dtype}")
 
 
-def main(argv=None):
+def _read(features: str | os.PathLike, video_id: str, field: str, dtype: str) -> np.ndarray:
+    """Read a video's features as (T, D) of `dtype`."""
+    array = load_features(features, video_id, field)
+    with np.errstate(over="ignore"):
+        packed = np.ascontiguousarray(array, dtype)
+    if not np.isfinite(packed).all():
+        largest = np.abs(array).max()
+        raise ValueError(f"{features}: video {video_id}: {field}: found {largest:g}, too large for {dtype}")
+    return packed
+
+
+def main(argv: list[str] | None = None) -> None:
     parser = OneLineParser(prog="python -m data.pack", description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True, help="folder of the packed features")
-    parser.add_argument("--features", help="folder of {video_id}.npz")
-    parser.add_argument("--annotations", nargs="+", help="annotation files: which videos, and a packed file for each")
+    parser.add_argument("--features", required=True, help="folder of {video_id}.npz")
+    parser.add_argument(
+        "--annotations", required=True, nargs="+", help="annotation files: which videos, and a packed file for each"
+    )
     parser.add_argument("--field", default="features", help="array to pack: features of BLIP, vision of VT-CLIP")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="float16 takes half the space and rounds")
-    parser.add_argument("--verify", action="store_true", help="compare --out with its checksums, and pack nothing")
     args = parser.parse_args(argv)
-    if args.verify:
-        if not indices(args.out):
-            raise FileNotFoundError(f"{args.out}: out: found no packed features")
-        for path in indices(args.out):
-            verify(path)
-            print(f"{path.with_suffix('.npy')}: as it was packed")
-    elif args.features and args.annotations:
-        pack(args.features, args.annotations, args.out, field=args.field, dtype=args.dtype)
-    else:
-        raise ValueError("--features and --annotations are needed (or --verify)")
+    pack(args.features, args.annotations, args.out, field=args.field, dtype=args.dtype)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Unpack the `.npz` files of a zip archive into one folder, wherever in the archive they lie.
+"""Unpack the `.npz` files of a zip archive into one folder, wherever in the archive they are.
 
-The archive may come from anyone: before anything is written, each entry's path, kind and sizes are looked at. A file
-stands under its name only when it is whole.
+Only the last part of an entry's name is used, and entries that point outside of the archive are refused before
+anything is written. A file gets its name only when it is whole.
 """
 
+import os
 import pathlib
 import shutil
 import stat
@@ -12,25 +13,22 @@ import zlib
 
 from utils.files import atomic_write, make_folder, remove_leftovers
 from utils.log import progress_bar
-from utils.text import printable
-
-MOST_RATIO = 50  # features hardly compress; a bomb does, a thousandfold
+from utils.text import is_file_name, printable
 
 
-def unpack(archive, folder):
-    """Unpack an archive's `.npz` files; those that are there already, with the same size and CRC-32, are kept.
+def unpack(archive: str | os.PathLike, folder: str | os.PathLike) -> tuple[int, int]:
+    """Unpack an archive's `.npz` files; existing ones of the same size and CRC-32 are kept.
 
-    The same call goes on after an interruption. The disk is not waited for after each of 14,001 files, as it is
-    elsewhere (that took two thirds as long again on a fast disk): what a power cut tears, the next call finds by its
-    CRC-32 and writes anew.
+    The same call resumes after an interruption. Files are not synced one by one (for 14,001 files that took two thirds
+    longer on a fast disk): what a power cut tears, the next call finds by its CRC-32 and writes again.
 
     Args:
         archive: zip file.
-        folder: where to, made if missing.
+        folder: target, made if missing.
     Returns:
         (written, kept): numbers of files.
     Raises:
-        ValueError: no such archive, a damaged one, or one with an entry that is not to be trusted; too little space.
+        ValueError: no such archive, a damaged one, or one with an entry that points outside; too little space.
         OSError: a file cannot be written.
     """
     archive, folder = pathlib.Path(archive), pathlib.Path(folder)
@@ -42,78 +40,67 @@ def unpack(archive, folder):
         members = find_members(zipped, archive)
         make_folder(folder, "--root")
         remove_leftovers(folder)
-        with progress_bar(members.items(), True, desc=f"look at {folder.name}", unit="file") as bar:
-            todo = {name: member for name, member in bar if not _is_there(folder / name, member)}
-        needed, free = sum(member.file_size for member in todo.values()), shutil.disk_usage(folder).free
+        with progress_bar(members.items(), True, desc=f"compare {folder.name}", unit="file") as bar:
+            missing = {name: member for name, member in bar if not _is_unpacked(folder / name, member)}
+        needed, free = sum(member.file_size for member in missing.values()), shutil.disk_usage(folder).free
         if needed > free:
             raise ValueError(f"{folder}: found {free / 1e9:.2f} GB free, expected {needed / 1e9:.2f} GB for {archive}")
-        with progress_bar(todo.items(), True, desc=f"unpack {folder.name}", unit="file") as bar:
+        with progress_bar(missing.items(), True, desc=f"unpack {folder.name}", unit="file") as bar:
             for name, member in bar:
                 _write(zipped, member, folder / name, archive)
-    return len(todo), len(members) - len(todo)
+    return len(missing), len(members) - len(missing)
 
 
-def find_members(zipped, archive):
-    """Look at all entries and choose the `.npz` files: dictionary from base name to `ZipInfo`.
+def find_members(zipped: zipfile.ZipFile, archive: pathlib.Path) -> dict[str, zipfile.ZipInfo]:
+    """Check all entries and choose the `.npz` files: base name -> entry.
 
     Raises:
-        ValueError: an entry lies outside, is a link or a device, is encrypted or unpacks to far too much; two have
-            one name and different content; entries overlap; there are none.
+        ValueError: an entry points outside, or is a link or a device; two have one name and different content; there
+            is none.
     """
-    found, entries = {}, zipped.infolist()
-    if sum(member.compress_size for member in entries) > archive.stat().st_size:
-        raise ValueError(f"{archive}: found entries that overlap")
+    members, entries = {}, zipped.infolist()
     for member in entries:
-        name = pathlib.PurePosixPath(member.filename).name
-        _require_harmless(member, archive)
-        parts = pathlib.PurePosixPath(member.filename).parts
-        if member.is_dir() or not name.endswith(".npz") or any(p.startswith((".", "__MACOSX")) for p in parts):
+        _require_inside(member, archive)
+        path = pathlib.PurePosixPath(member.filename)
+        is_hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+        if member.is_dir() or path.suffix != ".npz" or is_hidden:
             continue
-        other = found.setdefault(name, member)
+        other = members.setdefault(path.name, member)
         if (other.CRC, other.file_size) != (member.CRC, member.file_size):
             both = f"{printable(other.filename)} and {printable(member.filename)}"
             raise ValueError(f"{archive}: found {both} of different content, expected one file of each name")
-    if not found:
+    if not members:
         raise ValueError(f"{archive}: found no .npz file among {len(entries)} entries: another archive, or a cut one")
-    return found
+    return members
 
 
-def _require_harmless(member, archive):
+def _require_inside(member: zipfile.ZipInfo, archive: pathlib.Path) -> None:
     path = pathlib.PurePosixPath(member.filename)
-    kind = stat.S_IFMT(member.external_attr >> 16)
-    reason = None
-    if path.is_absolute() or ".." in path.parts or any(sign in member.filename for sign in "\\:"):
-        reason = "a path that leads outside"
-    elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        reason = "a link or a device"
-    elif member.flag_bits & 1:
-        reason = "an encrypted file"
-    elif member.file_size > 2**16 + MOST_RATIO * member.compress_size:
-        reason = f"{member.file_size} bytes packed into {member.compress_size}"
-    elif not path.name.isprintable():
-        reason = "control signs"
-    if reason:
-        raise ValueError(f"{archive}: {printable(member.filename)}: found {reason}, expected plain files of features")
+    if path.is_absolute() or ".." in path.parts or set(member.filename) & set("\\:") or not is_file_name(path.name):
+        problem = "a path that leads outside, or is no path"
+    elif stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        problem = "a link or a device"
+    else:
+        return
+    raise ValueError(f"{archive}: {printable(member.filename)}: found {problem}, expected files of features")
 
 
-def _is_there(path, member):
+def _is_unpacked(path: pathlib.Path, member: zipfile.ZipInfo) -> bool:
     if not path.is_file() or path.stat().st_size != member.file_size:
         return False
     return zlib.crc32(path.read_bytes()) == member.CRC
 
 
-def _write(zipped, member, path, archive):
+def _write(zipped: zipfile.ZipFile, member: zipfile.ZipInfo, path: pathlib.Path, archive: pathlib.Path) -> None:
     with atomic_write(path, "wb", durable=False) as file:
         try:
-            with zipped.open(member) as source:  # which compares the CRC-32 at the end, and reads no more than declared
+            with zipped.open(member) as source:  # compares the CRC-32 at the end
                 shutil.copyfileobj(source, file, 2**20)
-            if file.tell() != member.file_size:
-                raise ValueError(f"found {file.tell()} bytes, expected {member.file_size}")
         except OSError:
             raise
         except Exception as error:
             raise ValueError(f"{archive}: {printable(member.filename)}: damaged ({_brief(error)})") from None
 
 
-def _brief(error):
+def _brief(error: Exception) -> str:
     return printable(" ".join(str(error).split()))[:200] or type(error).__name__

@@ -20,7 +20,7 @@ import torch
 
 from data.annotations import VideoRecord, load_annotations
 from data.captions import reference_caption
-from data.feature_folder import FeatureFolder
+from data.feature_writer import FeatureWriter
 from data.video.decoding import End, Frames, Job, decode_videos
 from data.video.files import find_videos
 from models.frame_encoders import FrameEncoder, blip_frame_encoder, clip_frame_encoder
@@ -178,7 +178,7 @@ def load_encoders(args: argparse.Namespace, context: DistContext) -> Encoders:
 def extract(
     jobs: Sequence[Job],
     encoders: Mapping[str, FrameEncoder],
-    folders: Mapping[str, FeatureFolder],
+    folders: Mapping[str, FeatureWriter],
     failures: FailureLog,
     *,
     encode_text: Callable[[str], np.ndarray],
@@ -262,7 +262,7 @@ def run_extraction(args: argparse.Namespace) -> int:
         logger.info("%d videos, %d annotated, %d in both", len(videos), len(records), both)
     encoders = load_encoders(args, context)
     folders = {
-        name: FeatureFolder(root / name, FIELDS[name], texts if name == "vt_clipscore" else {})
+        name: FeatureWriter(root / name, FIELDS[name], texts if name == "vt_clipscore" else {})
         for name in encoders.frames
     }
     failures = FailureLog(root / "failures.jsonl")

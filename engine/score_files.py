@@ -1,50 +1,65 @@
-"""What others bring to TVSum and SumMe: files of frame scores, and of train/test splits.
+"""Files of other projects for TVSum and SumMe: scores of frames, and train/test splits.
 
 Axes: n frames of the video file, P picks, T seconds.
 """
 
-import io
 import math
+import os
 import zipfile
+from typing import Annotated
 
 import numpy as np
+import pydantic
 
-from data.annotations import is_number
-from data.tvsum_summe import by_name, plain
+from data.tvsum_summe import BenchmarkVideo, by_name, normalize_name
 from engine.scoring import read_predictions
-from utils.files import MOST_BYTES, parse_json, read_json, read_text
+from utils.files import parse_json, read_json, read_text
+from utils.text import printable
+from utils.validation import brief, first_problem
 
 STEPS = ("second", "pick", "frame")
-SLACK = 2.0  # seconds by which files and annotations may disagree on a duration
+DURATION_TOLERANCE = 2.0  # seconds by which files and annotations may disagree
 SPLITS, TRAIN_SHARE = 5, 0.8
 
+Number = Annotated[float, pydantic.Field(strict=True, allow_inf_nan=False)]
+ScoreFile = pydantic.TypeAdapter(dict[str, Annotated[list[Number], pydantic.Field(min_length=1)]])
 
-def read_scores(path):
+
+class Split(pydantic.BaseModel):
+    """One entry of a split file."""
+
+    train_keys: list[str]
+    test_keys: Annotated[list[str], pydantic.Field(min_length=1)]
+
+
+SplitFile = pydantic.TypeAdapter(Annotated[list[Split], pydantic.Field(min_length=1)])
+
+
+def read_scores(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Read scores of frames.
 
     Args:
         path: JSON {video: [scores]}, our predictions_{split}.jsonl (whose saliency, logits, becomes probabilities),
             or an .npz file with one array per video; the content tells which.
     Returns:
-        dictionary from video to (T,), (P,) or (n,) float64.
+        video -> (T,), (P,) or (n,) float64.
     Raises:
         FileNotFoundError, ValueError: one line that names file and video; a score is not finite or below 0.
     """
     if zipfile.is_zipfile(path):
-        found = _read_npz(path)
+        scores = _read_npz(path)
     else:
-        text = read_text(path, "scores")
-        found = _of_predictions(path) if _is_jsonl(text) else _of_json(path)
-    if not found:
+        scores = _read_predictions(path) if _is_jsonl(read_text(path, "scores")) else _read_json(path)
+    if not scores:
         raise ValueError(f"{path}: scores: found none, expected at least one video")
-    for video, values in found.items():
+    for video, values in scores.items():
         if not (np.isfinite(values).all() and values.min() >= 0):
-            wrong = "found NaN, infinity or less than 0, expected numbers from 0 on, such as probabilities"
-            raise ValueError(f"{path}: video {video}: scores: {wrong}")
-    return found
+            problem = "found NaN, infinity or less than 0, expected numbers from 0 on, such as probabilities"
+            raise ValueError(f"{path}: video {printable(video)[:60]}: scores: {problem}")
+    return scores
 
 
-def _is_jsonl(text):
+def _is_jsonl(text: str) -> bool:
     try:
         first = parse_json(text.lstrip().split("\n", 1)[0])
     except ValueError:
@@ -52,73 +67,70 @@ def _is_jsonl(text):
     return isinstance(first, dict) and isinstance(first.get("video_id"), str)
 
 
-def _of_predictions(path):
-    found = {}
+def _read_predictions(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    scores = {}
     for entry in read_predictions(path):
-        place = f"{path}: video {entry['video_id']}"
+        context = f"{path}: video {entry['video_id']}"
         if entry["saliency"] is None:
-            raise ValueError(f"{place}: saliency: found null, expected one number per second")
-        if entry["video_id"] in found:
-            raise ValueError(f"{place}: found twice, expected once")
-        found[entry["video_id"]] = np.exp(-np.logaddexp(0, -np.array(entry["saliency"], np.float64)))
-    return found
+            raise ValueError(f"{context}: saliency: found null, expected one number per second")
+        if entry["video_id"] in scores:
+            raise ValueError(f"{context}: found twice, expected once")
+        scores[entry["video_id"]] = np.exp(-np.logaddexp(0, -np.array(entry["saliency"], np.float64)))
+    return scores
 
 
-def _of_json(path):
-    found = read_json(path, "scores")
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: scores: found {type(found).__name__}, expected videos and their scores")
-    for video, values in found.items():
-        if not (isinstance(values, list) and values and all(map(is_number, values))):
-            raise ValueError(f"{path}: video {ascii(video)[1:-1][:60]}: scores: expected a list of finite numbers")
-    return {video: np.array(values, np.float64) for video, values in found.items()}
-
-
-def _read_npz(path):
+def _read_json(path: str | os.PathLike) -> dict[str, np.ndarray]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MOST_BYTES:
-                raise ValueError(f"found more than {MOST_BYTES} bytes when unpacked")
-            found = {}
-            for name in archive.namelist():
-                array = np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
+        scores = ScoreFile.validate_python(read_json(path, "scores"))
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{path}: scores: {printable(first_problem(error))}") from None
+    return {video: np.array(values, np.float64) for video, values in scores.items()}
+
+
+def _read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    scores = {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for name, array in arrays.items():
                 if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "fiu":
                     raise ValueError(f"{name}: found {array.dtype} {array.shape}, expected numbers (T,)")
-                found[name.removesuffix(".npy")] = array.astype(np.float64)
-            return found
+                scores[name] = array.astype(np.float64)
     except Exception as error:  # damaged bytes raise nearly anything in zipfile and NumPy's header parser
         reason = " ".join(ascii(str(error))[1:-1].split())[:200]
         raise ValueError(f"{path}: scores: damaged or not an .npz file of scores ({reason})") from None
+    return scores
 
 
-def scores_of_videos(found, videos, path, step=None):
+def scores_of_videos(
+    scores: dict[str, np.ndarray], videos: list[BenchmarkVideo], path: str | os.PathLike, step: str | None = None
+) -> list[np.ndarray]:
     """Stretch scores to the frames of all videos.
 
     Args:
-        found: what `read_scores` gave, by any name of a video.
-        videos: list of `BenchmarkVideo`.
-        path: their file, for messages.
+        scores: result of `read_scores`, by any name of a video.
+        videos: all videos of the benchmark.
+        path: file of the scores, for messages.
         step: one of `STEPS`; None takes the one that the number of scores fits.
     Returns:
-        list of (n,) float64, in the order of the videos.
+        (n,) float64 of each video, in the order of the videos.
     Raises:
-        ValueError: a video is unknown, missing or there twice, or the number of its scores fits no step, or two.
+        ValueError: a video is unknown, missing or given twice, or the number of its scores fits no step, or two.
     """
-    known, of_video = by_name(videos), {}
-    for name, values in found.items():
-        video, place = known.get(plain(name)), f"{path}: video {ascii(name)[1:-1][:60]}"
+    known, frame_scores = by_name(videos), {}
+    for name, values in scores.items():
+        video, context = known.get(normalize_name(name)), f"{path}: video {printable(name)[:60]}"
         if video is None:
-            raise ValueError(f"{place}: not in the annotations, whose first is {videos[0].video_id}")
-        if video.video_id in of_video:
-            raise ValueError(f"{place}: scores: found twice ({video.video_id}), expected once")
-        of_video[video.video_id] = _stretched(values, video, place, step)
-    missing = [video.video_id for video in videos if video.video_id not in of_video]
+            raise ValueError(f"{context}: not in the annotations, whose first is {videos[0].video_id}")
+        if video.video_id in frame_scores:
+            raise ValueError(f"{context}: scores: found twice ({video.video_id}), expected once")
+        frame_scores[video.video_id] = _stretch(values, video, context, step)
+    missing = [video.video_id for video in videos if video.video_id not in frame_scores]
     if missing:
         raise ValueError(f"{path}: video {missing[0]}: scores: missing (with it {len(missing)} of {len(videos)})")
-    return [of_video[video.video_id] for video in videos]
+    return [frame_scores[video.video_id] for video in videos]
 
 
-def _stretched(values, video, place, step):
+def _stretch(values: np.ndarray, video: BenchmarkVideo, context: str, step: str | None) -> np.ndarray:
     count, expected = len(values), {"frame": f"{video.num_frames} (per frame)"}
     readings = {"frame": values} if count == video.num_frames else {}
     if video.picks is not None:
@@ -130,62 +142,56 @@ def _stretched(values, video, place, step):
         if fits_duration(count, video):
             readings["second"] = values[video.second_of_frame(count)]
     if step is not None:
-        readings, expected = ({step: of[step]} if step in of else {} for of in (readings, expected))
+        readings = {step: readings[step]} if step in readings else {}
+        expected = {step: expected[step]} if step in expected else {}
     if not readings:
-        words = " or ".join(expected.values()) or f"a file that can be read per {step}"
-        raise ValueError(f"{place}: scores: found {count}, expected {words}")
+        counts = " or ".join(expected.values()) or f"a file that can be read per {step}"
+        raise ValueError(f"{context}: scores: found {count}, expected {counts}")
     first, *others = readings.values()
     if not all(np.array_equal(first, other) for other in others):
         names = " and per ".join(readings)
-        raise ValueError(f"{place}: scores: found {count}, which fits per {names}; say which with --scores_at")
+        raise ValueError(f"{context}: scores: found {count}, which fits per {names}; say which with --scores_at")
     return first
 
 
-def fits_duration(T, video):
-    """Tell whether T values at 1 fps may be a video's; any T may where the duration is unknown."""
-    return video.duration is None or abs(T - video.duration) <= SLACK
+def fits_duration(T: int, video: BenchmarkVideo) -> bool:
+    """Whether T values at 1 fps may be a video's; any T may where the duration is unknown."""
+    return video.duration is None or abs(T - video.duration) <= DURATION_TOLERANCE
 
 
-def read_splits(path, videos):
+def read_splits(path: str | os.PathLike, videos: list[BenchmarkVideo]) -> list[list[int]]:
     """Read splits in the common format.
 
     Args:
         path: JSON [{"train_keys": […], "test_keys": […]}, …]; a key is a name or alias of a video, or a path that
             ends in one. Training keys may also name other data sets' videos.
-        videos: list of `BenchmarkVideo`.
+        videos: all videos of the benchmark.
     Returns:
-        list of lists of indices into `videos`, the test sets.
+        the test sets, as indices into `videos`.
     Raises:
         FileNotFoundError, ValueError: one line that names file, split and key.
     """
-    splits, known = read_json(path, "splits"), by_name(videos)
-    if not isinstance(splits, list) or not splits:
-        raise ValueError(f"{path}: splits: expected a list of objects with train_keys and test_keys")
-    index = {video.video_id: i for i, video in enumerate(videos)}
-    tests = []
-    for number, split in enumerate(splits, 1):
-        place = f"{path}: split {number}"
-        train, test = (_keys(split, field, place) for field in ("train_keys", "test_keys"))
-        both = set(train) & set(test)
-        if both or len(set(test)) < len(test) or not test:
-            wrong = f"{ascii(min(both))[:60]} in both" if both else "no key or one twice"
-            raise ValueError(f"{place}: test_keys: found {wrong}, expected each once, apart from train_keys")
-        names = [plain(key.rsplit("/", 1)[-1]) for key in test]
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise ValueError(f"{place}: test_keys: {ascii(unknown[0])[:60]}: not in the annotations")
-        tests.append([index[known[name].video_id] for name in names])
-    return tests
+    try:
+        splits = SplitFile.validate_python(read_json(path, "splits"))
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{path}: splits: {first_problem(error)}") from None
+    known, index = by_name(videos), {video.video_id: i for i, video in enumerate(videos)}
+    test_sets = []
+    for i, split in enumerate(splits):
+        context, keys = f"{path}: splits: {i}: test_keys", split.test_keys
+        shared = set(split.train_keys) & set(keys)
+        if shared or len(set(keys)) < len(keys):
+            problem = f"{brief(min(shared))} in both" if shared else "a key twice"
+            raise ValueError(f"{context}: found {problem}, expected each once, apart from train_keys")
+        names = [normalize_name(key.rsplit("/", 1)[-1]) for key in keys]
+        for name in names:
+            if name not in known:
+                raise ValueError(f"{context}: {brief(name)}: not in the annotations")
+        test_sets.append([index[known[name].video_id] for name in names])
+    return test_sets
 
 
-def _keys(split, field, place):
-    keys = split.get(field) if isinstance(split, dict) else None
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise ValueError(f"{place}: {field}: expected a list of keys")
-    return keys
-
-
-def make_splits(count, seed):
-    """Draw `SPLITS` test sets of a fifth of the videos each, every one anew, as DR-DSN's `create_split.py` does."""
-    rng, tests = np.random.default_rng(seed), max(1, count - math.ceil(TRAIN_SHARE * count))
-    return [rng.permutation(count)[:tests].tolist() for _ in range(SPLITS)]
+def make_splits(count: int, seed: int) -> list[list[int]]:
+    """Draw `SPLITS` test sets of a fifth of the videos each, independently, as DR-DSN's `create_split.py` does."""
+    rng, size = np.random.default_rng(seed), max(1, count - math.ceil(TRAIN_SHARE * count))
+    return [rng.permutation(count)[:size].tolist() for _ in range(SPLITS)]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from data.feature_folder import RECORD, read_record
+from data.feature_writer import PROVENANCE_FILE, read_provenance
 from data.loaders import EvalBatches, TrainBatches, make_loader
 from data.video.files import find_videos
 from data.vt_clip_pairs import InEpoch, PairBatch, Pairs, collate_pairs
@@ -101,11 +101,11 @@ def check_features(vision_root: str, vt_clip: VTClip) -> None:
     Raises:
         ValueError: their provenance says that they were not.
     """
-    record = pathlib.Path(vision_root, RECORD)
+    record = pathlib.Path(vision_root, PROVENANCE_FILE)
     if not record.is_file():
         logger.warning("%s: no such file: the CLIP that made these features is unknown", record)
         return
-    recorded, expected = read_record(record).get("weights_sha256"), weights_sha256(vt_clip.clip)
+    recorded, expected = read_provenance(record).get("weights_sha256"), weights_sha256(vt_clip.clip)
     if recorded != expected:
         raise ValueError(
             f"{record}: weights_sha256: found {recorded}, expected {expected}: these features are not of the CLIP to "

@@ -70,7 +70,7 @@ def make_reference(video: AnnotatedVideo, benchmark: str, shots: Shots | None = 
         benchmark: `tvsum` or `summe`.
         shots: in frames, where the video has no `change_points`; None if unknown.
     """
-    places, shots = video.places(), video.change_points or shots
+    places, shots = video.scored_frames(), video.change_points or shots
     summary, values, mean = video.user_summary, video.user_scores, video.gtscore
     if benchmark == "summe":
         values = summary

@@ -29,7 +29,7 @@ class TextDecoderConfig:
             FileNotFoundError: no such file.
             ValueError: not JSON, a key is missing, or a value asks for what the decoder does not do.
         """
-        values = read_json(path, "med_config", most_bytes=2**20)
+        values = read_json(path, "med_config")
         if not isinstance(values, dict):
             raise ValueError(f"{path}: med_config: found {type(values).__name__}, expected an object")
         fields = {field.name: field for field in dataclasses.fields(cls)}

@@ -135,13 +135,13 @@ def test_a_number_of_scores_that_fits_two_steps(tmp_path):
     [
         ('{"name-0": [1, 2]}', "video name-0: scores: found 2, expected 360 .per frame. or about 12 .per second.$"),
         ('{"name-0": [1, -1]}', "video name-0: scores: found NaN, infinity or less than 0"),
-        ('{"name-0": [1, null]}', "video name-0: scores: expected a list of finite numbers"),
+        ('{"name-0": [1, null]}', "scores: name-0: 1: found None, expected a valid number"),
         ('{"name-9": [1, 2]}', "video name-9: not in the annotations"),
         (json.dumps({"name-0": [0] * 12, "video_1": [0] * 12}), "video video_1: scores: found twice .name-0."),
         (json.dumps({"name-0": [0] * 12}), r"video name-1: scores: missing \(with it 4 of 5\)"),
         ('{"video_id": "name-0", "saliency": null}', "video name-0: saliency: found null"),
         ('{"video_id": "name-0", "saliency": [1]}\n' * 2, "video name-0: found twice"),
-        ("[]", "scores: found list, expected videos and their scores"),
+        ("[]", "scores: found a list of 0, expected a valid dictionary"),
         ("{}", "scores: found none"),
         ("PK\3\4", "scores: not valid JSON"),
     ],
@@ -164,11 +164,11 @@ def test_wrong_npz(tmp_path):
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
-        ([], "splits: expected a list of objects"),
-        ([{"train_keys": []}], "split 1: test_keys: expected a list of keys"),
-        ([dict(train_keys=["video_1"], test_keys=["video_1"])], "split 1: test_keys: found 'video_1' in both"),
-        ([dict(train_keys=[], test_keys=[])], "split 1: test_keys: found no key or one twice"),
-        ([dict(train_keys=[], test_keys=["a/video_9"])], "split 1: test_keys: 'video_9': not in the annotations"),
+        ([], "splits: found a list of 0, expected at least 1 item"),
+        ([{"train_keys": []}], "splits: 0: test_keys: missing"),
+        ([dict(train_keys=["video_1"], test_keys=["video_1"])], "splits: 0: test_keys: found 'video_1' in both"),
+        ([dict(train_keys=[], test_keys=[])], "splits: 0: test_keys: found a list of 0, expected at least 1 item"),
+        ([dict(train_keys=[], test_keys=["a/video_9"])], "splits: 0: test_keys: 'video_9': not in the annotations"),
     ],
 )
 def test_wrong_splits(root, tmp_path, splits, message):

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from utils.files import atomic_write, read_text
-from utils.validation import describe
+from utils.validation import locate_first_problem
 
 
 def option(default: Any, help: str, *, may_change_on_resume: bool = False, **limits: float) -> Any:
@@ -64,7 +64,7 @@ class Settings(pydantic.BaseModel):
             cause = error.errors()[0].get("ctx", {}).get("error")
             if isinstance(cause, InvalidSetting):
                 raise cause from None
-            location, message = describe(error)
+            location, message = locate_first_problem(error)
             raise InvalidSetting(str(location[0]), message) from None
 
     @pydantic.field_validator("*", mode="before")

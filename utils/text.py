@@ -1,13 +1,18 @@
-"""Text for terminals, logs and pages."""
+"""Text for terminals, logs, pages and file names."""
 
 
-def clock(second):
+def clock(second: float) -> str:
     """Write a time as m:ss or h:mm:ss."""
     minutes, seconds = divmod(int(second), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def printable(text):
-    """Text in which control signs, which a terminal or a reader of logs may take for something else, are escaped."""
+def printable(text: str) -> str:
+    """Escape control characters, which a terminal or a reader of logs may interpret."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def is_file_name(text: str) -> bool:
+    """Whether text can be part of a file's name: printable, not empty, at most 200 characters, not a path."""
+    return text.isprintable() and 0 < len(text) <= 200 and text not in (".", "..") and not set(text) & set("/\\")

@@ -1,11 +1,12 @@
-"""pydantic's errors as one line: what was found and what was expected."""
+"""pydantic's errors as one line: `field: found X, expected Y`."""
 
+import re
 from typing import Any
 
 import pydantic
 from pydantic_core import ErrorDetails
 
-# Kind of an error -> what was expected; the fields are those of its context.
+# Kind of a problem -> what was expected; the fields are those of its context. Others: pydantic's own words.
 EXPECTED = {
     "bool_type": "true or false",
     "string_type": "text",
@@ -16,24 +17,29 @@ EXPECTED = {
     "list_type": "a list",
     "dict_type": "an object",
     "model_type": "an object",
-    "tuple_type": "a list of names",
-    "too_short": "at least {min_length}",
-    "string_too_short": "at least {min_length} characters",
     "greater_than": "more than {gt}",
     "greater_than_equal": "at least {ge}",
     "less_than_equal": "at most {le}",
 }
 
 
-def describe(error: pydantic.ValidationError) -> tuple[tuple[int | str, ...], str]:
-    """The first problem of a `ValidationError`: path of the field, and "found X, expected Y"."""
-    details = error.errors(include_url=False)[0]
-    return details["loc"], describe_details(details)
+def first_problem(error: pydantic.ValidationError) -> str:
+    """The first problem of a validation, with the path of its field."""
+    location, text = locate_first_problem(error)
+    return ": ".join([*map(str, location), text])
 
 
-def describe_details(details: ErrorDetails) -> str:
-    """One problem in words: "missing", "unknown key", or "found X, expected Y"."""
-    kind, context = details["type"], details.get("ctx", {})
+def locate_first_problem(error: pydantic.ValidationError) -> tuple[tuple[int | str, ...], str]:
+    """The first problem of a validation: path of its field, and the text for it.
+
+    A validator that raises a `ValueError` writes that text itself.
+    """
+    problem = error.errors(include_url=False)[0]
+    return problem["loc"], _describe(problem)
+
+
+def _describe(problem: ErrorDetails) -> str:
+    kind, context = problem["type"], problem.get("ctx", {})
     if kind == "missing":
         return "missing"
     if kind == "extra_forbidden":
@@ -42,13 +48,15 @@ def describe_details(details: ErrorDetails) -> str:
         return str(context["error"])
     if kind == "literal_error":
         expected = f"one of {context['expected']}".replace("'", "").replace(" or ", ", ")
+    elif kind in EXPECTED:
+        expected = EXPECTED[kind].format_map(context)
     else:
-        expected = EXPECTED.get(kind, "").format_map(context) or details["msg"]
-    return f"found {brief(details['input'])}, expected {expected}"
+        expected = re.sub(r"^\w+ should (be|have) ", "", problem["msg"])
+    return f"found {brief(problem['input'])}, expected {expected}"
 
 
 def brief(value: Any) -> str:
-    """A value of a file in a few characters."""
-    if isinstance(value, list | dict) and len(repr(value)) > 60:
-        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
-    return repr(value)[:60]
+    """Write a value for a message, in at most 60 printable characters."""
+    if isinstance(value, (list, tuple, dict)):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    return ascii(value)[:60]

@@ -159,7 +159,7 @@ def clip_features(video, rng, text_features):
         text = text_features[event.sentence(place)]
         inside = np.zeros(video.frames)
         inside[event.start : event.stop] = 0.5
-        features = features + (inside + event.strength(video.frames))[:, None] * text
+        features = features + (inside + event.strength(video.middles))[:, None] * text
     return features.astype(np.float32)
 
 

@@ -10,12 +10,16 @@ import lzma
 import pathlib
 import re
 import shutil
+import types
 
 import numpy as np
 import pytest
 import torch
 
 import train_v2vt_sum
+from data.feature_writer import FeatureWriter
+from data.features import load_features, open_features
+from data.pack import main as pack
 from tests.compat.dataset import write_dataset
 from tests.conftest import ROOT
 
@@ -76,3 +80,34 @@ def test_an_interrupted_run_of_an_earlier_version_resumes(old_run, tmp_path):
             digests |= {f"optimizer.{i}.{name}": sha256(value) for name, value in moments.items()}
         assert digests == TWIN["sha256"]
         assert [{name: line[name] for name in old} for line, old in zip(log, TWIN["log"])] == TWIN["log"]
+
+
+def test_packed_features_of_an_earlier_version_are_refused_and_packed_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path / "data")
+    shutil.copytree(HERE / "packed", tmp_path / "packed")
+    with pytest.raises(ValueError) as error:
+        open_features("packed", ["val_00"], "features", 768, "BLIP features")
+    text = str(error.value)
+    assert text.startswith("packed: packed features: found the format of an earlier version") and "\n" not in text
+    assert text.endswith(": python -m data.pack --features DIR --annotations FILE... --field features --out packed")
+    words = ["--features", "data/feat/blip", "--annotations", "data/anno/val_videoxum.json", "--field", "features"]
+    pack([*words, "--out", "packed", "--dtype", "float16"])
+    features = open_features("packed", ["val_00"], "features", 768, "BLIP features")
+    frames, videos = np.load("packed/val.npy"), json.loads(pathlib.Path("packed/val.json").read_text())["videos"]
+    for video_id, (start, count, _) in videos.items():
+        assert np.array_equal(features.load(video_id), frames[start : start + count])
+
+
+def test_an_extraction_of_an_earlier_version_is_continued_with_the_same_settings_only(tmp_path):
+    folder = shutil.copytree(HERE / "extraction", tmp_path / "blip")
+    provenance = json.loads((folder / "extraction.json").read_text())
+    writer = FeatureWriter(folder, "features", {})
+    writer.prepare(dict(provenance), overwrite=False)
+    frames = len(load_features(folder, "mini_val_000", "features", 768))
+    assert writer.is_complete(types.SimpleNamespace(video_id="mini_val_000", frames=frames))
+    for name, value in dict(image_size=32, precision="bf16", weights_sha256="0" * 64).items():
+        with pytest.raises(ValueError, match=f"extraction.json: {name}: found {provenance[name]}, expected {value}: "):
+            writer.prepare(provenance | {name: value}, overwrite=False)
+    assert (folder / "mini_val_000.npz").is_file()
+    assert json.loads((folder / "extraction.json").read_text()) == provenance

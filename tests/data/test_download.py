@@ -10,10 +10,10 @@ from huggingface_hub import constants
 
 from data import check, download
 from tests.conftest import ROOT
-from tests.data.test_check import COUNTS
 from utils.log import run_main
 
 REPOSITORY = "datasets/jylins/videoxum"
+COUNTS = dict(train=33, val=3, test=7)  # of mini VideoXum in tests
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def bad_values():
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        (dict(features=np.ones((3, 5), np.float32)), "found width 5, expected 4"),
+        (dict(features=np.ones((3, 5), np.float32)), r"found shape \(3, 5\), expected \(frames, 4\)"),
         (dict(features=np.ones((3, 4, 1), np.float32)), r"found shape \(3, 4, 1\)"),
         (dict(features=np.ones(4, np.float32)), r"found shape \(4,\)"),
         (dict(features=np.ones((0, 4), np.float32)), r"found shape \(0, 4\)"),
@@ -31,7 +31,10 @@ def bad_values():
         (dict(features=np.array([["a"]])), "found dtype"),
         (dict(features=bad_values()), "found 1 values that are NaN or infinite"),
         (dict(vision=np.ones((3, 4))), "missing, found vision"),
-        (dict(features=np.array([{}], dtype=object)), "found dtype object, expected floating point"),
+        (
+            dict(features=np.array([{}], dtype=object)),
+            "damaged or not an .npz file .* .Object arrays cannot",
+        ),
     ],
 )
 def test_bad_arrays(tmp_path, arrays, message):
@@ -125,22 +128,3 @@ def test_what_is_complete(tmp_path):
         damaged[rng.integers(len(damaged))] = rng.integers(256)
         path.write_bytes(damaged)
         assert is_complete(path, {"vision": 5}) in (True, False)
-
-
-@pytest.mark.parametrize(
-    ("shape", "size", "message"),
-    [
-        ((10**9, 4), 100, r"found shape \(1000000000, 4\), expected at most \(100000, 4\)"),
-        ((90_000, 4), 100, "found 228 bytes, expected 1440128 for shape"),
-        ((10, 4), 10**7, "found 10000128 bytes, expected 288 for shape"),
-    ],
-)
-def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, shape, size, message):
-    with (
-        zipfile.ZipFile(tmp_path / "v.npz", "w", zipfile.ZIP_DEFLATED) as file,
-        file.open("features.npy", "w") as member,
-    ):
-        np.lib.format.write_array_header_1_0(member, dict(descr="<f4", fortran_order=False, shape=shape))
-        member.write(b"\0" * size)
-    with pytest.raises(ValueError, match=message):
-        load_features(tmp_path, "v", "features", 4)

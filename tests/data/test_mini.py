@@ -6,12 +6,12 @@ import pytest
 
 from data.annotations import load_annotations
 from data.features import load_features
-from data.mini.dataset import all_sentences, plan_videos, vocabulary, write_mini
+from data.mini.dataset import all_sentences, clip_features, plan_videos, vocabulary, write_mini
 from data.mini.encoders import text_features
 from data.mini.rendering import PITCH, RGB, draw
 from data.video.preprocessing import preprocess
 from data.video.reader import Video, as_shown
-from metrics.keyframes import human_baseline, random_baseline
+from metrics.baselines import human_baseline, random_baseline
 from models.frame_encoders import clip_frame_encoder
 from models.vt_clip import load_vt_clip
 
@@ -43,6 +43,17 @@ def test_annotators_agree_but_not_perfectly(mini_root):
     human, chance = human_baseline(keyframes), random_baseline(keyframes)
     assert 2 * chance["F1"] < human["F1"] < 0.8
     assert 0.2 < human["Kendall"] < 0.8
+
+
+def test_ready_made_vt_clip_features_are_nearest_at_the_high_point():
+    rng = np.random.default_rng(0)
+    texts = {sentence: row / np.linalg.norm(row) for sentence in all_sentences() for row in rng.normal(size=(1, 512))}
+    for video in plan_videos(0, dict(train=5))["train"]:
+        features = clip_features(video, rng, texts)  # (T, C)
+        for i, event in enumerate(video.events):
+            closeness = features @ texts[event.sentence(i)]  # (T,)
+            assert abs(closeness.argmax() + 0.5 - event.peak) < 2 and closeness.max() > 1.2
+            assert closeness[: event.start].max() < 0.4
 
 
 def test_vocabulary_has_no_doubles():

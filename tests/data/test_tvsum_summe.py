@@ -2,20 +2,15 @@
 
 import contextlib
 
-import h5py
 import numpy as np
 import pytest
 import scipy.io
-from hypothesis import given, settings
 
-from data import arrays
 from data.eccv16 import read_eccv16
 from data.tvsum_summe import BenchmarkVideo, by_name, is_tvsum_mat, read_summe, read_tvsum_mat, with_shots
 from tests import benchmark_files as files
 from tests.benchmark_files import CHANGE_POINTS, FRAMES, PICKS, SECONDS, write_eccv16, write_summe, write_tvsum_mat
-from tests.test_damaged_files import SHARE, damage, damaged, often, one_line
 
-SOME = settings(often, max_examples=max(1, SHARE // 3))
 SHOTS = tuple((int(first), int(last) + 1) for first, last in CHANGE_POINTS)
 
 
@@ -73,8 +68,8 @@ def test_steps_and_frames():
     assert video.second_of_frame(3).tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
     assert video.second_of_frame(2).tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 1, 1]  # the last one stays
     assert video.pick_of_frame().tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
-    assert video.places().tolist() == [2, 6]  # the middle of the third second is the video's end
-    assert BenchmarkVideo("v", 10, picks=np.array([1, 5])).places().tolist() == [1, 5]
+    assert video.scored_frames().tolist() == [2, 6]  # the middle of the third second is the video's end
+    assert BenchmarkVideo("v", 10, picks=np.array([1, 5])).scored_frames().tolist() == [1, 5]
     assert BenchmarkVideo("v", 10).second_of_frame(5).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
@@ -120,7 +115,7 @@ def test_wrong_tvsum(tmp_path, changes, message):
     ("changes", "message"),
     [
         (dict(user_score=None), "Name 0: user_score: found nothing"),
-        (dict(user_score="text"), "user_score: found char"),
+        (dict(user_score="text"), "user_score: found <U4"),
         (dict(nFrames=FRAMES - 1), r"Name 0: user_score: found float64 \(360, 4\), expected numbers \(359, 'any'\)"),
         (dict(video_duration=0.0), "Name 0: video_duration: found 0.0, expected 0.36 to 360"),
         (dict(user_score=np.ones((FRAMES, 1))), "Name 0: user_score: found 1 annotator, expected at least 2"),
@@ -145,7 +140,7 @@ def test_wrong_summe(tmp_path, changes, message):
         (dict(change_points=CHANGE_POINTS + [[0, 2]]), "n_frame_per_seg: found other lengths"),
         (dict(change_points=CHANGE_POINTS + [[0, 1]], n_frame_per_seg=None), "change_points: found shots from 0"),
         (dict(gtscore=np.full(len(PICKS), np.inf)), "gtscore: found NaN or infinity"),
-        (dict(features=b"text"), "features: found object, expected numbers"),
+        (dict(features=b"text"), "features: found .S4 .., expected numbers"),
         (dict(video_name=3.0), "video_name: found float64"),
         (dict(video_name=["a", "b"]), "video_name: found object"),
         (dict(video_name="a/b"), "video_name: name: found 'a/b'"),
@@ -165,56 +160,20 @@ def test_other_files(tmp_path):
             (tmp_path / "x.mat").write_bytes(data)
             with refused(tmp_path / "x.mat", "annotations: damaged or not"):
                 read(tmp_path / "x.mat")
-    with pytest.raises(ValueError, match="found another format, expected a MATLAB 5 file"):
+    with refused(tmp_path / "x.mat", "annotations: damaged or not a MATLAB 5 file"):
         read_summe(tmp_path)
+    for path, read in {
+        write_eccv16(tmp_path / "e.h5"): read_eccv16,
+        write_tvsum_mat(tmp_path / "y.mat"): read_tvsum_mat,
+        write_summe(tmp_path / "GT", 1) / "Name 0.mat": lambda path: read_summe(path.parent),
+    }.items():
+        path.write_bytes(path.read_bytes()[:-2000])
+        with refused(path, "annotations: damaged or not"):
+            read(path)
     with pytest.raises(FileNotFoundError, match="expected SumMe's GT folder"):
         read_summe(tmp_path / "none")
     with pytest.raises(ValueError, match="tvsum50: found no group"):
         read_tvsum_mat(write_eccv16(tmp_path / "e.h5"))
-
-
-def test_sizes_are_checked_before_memory_is_taken(tmp_path, monkeypatch):
-    """Files of some kB that state or unpack to more than is believed."""
-    path = write_eccv16(tmp_path / "e.h5", 1, user_summary=None)
-    with h5py.File(path, "a") as file:  # never written: HDF5 would make up its 2^40 values
-        file["video_1"].create_dataset("user_summary", (2**20, 2**20), "u1", chunks=(64, 64))
-    with pytest.raises(ValueError, match=r"user_summary: found shape \(1048576, 1048576\), expected at most"):
-        read_eccv16(path)
-    with h5py.File(path, "a") as file:
-        del file["video_1/user_summary"]
-        file["video_1"].create_dataset("user_summary", (2, FRAMES), "u1", chunks=(2**15, 2**15), maxshape=(None, None))
-    with pytest.raises(ValueError, match="user_summary: found shape .2, 360., expected at most"):
-        read_eccv16(path)
-    monkeypatch.setattr(arrays, "MOST_BYTES", 10**4)
-    write_summe(tmp_path / "GT", 1, user_score=np.zeros((FRAMES, 20)))
-    with pytest.raises(ValueError, match="found more when unpacked, expected at most 10000 bytes"):
-        read_summe(tmp_path / "GT")
-
-
-def test_links_to_other_files_are_refused(tmp_path):
-    other, path = write_eccv16(tmp_path / "o.h5", 1), write_eccv16(tmp_path / "e.h5", 1, gtscore=None, features=None)
-    with h5py.File(path, "a") as file:
-        file["video_1/gtscore"] = h5py.ExternalLink(str(other), "video_1/gtscore")
-    with pytest.raises(ValueError, match="gtscore: found a link to another file"):
-        read_eccv16(path)
-    (tmp_path / "raw").write_bytes(bytes(800))
-    with h5py.File(path, "a") as file:
-        del file["video_1/gtscore"]
-        outside = [(str(tmp_path / "raw"), 0, 8 * len(PICKS))]
-        file["video_1"].create_dataset("gtscore", (len(PICKS),), "f8", external=outside)
-    with pytest.raises(ValueError, match="gtscore: found a link to another file"):
-        read_eccv16(path)
-
-
-def test_a_heap_that_hdf5_would_walk_for_ever(tmp_path):
-    path = write_eccv16(tmp_path / "e.h5", 1)
-    data = bytearray(path.read_bytes())
-    start = data.index(b"GCOL")
-    first = 16 + int.from_bytes(data[start + 24 : start + 32], "little") + 7 & ~7
-    data[start + 16 + first : start + 32 + first] = bytes(16)  # free space of no size
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match="found a damaged heap"):
-        read_eccv16(path)
 
 
 def test_a_plain_matlab_file(tmp_path):
@@ -222,26 +181,3 @@ def test_a_plain_matlab_file(tmp_path):
     values = scipy.io.loadmat(tmp_path / "GT/Name 0.mat")
     scipy.io.savemat(tmp_path / "GT/Name 0.mat", {k: values[k] for k in values if k[0] != "_"}, do_compression=False)
     assert np.array_equal(read_summe(tmp_path / "GT")[0].user_summary, whole.user_summary)
-
-
-@pytest.fixture(scope="module")
-def whole_files(tmp_path_factory):
-    """One small file of each kind: its reader and its bytes."""
-    folder = tmp_path_factory.mktemp("whole")
-    gt = write_summe(folder / "GT", 1) / "Name 0.mat"
-    return {
-        "y.mat": (read_tvsum_mat, write_tvsum_mat(folder / "y.mat", 1).read_bytes()),
-        "e.h5": (read_eccv16, write_eccv16(folder / "e.h5", 1).read_bytes()),
-        "Name 0.mat": (lambda path: read_summe(path.parent), gt.read_bytes()),
-    }
-
-
-@pytest.mark.parametrize("name", ["y.mat", "e.h5", "Name 0.mat"])
-@SOME
-@given(changes=damage)
-def test_damaged_bytes(tmp_path, whole_files, name, changes):
-    read, data = whole_files[name]
-    path = tmp_path / name
-    path.write_bytes(damaged(data, changes))
-    with one_line(path):
-        assert all(video.num_frames > 0 for video in read(path))

@@ -110,7 +110,7 @@ def test_switches(write, words, value):
         ("splits: []", "c.yaml: splits: found [], expected a list of names"),
         ("min_lr: 1.0", "c.yaml: min_lr: found 1.0, expected at most init_lr"),
         ("min_text_length: 200", "c.yaml: min_text_length: found 200, expected at most max_text_length (128)"),
-        ("prompt: [a]", "c.yaml: prompt: found ['a'], expected text"),
+        ("prompt: [a]", "c.yaml: prompt: found a list of 1, expected text"),
         ("a: [", "c.yaml: config: line "),
         ("- a", "c.yaml: config: found list, expected keys and values"),
         ("", "c.yaml: config: found NoneType"),

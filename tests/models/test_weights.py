@@ -209,7 +209,7 @@ def test_a_torn_checkpoint(released, tmp_path, mini_model):
 
 
 def test_urls_are_downloaded_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     requests = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):

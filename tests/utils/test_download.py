@@ -3,7 +3,6 @@ import http.server
 import threading
 
 import pytest
-import torch
 
 from utils import download
 from utils.download import resolve_file
@@ -37,7 +36,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def url(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     Handler.asked = 0
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -54,16 +53,14 @@ def test_a_given_checksum_is_verified_each_time(url, tmp_path):
     assert path.read_bytes() == CONTENT and resolve_file(f"{url}/w.pth") == path and Handler.asked == 1
     path.write_bytes(b"changed")
     assert resolve_file(f"{url}/w.pth#sha256={SHA256}").read_bytes() == CONTENT and Handler.asked == 2
-    with pytest.raises(ValueError, match=f"w.pth: found SHA-256 {SHA256}, expected 0000"):
+    with pytest.raises(ValueError, match=f"w.pth: SHA256 hash .* expected sha256:0000.* but got {SHA256}"):
         resolve_file(f"{url}/w.pth#sha256={'0' * 64}")
     with pytest.raises(ValueError, match="found 'md5=1' behind #, expected sha256= and 64"):
         resolve_file(f"{url}/w.pth#md5=1")
 
 
 def test_a_partial_download_is_not_taken_for_a_whole_one(url, tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"half.pth: checkpoint: cannot be downloaded .*ended early|IncompleteRead"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"half.pth: checkpoint: cannot be downloaded .*IncompleteRead"):
         resolve_file(f"{url}/half.pth")
     assert not files(tmp_path)
 
