@@ -1,7 +1,7 @@
 """Text for terminals, logs and pages."""
 
 
-def clock(second):
+def format_time(second: float) -> str:
     """Write a time as m:ss or h:mm:ss."""
     minutes, seconds = divmod(int(second), 60)
     hours, minutes = divmod(minutes, 60)
