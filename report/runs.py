@@ -12,8 +12,9 @@ import pydantic
 from data.annotations import VIDEOS
 from engine.config import Config
 from metrics.registry import METRICS
-from utils.files import read_text
+from utils.files import parse_json, read_text
 from utils.settings import fields_of
+from utils.validation import first_problem
 
 # Of the test split, as fractions. Source: VideoXum (Lin et al., 2023), table of results.
 PUBLISHED = {
@@ -140,7 +141,7 @@ def read_run(folder: str | pathlib.Path, split: str = "test") -> Run:
     if not path.is_file():
         scored = ", ".join(sorted(p.stem.removeprefix("results_") for p in folder.glob("results_*.json"))) or "none"
         raise FileNotFoundError(f"{path}: results: no such file; splits scored there: {scored}")
-    results = _parse(Results, read_text(path, "results"), str(path))
+    results = _parse(Results, read_text(path, "results"), f"{path}: results")
     video_ids, scores = _read_scores(folder / f"scores_{split}.jsonl")
     missing = sorted(results.metrics.keys() - scores.keys())
     if missing:
@@ -150,16 +151,13 @@ def read_run(folder: str | pathlib.Path, split: str = "test") -> Run:
 
 
 def _parse(model: type[Model], text: str, source: str) -> Model:
-    """Validate JSON; the first error becomes one line that starts with `source`."""
+    """Validate a JSON object; errors are one line that starts with `source`."""
     try:
-        return model.model_validate_json(text)
+        return model.model_validate(parse_json(text))
     except pydantic.ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        prefix = ": ".join([source, *filter(None, [".".join(map(str, first["loc"]))])])
-        if first["type"] in ("missing", "json_invalid"):
-            raise ValueError(f"{prefix}: {first['msg']}") from None
-        expected = first["msg"].replace("Input should be", "expected")
-        raise ValueError(f"{prefix}: found {ascii(first['input'])[:60]}, {expected}") from None
+        raise ValueError(f"{source}: {first_problem(error)}") from None
+    except ValueError as error:
+        raise ValueError(f"{source}: not valid JSON ({error})") from None
 
 
 def _settings(results: Results) -> tuple[dict[str, Any], int]:

@@ -1,5 +1,7 @@
 """Text for terminals, logs and pages."""
 
+import os
+
 
 def format_time(second: float) -> str:
     """Write a time as m:ss or h:mm:ss."""
@@ -11,3 +13,9 @@ def format_time(second: float) -> str:
 def printable(text):
     """Text in which control signs, which a terminal or a reader of logs may take for something else, are escaped."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def printable_path(path: str | os.PathLike) -> str:
+    """A path as text for any file and terminal: bytes that are not UTF-8 and control characters become �."""
+    text = os.fsencode(path).decode("utf-8", errors="replace")
+    return "".join(sign if sign.isprintable() else "�" for sign in text)
