@@ -183,7 +183,10 @@ def test_what_cannot_be_compared(scored, tmp_path):
     with pytest.raises(ValueError, match="b: baselines: found others than of the runs before: other annotations"):
         compare.main([str(a), str(b)])
     for damaged, message in (
-        (dict(metrics=dict(F1="high")), "results_test.json: results: metrics: F1: found 'high', expected a valid number"),
+        (
+            dict(metrics=dict(F1="high")),
+            "results_test.json: results: metrics: F1: found 'high', expected a valid number",
+        ),
         (dict(metrics=dict(F1=float("nan"))), "metrics: F1: found nan, expected a finite number"),
         (dict(metrics={}), "metrics: found an object of 0, "),
         (dict(metrics=dict(SPICE=0.5)), "metrics: SPICE: .*expected 'F1', "),
