@@ -1,4 +1,4 @@
-"""Summarise videos: a skim to watch, a caption to read, a storyboard and a page that shows them.
+"""Summarize videos: a skim to watch, a caption to read, a storyboard and a page that shows them.
 
     python summarize.py VIDEO... --config configs/vtsum_blip_tt_ca.yaml \\
         --pretrained_model outputs/vtsum_tt_ca/vtsum_tt_ca.pth --out summaries
@@ -7,23 +7,24 @@
 
 As a Python call:
 
-    from summarize import load, summarize
-    summarizer = load("configs/vtsum_blip_tt_ca.yaml", pretrained_model="outputs/vtsum_tt_ca/vtsum_tt_ca.pth")
-    summary = summarize(summarizer, "holiday.mp4", "summaries")
+    from summary import Summarizer
+    summarizer = Summarizer("configs/vtsum_blip_tt_ca.yaml", pretrained_model="outputs/vtsum_tt_ca/vtsum_tt_ca.pth")
+    summary = summarizer.summarize("holiday.mp4", "summaries")
 """
 
+import argparse
 import pathlib
 import sys
 
 from data.video.files import find_videos
-from engine.config import load_config
-from summary.selection import METHODS, check_choice
-from summary.summarizer import _printable, load, summarize
+from engine.config import Config
+from summary.selection import METHODS, check_selection
+from utils.command_line import load_settings
 from utils.log import one_line, run_main, setup_logging
-from utils.text import printable
+from utils.text import printable, printable_path
 
 
-def _add_arguments(parser):
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("videos", nargs="+", metavar="VIDEO", help="video files, folders of them, or .txt lists")
     add("--out", required=True, help="folder; each video gets its own in it")
@@ -33,25 +34,34 @@ def _add_arguments(parser):
         help="checkpoint (path, https:// or hf://) with BLIP's image encoder (default: `pretrained`)",
     )
     add("--budget", type=float, default=0.15, help="part of the video to keep (default: 0.15)")
-    add("--method", choices=METHODS, default="topk", help="the most salient seconds, or whole shots (default: topk)")
+    add(
+        "--method",
+        choices=tuple(METHODS),
+        default="topk",
+        help="the most salient seconds, or whole shots (default: topk)",
+    )
 
 
-def main(argv=None):
-    config, _, args = load_config(argv, __doc__.splitlines()[0], add_arguments=_add_arguments)
-    check_choice(args.budget, args.method)
+def main(argv: list[str] | None = None) -> None:
+    command = load_settings(Config, argv, __doc__.splitlines()[0], _add_arguments)
+    config, args = command.settings, command.arguments
+    check_selection(args.budget, args.method)
     videos = find_videos(args.videos)
     setup_logging(True)
-    summarizer = load(config, blip=args.blip)
-    failed = 0
+
+    from summary import Summarizer
+
+    summarizer = Summarizer(config, blip=args.blip)
+    failed = False
     for path in videos.values():
         try:
-            summary = summarize(summarizer, path, args.out, args.budget, args.method)
+            summary = summarizer.summarize(path, args.out, args.budget, args.method)
         except (OSError, ValueError) as error:
-            failed += 1
+            failed = True
             print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
             continue
         kept = sum(end - start for start, end in summary["segments"])
-        page = _printable(pathlib.Path(args.out, path.stem, "index.html"))
+        page = printable_path(pathlib.Path(args.out, path.stem, "index.html"))
         print(f"{page}: {kept:.1f} of {summary['duration']:.1f} s: {printable(summary['caption'] or '')}", flush=True)
     if failed:
         sys.exit(2)

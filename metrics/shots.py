@@ -76,14 +76,14 @@ def make_reference(video: AnnotatedVideo, benchmark: str, shots: Shots | None = 
         values = summary
     elif summary is None and shots is not None:
         assert values is not None
-        summary = np.stack([select_shots(row, shots) for row in values])
+        summary = np.stack([knapsack_summary(row, shots) for row in values])
     if values is not None:
         values = values[:, places].astype(np.float64)
         mean = values.mean(0)
     return Reference(OVER_ANNOTATORS[benchmark], video.num_frames, places, shots, summary, values, mean)
 
 
-def select_shots(scores: np.ndarray, shots: Shots) -> np.ndarray:
+def knapsack_summary(scores: np.ndarray, shots: Shots) -> np.ndarray:
     """Select the shots with the largest total of mean scores within 15 % of the frames.
 
     Args:
@@ -116,7 +116,7 @@ def score_frames(scores: np.ndarray, reference: Reference) -> dict[str, float]:
         raise ValueError("scores: found NaN, infinity or less than 0, expected finite numbers of at least 0")
     result: dict[str, float] = {}
     if reference.shots is not None and reference.user_summary is not None:
-        f1 = binary_f1(select_shots(scores, reference.shots)[None], reference.user_summary)
+        f1 = binary_f1(knapsack_summary(scores, reference.shots)[None], reference.user_summary)
         result["F1"] = float(reference.over(f1))
     at_places = scores[None, reference.places]  # (1, P)
     if reference.user_values is not None:

@@ -1,8 +1,4 @@
-"""What runs left: results read back, compared, shown as an HTML report and as a model card. Imports `utils`, `data`,
-`metrics`, `engine`.
+"""What runs left: results read back, compared, shown as an HTML report and as a model card.
+
+Imports `utils`, `data`, `metrics` and `engine`; knows nothing of models and of video files.
 """
-
-from report.content import Content, gather
-from report.page import write_report
-
-__all__ = ["Content", "gather", "write_report"]

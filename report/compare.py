@@ -4,33 +4,40 @@
 
 Runs that differ only in their seed are one row: mean ± standard deviation. Differences are from one chosen row's mean
 score per video; their 95 % intervals come from a paired bootstrap over the videos.
+
+Axes: N videos, M metrics.
 """
 
+import argparse
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from data.annotations import VIDEOS
 from engine.config import SPLITS
 from metrics.registry import METRICS, PAPER_METRICS, format_score
-from report.bootstrap import paired_bootstrap
 from report.runs import (
     ABOUT_F1,
-    STEP,
+    VIDEOS_PER_STEP,
     Run,
-    aligned,
-    dumps,
+    align_scores,
+    format_setting,
     is_videoxum,
     published,
     read_run,
 )
+from report.tables import FORMATS, render_table
 from utils.command_line import OneLineParser
 from utils.log import run_main
-from utils.tables import FORMATS, layout
 
 # With fewer videos the bootstrap's intervals hold the truth far less often than they say.
-LEAST_VIDEOS = 20
+MIN_VIDEOS = 20
+BOOTSTRAP_BATCH = 50  # resamples at a time: 25 MB of 4,000 videos and 16 metrics
+
+# Metric -> difference of the means, lower and upper end of its interval.
+Intervals = dict[str, tuple[float, float, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,28 +47,28 @@ class Group:
     runs: tuple[Run, ...]
 
     @property
-    def name(self):
+    def name(self) -> str:
         first, more = str(self.runs[0].folder), len(self.runs) - 1
         return f"{first} (and {more} more {'seeds' if more > 1 else 'seed'})" if more else first
 
-    def cell(self, metric):
-        """Mean ± deviation, as text."""
+    def format_metric(self, metric: str) -> str:
+        """Mean ± standard deviation over the runs; "" where a run lacks the metric."""
         values = [run.metrics[metric] for run in self.runs if metric in run.metrics]
         if len(values) < len(self.runs):
             return ""
         mean = format_score(metric, np.mean(values))
         return f"{mean} ± {format_score(metric, np.std(values, ddof=1))}" if len(values) > 1 else mean
 
-    def scores(self, video_ids):
+    def mean_scores(self, video_ids: Sequence[str]) -> dict[str, np.ndarray]:
         """Scores per video, the mean over the runs: metric -> (N,)."""
-        all_scores = [aligned(run, video_ids) for run in self.runs]
-        shared = set.intersection(*(set(scores) for scores in all_scores))
-        return {name: np.mean([scores[name] for scores in all_scores], axis=0) for name in shared}
+        scores_of_runs = [align_scores(run, video_ids) for run in self.runs]
+        shared = set.intersection(*(set(scores) for scores in scores_of_runs))
+        return {name: np.mean([scores[name] for scores in scores_of_runs], axis=0) for name in shared}
 
 
-def grouped(runs):
+def group_by_seed(runs: Sequence[Run]) -> list[Group]:
     """Put runs together that differ only in their seed, in the order of their first; runs of one seed stay apart."""
-    groups = []
+    groups: list[list[Run]] = []
     for run in runs:
         for group in groups:
             if group[0].settings == run.settings and run.seed not in [other.seed for other in group]:
@@ -72,124 +79,155 @@ def grouped(runs):
     return [Group(tuple(group)) for group in groups]
 
 
-def differing(groups):
+def differing_settings(groups: Sequence[Group]) -> list[str]:
     """Names of the settings in which groups differ, in the order of the configuration."""
-    first = groups[0].runs[0].settings
-    names = dict.fromkeys(name for group in groups for name in group.runs[0].settings)
-    different = [name for name in names if any(g.runs[0].settings.get(name) != first.get(name) for g in groups)]
-    unknown = any(STEP not in group.runs[0].settings for group in groups)  # of checkpoints that were scored elsewhere
-    return [name for name in different if not (name == STEP and unknown)]
+    settings_of_groups = [group.runs[0].settings for group in groups]
+    names = dict.fromkeys(name for settings in settings_of_groups for name in settings)
+    first = settings_of_groups[0]
+    different = [name for name in names if any(s.get(name) != first.get(name) for s in settings_of_groups)]
+    # It is not known of checkpoints that were scored elsewhere.
+    unknown = any(VIDEOS_PER_STEP not in settings for settings in settings_of_groups)
+    return [name for name in different if not (name == VIDEOS_PER_STEP and unknown)]
 
 
-def score_table(groups, metrics):
-    """Header and rows: published, random and human first, then each group with what differs in its settings."""
-    settings = differing(groups)
-    rows = {name: dict(values) for name, values in published(groups[0].runs[0].split).items()} | baselines_of(groups)
-    blank = [""] * len(settings)
+def score_table(groups: Sequence[Group], metrics: Sequence[str]) -> tuple[list[str], list[list[str]], int]:
+    """Published, random and human rows, then each group: header, rows, number of columns left of the metrics."""
+    names = differing_settings(groups)
+    reference_rows = published(groups[0].runs[0].split) | first_baselines(groups)
     table = [
-        [name, *blank, *[format_score(m, row[m]) if m in row else "" for m in metrics]] for name, row in rows.items()
+        [label, *[""] * len(names), *[format_score(m, row[m]) if m in row else "" for m in metrics]]
+        for label, row in reference_rows.items()
     ]
     for group in groups:
-        found = group.runs[0].settings
-        values = [dumps(found[name]) if name in found else "" for name in settings]
-        table.append([group.name, *values, *map(group.cell, metrics)])
-    return ["", *settings, *metrics], table, 1 + len(settings)
+        settings = group.runs[0].settings
+        values = [format_setting(settings[name]) if name in settings else "" for name in names]
+        table.append([group.name, *values, *map(group.format_metric, metrics)])
+    return ["", *names, *metrics], table, 1 + len(names)
 
 
-def baselines_of(groups):
-    """Chance's and the annotators' rows, of the first run that has them: a run of captions alone has none."""
+def first_baselines(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
+    """The random and human rows of the first run that has them: a run of captions alone has none."""
     return next((run.baselines for group in groups for run in group.runs if run.baselines), {})
 
 
-def differences(groups, against, metrics, resamples, seed):
-    """What each group scores more than one of them: list of (group, {metric: (difference, low, high)})."""
-    video_ids = against.runs[0].video_ids
-    reference, found = against.scores(video_ids), []
+def bootstrap_interval(differences: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """95 % percentile interval of the mean of paired differences over resampled videos.
+
+    Args:
+        differences: (N, M), one model's score minus the other's on the same video; all columns share the resamples.
+        resamples: number of resamples.
+        seed: of the resampling.
+    Returns:
+        (M,) lower and (M,) upper ends.
+    """
+    import scipy.stats
+
+    if len(differences) == 1:  # SciPy asks for two
+        return differences[0], differences[0]
+    interval = scipy.stats.bootstrap(
+        (differences,), np.mean, n_resamples=resamples, batch=BOOTSTRAP_BATCH, method="percentile", rng=seed
+    ).confidence_interval
+    return interval.low, interval.high
+
+
+def compare_groups(
+    groups: Sequence[Group], reference: Group, metrics: Sequence[str], resamples: int, seed: int
+) -> list[tuple[Group, Intervals]]:
+    """Mean difference per video of each other group from the reference, with its interval."""
+    video_ids = reference.runs[0].video_ids
+    reference_scores = reference.mean_scores(video_ids)
+    compared = []
     for group in groups:
-        if group is against:
+        scores = group.mean_scores(video_ids)
+        shared = [name for name in metrics if name in scores and name in reference_scores]
+        if group is reference or not shared:
             continue
-        scores = group.scores(video_ids)
-        shared = [name for name in metrics if name in scores and name in reference]
-        if not shared:
-            continue
-        pairs = np.stack([scores[name] - reference[name] for name in shared], 1)  # (N, M)
-        means, ends = pairs.mean(0), paired_bootstrap(pairs, resamples, seed)
-        found.append((group, {name: (m, low, high) for name, m, low, high in zip(shared, means, *ends)}))
-    return found
+        pairs = np.stack([scores[name] - reference_scores[name] for name in shared], axis=1)  # (N, M)
+        lows, highs = bootstrap_interval(pairs, resamples, seed)
+        compared.append((group, dict(zip(shared, zip(pairs.mean(axis=0), lows, highs)))))
+    return compared
 
 
-def difference_table(found, metrics, videos):
-    """Header and rows of `differences`; a star marks those whose interval does not hold 0."""
-    rows = []
-    for group, values in found:
-        cells = []
-        for metric in metrics:
-            if metric not in values:
-                cells.append("")
-                continue
-            mean, low, high = values[metric]
-            star = "*" if videos >= LEAST_VIDEOS and (low > 0 or high < 0) else ""
-            shown, lower, upper = (format_score(metric, value, "+") for value in (mean, low, high))
-            cells.append(f"{shown} [{lower}, {upper}]{star}")
-        rows.append([group.name, *cells])
-    return ["", *metrics], rows
+def difference_table(
+    compared: list[tuple[Group, Intervals]], metrics: Sequence[str], num_videos: int
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of `compare_groups`; a star marks those whose interval does not hold 0."""
+
+    def cell(metric: str, intervals: Intervals) -> str:
+        if metric not in intervals:
+            return ""
+        _, low, high = intervals[metric]
+        star = "*" if num_videos >= MIN_VIDEOS and (low > 0 or high < 0) else ""
+        mean, low, high = (format_score(metric, value, "+") for value in intervals[metric])
+        return f"{mean} [{low}, {high}]{star}"
+
+    return ["", *metrics], [[group.name, *(cell(m, intervals) for m in metrics)] for group, intervals in compared]
 
 
-def with_differences(header, rows, found, metrics):
+def append_differences(
+    header: list[str], rows: list[list[str]], compared: list[tuple[Group, Intervals]], metrics: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
     """One table for a spreadsheet: the scores', with difference, low and high of each metric as further columns."""
-    more = {group.name: values for group, values in found}
-    header = [*header, *[f"{metric} {what}" for metric in metrics for what in ("difference", "low", "high")]]
+    intervals_of = {group.name: intervals for group, intervals in compared}
+    header = [*header, *[f"{metric} {end}" for metric in metrics for end in ("difference", "low", "high")]]
+    wide_rows = []
     for row in rows:
+        intervals = intervals_of.get(row[0], {})
+        wide_rows.append(list(row))
         for metric in metrics:
-            values = more.get(row[0], {}).get(metric, ())
-            row += [format_score(metric, value, "+") for value in values] or [""] * 3
-    return header, rows
+            values = [format_score(metric, value, "+") for value in intervals.get(metric, ())]
+            wide_rows[-1] += values or [""] * 3
+    return header, wide_rows
 
 
-def remarks(groups, against, found, metrics):
-    """What has to be said of the tables: lines before the second one, and lines behind all."""
-    run, before, behind = groups[0].runs[0], [], []
+def remarks(
+    groups: Sequence[Group], reference: Group, has_differences: bool, metrics: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Notes on the tables: lines above the second one, and lines below all."""
+    run, above, below = groups[0].runs[0], [], []
     if published(run.split):
-        behind.append(ABOUT_F1)
+        below.append(ABOUT_F1)
         if not is_videoxum(run):
-            behind.append(f"Published rows are of VideoXum's {VIDEOS[run.split]:,} test videos; these are others.")
+            below.append(f"Published rows are of VideoXum's {VIDEOS[run.split]:,} test videos; these are others.")
     for group in groups:
         if len(group.runs) > 1:
-            behind.append(f"{group.name}: {', '.join(str(run.folder) for run in group.runs)}")
-    if found:
-        videos = len(run.video_ids)
-        before.append(f"Mean difference per video from {against.name}, over {videos} videos, and its 95 % interval.")
-        if videos < LEAST_VIDEOS:
-            before.append(f"Below {LEAST_VIDEOS} videos these intervals are too narrow to tell anything from noise.")
+            below.append(f"{group.name}: {', '.join(str(run.folder) for run in group.runs)}")
+    if has_differences:
+        num_videos = len(run.video_ids)
+        above.append(
+            f"Mean difference per video from {reference.name}, over {num_videos} videos, and its 95 % interval."
+        )
+        if num_videos < MIN_VIDEOS:
+            above.append(f"Below {MIN_VIDEOS} videos these intervals are too narrow to tell anything from noise.")
         else:
-            before.append(
+            above.append(
                 "* beyond the noise of the videos: 0 lies outside the interval. Not in it: what another seed would"
             )
-            before.append("  change, and that of twenty comparisons one falls outside by chance.")
+            above.append("  change, and that of twenty comparisons one falls outside by chance.")
         if any(METRICS[name].is_corpus for name in metrics):
-            before.append("BLEU and METEOR: of single videos' scores, whose mean is not the score of the split above.")
-    return before, behind
+            above.append("BLEU and METEOR: of single videos' scores, whose mean is not the score of the split above.")
+    return above, below
 
 
-def _check(groups):
+def check_same_videos(groups: Sequence[Group]) -> None:
     """Raise a ValueError where groups were not scored on the same videos with the same annotations."""
-    first, known = groups[0].runs[0], baselines_of(groups)
+    first, expected = groups[0].runs[0], first_baselines(groups)
     for run in (run for group in groups for run in group.runs):
-        aligned(run, first.video_ids)
-        for row, values in run.baselines.items():
-            for name, value in values.items():
-                if not np.isclose(value, known.get(row, {}).get(name, value), rtol=1e-9):
+        align_scores(run, first.video_ids)
+        for label, row in run.baselines.items():
+            for name, value in row.items():
+                if not np.isclose(value, expected.get(label, {}).get(name, value), rtol=1e-9):
                     raise ValueError(
                         f"{run.folder}: baselines: found others than of the runs before: other annotations"
                     )
 
 
-def _arguments(argv):
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog="python -m report.compare", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="folders with results_{split}.json and scores_{split}.jsonl")
     add("--split", choices=SPLITS, default="test", help="which split's results (default: test)")
-    add("--format", choices=FORMATS, default="table", dest="style", help="default: table")
+    add("--format", choices=FORMATS, default="table", dest="table_format", help="default: table")
     add(
         "--metrics",
         nargs="+",
@@ -202,36 +240,37 @@ def _arguments(argv):
     add("--resamples", type=int, default=10_000, help="of the bootstrap (default: 10000)")
     add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     args = parser.parse_args(argv)
-    for name, least in (("resamples", 1), ("seed", 0)):
-        if getattr(args, name) < least:
-            raise ValueError(f"{name}: found {getattr(args, name)}, expected at least {least}")
+    for name, minimum in (("resamples", 1), ("seed", 0)):
+        if getattr(args, name) < minimum:
+            raise ValueError(f"{name}: found {getattr(args, name)}, expected at least {minimum}")
     return args
 
 
-def main(argv=None):
-    args = _arguments(argv)
+def main(argv: list[str] | None = None) -> None:
+    args = _parse_arguments(argv)
     folders = {pathlib.Path(folder).resolve(): folder for folder in reversed(args.runs)}  # each once
-    groups = grouped([read_run(folder, args.split) for folder in reversed(folders.values())])
-    _check(groups)
-    reference = pathlib.Path(args.against or args.runs[0]).resolve()
-    against = next((g for g in groups if reference in [run.folder.resolve() for run in g.runs]), None)
-    if against is None:
+    groups = group_by_seed([read_run(folder, args.split) for folder in reversed(folders.values())])
+    check_same_videos(groups)
+    against = pathlib.Path(args.against or args.runs[0]).resolve()
+    reference = next((g for g in groups if against in [run.folder.resolve() for run in g.runs]), None)
+    if reference is None:
         raise ValueError(f"against: found {args.against}, expected one of the runs to compare")
     measured = {name for group in groups for run in group.runs for name in run.metrics}
     metrics = [name for name in dict.fromkeys(args.metrics) if name in measured]
     header, rows, left = score_table(groups, metrics)
-    found = differences(groups, against, metrics, args.resamples, args.seed)
-    if args.style == "csv":
-        print(layout(*with_differences(header, rows, found, metrics), "csv"), end="")
+    compared = compare_groups(groups, reference, metrics, args.resamples, args.seed)
+    if args.table_format == "csv":
+        print(render_table(*append_differences(header, rows, compared, metrics), "csv"), end="")
         return
-    before, behind = remarks(groups, against, found, metrics)
-    comment = "% " if args.style == "latex" else ""
-    print(layout(header, rows, args.style, left))
-    for line in before:
+    above, below = remarks(groups, reference, bool(compared), metrics)
+    comment = "% " if args.table_format == "latex" else ""
+    print(render_table(header, rows, args.table_format, left))
+    for line in above:
         print(comment + line)
-    if found:
-        print("\n" + layout(*difference_table(found, metrics, len(against.runs[0].video_ids)), args.style))
-    for line in behind:
+    if compared:
+        table = difference_table(compared, metrics, len(reference.runs[0].video_ids))
+        print("\n" + render_table(*table, args.table_format))
+    for line in below:
         print(comment + line)
 
 

@@ -2,143 +2,89 @@
 
 import base64
 import hashlib
-import html
 import pathlib
-import re
-import string
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from data.annotations import ANNOTATORS, VIDEOS
 from metrics.registry import METRICS, PAPER_METRICS, format_score
 from report import figures
-from report.content import as_script
-from report.runs import ABOUT_F1, dumps, is_videoxum, published
+from report.content import ReportData, ReportVideo
+from report.runs import ABOUT_F1, format_setting, is_videoxum, published
 from utils.files import atomic_write
-from utils.text import clock
-
-TEMPLATE = pathlib.Path(__file__).with_name("template.html")
-_escape = html.escape
+from utils.templates import template_environment
+from utils.text import format_time
 
 
-def write_report(content, path):
-    """Write a report.
+def write_report(data: ReportData, path: str | pathlib.Path) -> None:
+    """Write a report as .html file, replaced in one step.
 
-    Args:
-        content: `Content`.
-        path: .html file, replaced in one step.
+    Its Content-Security-Policy lets the browser run no script but its own, whose hash it holds.
     """
-    run = content.run
-    metrics = [name for name in METRICS if name in run.metrics]
-    main = [name for name in METRICS if name in run.metrics and name in (*PAPER_METRICS, content.by)]
-    columns = [dict(name="video")] + [dict(name="seconds", digits=0, factor=1)]
-    columns += [dict(name=name, **_digits(name)) for name in main]
+    environment = template_environment(pathlib.Path(__file__).with_name("templates"))
+    environment.filters["sha256"] = _base64_sha256
+    run = data.run
+    metrics = [name for name in METRICS if name in run.metrics and name in (*PAPER_METRICS, data.rank_by)]
+    columns = [dict(name="video"), dict(name="seconds", digits=0, factor=1)]
+    columns += [dict(name=name, digits=METRICS[name].digits, factor=METRICS[name].scale) for name in metrics]
     columns += [dict(name="generated caption"), dict(name="reference")]
-    curves = figures.training_curves(content.log)
-    counts = run.results["num_videos"]
-    text = dict(
-        title=_escape(f"{run.folder.resolve().name}, {run.split}"),
-        summary=_escape(f"{counts['scored']} of {counts['expected']} videos of the split {run.split}. {_what(run)}"),
-        contents='<a href="#curves">Curves</a> · ' * bool(curves) + '<a href="#spread">Distributions</a> · ',
-        table=_score_table(run, main),
-        remarks=_remarks(run),
-        curves=_figure("curves", "Training", curves) if curves else "",
-        distributions=_figure("spread", "Distributions", figures.distributions(run, main)),
-        shown=_escape(
-            f"{len(content.videos)} of the {len(run.video_ids)} videos; search, sort key and order above hold here too."
-        ),
-        sections="\n".join(_section(video, metrics, n) for n, video in enumerate(content.videos)),
-        settings=_settings(run),
-        columns=as_script(columns),
-        rows=as_script([_row(content, i, main) for i in range(len(content.rows))]),
-        by=str([column["name"] for column in columns].index(content.by)),
-        script_hash="$script_hash",
+    page = environment.get_template("report.html").render(
+        title=f"{run.folder.resolve().name}, {run.split}",
+        run=run,
+        counts=run.results.num_videos,
+        metrics=metrics,
+        all_metrics=[name for name in METRICS if name in run.metrics],
+        score_rows={"this run": run.metrics} | run.baselines | published(run.split),
+        has_published=bool(published(run.split)),
+        is_videoxum=is_videoxum(run),
+        videoxum_videos=VIDEOS[run.split],
+        about_f1=ABOUT_F1,
+        curves=figures.training_curves(data.log),
+        distributions=figures.distributions(run, metrics),
+        videos=data.videos,
+        settings=run.settings | dict(seed=run.seed) | (run.results.versions or {}),
+        columns=columns,
+        rows=_table_rows(data, metrics),
+        rank_column=[column["name"] for column in columns].index(data.rank_by),
+        format_score=format_score,
+        format_setting=format_setting,
+        format_time=format_time,
+        timeline=figures.timeline,
+        describe_timeline=_describe_timeline,
     )
-    page = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(text)
-    (script,) = re.findall(r"<script>(.*)</script>", page, re.S)  # the only one that the browser may run
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     with atomic_write(path) as file:
-        file.write(page.replace("$script_hash", f"'sha256-{digest}'", 1))
+        file.write(page)
 
 
-def _digits(name):
-    return dict(digits=METRICS[name].digits, factor=METRICS[name].scale)
+def _base64_sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _row(content, i, metrics):
-    video_id, frames, caption, reference = content.rows[i]
-    scores = [round(float(content.run.scores[name][i]), 5) for name in metrics]
-    return [video_id, frames, *scores, caption or "", reference]
+def _table_rows(data: ReportData, metrics: Sequence[str]) -> list[list[Any]]:
+    """Rows of the table of all videos: id, seconds, scores, generated caption, reference."""
+    columns = [[round(float(value), 5) for value in data.run.scores[name]] for name in metrics]
+    return [
+        [video_id, frames, *scores, caption or "", reference]
+        for (video_id, frames, caption, reference), *scores in zip(data.rows, *columns)
+    ]
 
 
-def _what(run):
-    settings = run.settings
-    parts = [str(settings[name]) for name in ("model", "task") if name in settings]
-    checkpoint = run.results.get("checkpoint_sha256")
-    return ", ".join(parts) + (f"; checkpoint SHA-256 {str(checkpoint)[:16]}…" if checkpoint else "")
-
-
-def _score_table(run, metrics):
-    """The run beside the published figures, chance and the annotators."""
-    rows = [("this run", run.metrics, ' class="model"')]
-    rows += [(name, values, "") for name, values in (run.baselines | published(run.split)).items()]
-    body = []
-    for name, values, css in rows:
-        cells = "".join(f"<td>{format_score(m, values[m]) if m in values else '–'}</td>" for m in metrics)
-        body.append(f'<tr{css}><th scope="row">{_escape(name)}</th>{cells}</tr>')
-    head = "".join(f'<th scope="col">{_escape(name)}</th>' for name in metrics)
-    caption = "Times 100, but Kendall's τ and Spearman's ρ."
-    return (f"<table><caption>{caption}</caption><thead><tr><th scope=\"col\">row</th>{head}</tr></thead>"
-            f"<tbody>{''.join(body)}</tbody></table>")  # fmt: skip
-
-
-def _remarks(run):
-    words = "<em>random</em>: uniform saliency, mean of five seeds; <em>human</em>: each annotator against the others."
-    if published(run.split):
-        words += f" Published rows are the paper's, of VideoXum's {VIDEOS[run.split]:,} test videos."
-        if not is_videoxum(run):
-            words += " <strong>This run's videos are others</strong>, so they are no yardstick here."
-        words += " " + ABOUT_F1
-    return words
-
-
-def _figure(name, heading, svg):
-    return (f'<h2 id="{name}">{heading}</h2>\n<div class="scroll" tabindex="0" role="region" '
-            f'aria-label="{heading}">{svg}</div>')  # fmt: skip
-
-
-def _section(video, metrics, number):
-    record = video.record
-    scores = "".join(f"<div><dt>{m}</dt><dd>{format_score(m, video.scores[m])}</dd></div>" for m in metrics)
-    sentences = "".join(f"<li>{_escape(sentence)}</li>" for sentence in record.tsum)
-    generated = "<h4>Generated caption</h4><p>" + _escape(video.caption) + "</p>" if video.caption is not None else ""
-    return f"""<article id="video-{number}" data-video="{_escape(record.video_id)}">
-<header><h3>{_escape(record.video_id)}</h3>
-<span class="faint">{clock(round(record.duration))} · {_escape(video.why)}</span></header>
-<dl class="scores">{scores}</dl>
-<div class="scroll" tabindex="0" role="region" aria-label="Timeline">{figures.timeline(video)}</div>
-<p class="faint">{_in_words(video)}</p>
-<div class="captions"><div>{generated}</div>
-<div><h4>Reference, a sentence per event</h4><ol>{sentences}</ol></div></div>
-</article>"""
-
-
-def _in_words(video):
-    """The timeline as a sentence, for those who do not see it."""
-    votes = video.record.vsum_onehot.sum(0)
+def _describe_timeline(video: ReportVideo) -> str:
+    """The timeline in words, for screen readers."""
+    votes = video.record.vsum_onehot.sum(axis=0)  # (T,)
     words = ["No annotator marked a second."]
     if votes.any():
-        words = [f"The annotators agree most ({votes.max()} of {ANNOTATORS}) at {_spans(votes == votes.max())}."]
-    if video.chosen is not None:
-        words.append(f"The model chose {_spans(video.chosen)}.")
-    events = ", ".join(f"{n}: {clock(a)}–{clock(b)}" for n, a, b in figures.spans_within(video))
+        segments = _format_segments(votes == votes.max())
+        words = [f"The annotators agree most ({votes.max()} of {ANNOTATORS}) at {segments}."]
+    if video.selected is not None:
+        words.append(f"The model chose {_format_segments(video.selected)}.")
+    events = ", ".join(f"{n}: {format_time(a)}–{format_time(b)}" for n, a, b in figures.clip_spans(video))
     return " ".join([*words, f"Events: {events}." if events else ""])
 
 
-def _spans(flags, most=12):
-    runs = [f"{clock(a)}–{clock(a + n)}" for a, n in figures.runs_of(flags)]
-    rest = f" and {len(runs) - most} more" if len(runs) > most else ""
-    return ", ".join(runs[:most]) + rest
-
-
-def _settings(run):
-    rows = run.settings | dict(seed=run.seed) | (run.results.get("versions") or {})
-    return "".join(f"<div><code>{_escape(str(k))}</code>: {_escape(dumps(v))}</div>" for k, v in rows.items())
+def _format_segments(flags: np.ndarray, most: int = 12) -> str:
+    segments = [f"{format_time(a)}–{format_time(a + n)}" for a, n in figures.contiguous_segments(flags)]
+    rest = f" and {len(segments) - most} more" if len(segments) > most else ""
+    return ", ".join(segments[:most]) + rest

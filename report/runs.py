@@ -1,16 +1,19 @@
-"""What finished runs left on the disk, and the published figures to set beside them."""
+"""What runs left in their folders, read back and checked, and the published figures to set beside them."""
 
 import dataclasses
 import json
-import math
 import pathlib
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+import pydantic
 
-from data.annotations import VIDEOS, is_number
+from data.annotations import VIDEOS
 from engine.config import Config
 from metrics.registry import METRICS
-from utils.files import parse_json, read_json, read_text
+from utils.files import parse_json, read_text
+from utils.validation import first_problem
 
 # Of the test split, as fractions. Source: VideoXum (Lin et al., 2023), table of results.
 PUBLISHED = {
@@ -23,24 +26,63 @@ PUBLISHED = {
         VT_CLIPScore=0.295,
     ),
 }  # fmt: skip
+ABOUT_F1 = "Whether the published F1 is F1 or F1_published here is not known."
 # What a checkpoint may be scored with otherwise than it was trained.
 SCORED_WITH = ("model", "task", "kernel_size", "prompt", "max_text_length", "min_text_length", "num_beams")
 SCORED_WITH += ("precision", "tf32", "video_embeddings_root")
-STEP = "videos per step"  # over all processes
+VIDEOS_PER_STEP = "videos per step"  # of the optimizer, over all processes
+
+Scores = dict[Literal[tuple(METRICS)], pydantic.FiniteFloat]
+Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 
-# Said beside these rows.
-ABOUT_F1 = "Whether the published F1 is F1 or F1_published here is not known."
+class StrictModel(pydantic.BaseModel):
+    """A JSON object whose fields are not converted; further fields are ignored."""
+
+    model_config = pydantic.ConfigDict(strict=True)
 
 
-def is_videoxum(run):
-    """Tell by the number of videos whether a split is VideoXum's."""
-    return run.results["num_videos"]["expected"] == VIDEOS[run.split]
+class VideoCounts(StrictModel):
+    """`num_videos` of a results file: videos in the annotations, videos with a prediction."""
+
+    expected: int
+    scored: int
 
 
-def published(split):
-    """The paper's rows: dictionary from name to metrics, as fractions; none but for the test split."""
-    return {f"{name}, published": row for name, row in PUBLISHED.items()} if split == "test" else {}
+class Results(StrictModel):
+    """Content of `results_{split}.json`."""
+
+    metrics: Scores = pydantic.Field(min_length=1)
+    baselines: dict[str, Scores]
+    num_videos: VideoCounts
+    config: dict[str, Any] | None = None
+    trained_with: dict[str, Any] | None = None
+    processes: int | None = None
+    versions: dict[str, str | None] | None = None
+    checkpoint_sha256: str | None = None
+    vt_clip_sha256: str | None = None
+
+
+# A line of `scores_{split}.jsonl`; metrics that the run was not scored with are not set.
+VideoScores = pydantic.create_model(
+    "VideoScores", __base__=StrictModel, video_id=(str, ...), **dict.fromkeys(METRICS, (pydantic.FiniteFloat, None))
+)
+
+
+class LogEntry(StrictModel, extra="allow"):
+    """A line of `log.jsonl`."""
+
+    type: str
+    epoch: int
+    step: int | None = None
+    split: str | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check_type(self) -> "LogEntry":
+        for log_type, field in (("step", "step"), ("evaluation", "split")):
+            if self.type == log_type and getattr(self, field) is None:
+                raise ValueError(f"{field} is missing")
+        return self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,34 +90,44 @@ class Run:
     """A scored split of a run.
 
     Attributes:
-        folder: `pathlib.Path`.
+        folder: of the run.
         split: name.
-        results: what `results_{split}.json` holds.
+        results: content of `results_{split}.json`.
         settings: name -> value, of what scores depend on but the seed: how it was trained and how it was scored; where
-            these say otherwise, `NAME (training)` too.
+            the two differ, `NAME (training)` too.
         seed: of the training.
-        video_ids: tuple, in the order of `scores_{split}.jsonl`.
+        video_ids: in the order of `scores_{split}.jsonl`.
         scores: metric -> (N,) float64, a value per video.
     """
 
     folder: pathlib.Path
     split: str
-    results: dict
-    settings: dict
+    results: Results
+    settings: dict[str, Any]
     seed: int
-    video_ids: tuple
-    scores: dict
+    video_ids: tuple[str, ...]
+    scores: dict[str, np.ndarray]
 
     @property
-    def metrics(self):
-        return self.results["metrics"]
+    def metrics(self) -> dict[str, float]:
+        return self.results.metrics
 
     @property
-    def baselines(self):
-        return self.results["baselines"]
+    def baselines(self) -> dict[str, dict[str, float]]:
+        return self.results.baselines
 
 
-def read_run(folder, split="test"):
+def is_videoxum(run: Run) -> bool:
+    """Tell by the number of videos whether a split is VideoXum's."""
+    return run.results.num_videos.expected == VIDEOS[run.split]
+
+
+def published(split: str) -> dict[str, dict[str, float]]:
+    """The paper's rows: name -> metrics, as fractions; none but for the test split."""
+    return {f"{name}, published": row for name, row in PUBLISHED.items()} if split == "test" else {}
+
+
+def read_run(folder: str | pathlib.Path, split: str = "test") -> Run:
     """Read what a run or an evaluation left in its folder.
 
     Raises:
@@ -86,89 +138,74 @@ def read_run(folder, split="test"):
         raise FileNotFoundError(f"{folder}: run: no such folder")
     path = folder / f"results_{split}.json"
     if not path.is_file():
-        found = ", ".join(sorted(p.stem.removeprefix("results_") for p in folder.glob("results_*.json"))) or "none"
-        raise FileNotFoundError(f"{path}: results: no such file; splits scored there: {found}")
-    results = _results(read_json(path, "results"), path)
-    video_ids, scores = _scores(folder / f"scores_{split}.jsonl")
-    without = sorted(results["metrics"].keys() - scores.keys())
-    if without:
-        raise ValueError(f"{folder / f'scores_{split}.jsonl'}: {without[0]}: missing, expected as it is in {path.name}")
-    return Run(folder, split, results, *_settings(results), video_ids, scores)
+        scored = ", ".join(sorted(p.stem.removeprefix("results_") for p in folder.glob("results_*.json"))) or "none"
+        raise FileNotFoundError(f"{path}: results: no such file; splits scored there: {scored}")
+    results = _parse(Results, read_text(path, "results"), f"{path}: results")
+    video_ids, scores = _read_scores(folder / f"scores_{split}.jsonl")
+    missing = sorted(results.metrics.keys() - scores.keys())
+    if missing:
+        raise ValueError(f"{folder / f'scores_{split}.jsonl'}: {missing[0]}: missing, expected as it is in {path.name}")
+    settings, seed = _settings(results)
+    return Run(folder, split, results, settings, seed, video_ids, scores)
 
 
-def _settings(results):
+def _parse(model: type[Model], text: str, source: str) -> Model:
+    """Validate a JSON object; errors are one line that starts with `source`."""
+    try:
+        return model.model_validate(parse_json(text))
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{source}: {first_problem(error)}") from None
+    except ValueError as error:
+        raise ValueError(f"{source}: not valid JSON ({error})") from None
+
+
+def _settings(results: Results) -> tuple[dict[str, Any], int]:
     """Settings and seed of a run; what older files do not say was as it is by default."""
-    scored = Config().as_dict() | results["config"]
-    trained = Config().as_dict() | (results["trained_with"] or results["config"])
+    scored, trained = (
+        Config().as_dict() | {name: value for name, value in (config or {}).items() if name in Config.model_fields}
+        for config in (results.config, results.trained_with or results.config)
+    )
     settings = {name: trained[name] for name in Config().resume_critical_fields() if name != "seed"}
     for name in SCORED_WITH:
         settings[name] = scored[name]
         if trained[name] != scored[name] and name in Config().resume_critical_fields():
             settings[f"{name} (training)"] = trained[name]
-    if results.get("processes") and results["trained_with"] is None:  # else it is not known how many trained it
-        settings[STEP] = trained["batch_size"] * trained["accumulate"] * results["processes"]
-    if results.get("vt_clip_sha256"):
-        settings["VT-CLIP"] = str(results["vt_clip_sha256"])[:12]
+    if results.processes and results.trained_with is None:  # else it is not known how many trained it
+        settings[VIDEOS_PER_STEP] = trained["batch_size"] * trained["accumulate"] * results.processes
+    if results.vt_clip_sha256:
+        settings["VT-CLIP"] = results.vt_clip_sha256[:12]
     return settings, trained["seed"]
 
 
-def _results(results, path):
-    def table(value, metrics):
-        return isinstance(value, dict) and set(value) <= set(metrics) and all(map(is_number, value.values()))
-
-    if not isinstance(results, dict) or not table(results.get("metrics"), METRICS) or not results["metrics"]:
-        raise ValueError(f"{path}: metrics: expected an object of scores, finite numbers")
-    counts = results.get("num_videos")
-    if not isinstance(counts, dict) or not all(type(counts.get(name)) is int for name in ("expected", "scored")):
-        raise ValueError(f"{path}: num_videos: expected numbers, expected and scored")
-    baselines = results.get("baselines")
-    if not isinstance(baselines, dict) or not all(table(row, METRICS) for row in baselines.values()):
-        raise ValueError(f"{path}: baselines: expected an object of rows of scores")
-    for name in ("config", "trained_with"):
-        values = results.setdefault(name, None)
-        if not isinstance(values, dict | None):
-            raise ValueError(f"{path}: {name}: found {type(values).__name__}, expected an object")
-        if values is not None:
-            results[name] = {key: value for key, value in values.items() if key in Config.model_fields}
-    results["config"] = results["config"] or {}
-    return results
-
-
-def _scores(path):
+def _read_scores(path: pathlib.Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """Scores of every video: ids, and a row of N values for each metric."""
-    rows = []
-    for n, line in enumerate(read_text(path, "scores").splitlines(), 1):
-        try:
-            row = parse_json(line)
-            video_id, values = row["video_id"], {name: float(row[name]) for name in METRICS if name in row}
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}: line {n}: expected a video_id and its scores ({error})") from None
-        if not isinstance(video_id, str) or not all(map(math.isfinite, values.values())):
-            raise ValueError(f"{path}: line {n}: expected a name and finite numbers")
-        if rows and values.keys() != rows[0][1].keys():
-            raise ValueError(f"{path}: line {n}: video {video_id}: found other scores than in the first line")
-        rows.append((video_id, values))
-    if not rows or len({video_id for video_id, _ in rows}) < len(rows):
+    lines = read_text(path, "scores").splitlines()
+    rows = [_parse(VideoScores, line, f"{path}: line {n}") for n, line in enumerate(lines, 1)]
+    video_ids = tuple(row.video_id for row in rows)
+    if not rows or len(set(video_ids)) < len(rows):
         raise ValueError(f"{path}: scores: expected at least one video, and each once")
-    scores = {name: np.array([values[name] for _, values in rows]) for name in rows[0][1]}
-    return tuple(video_id for video_id, _ in rows), scores
+    for row in rows:
+        if row.model_fields_set != rows[0].model_fields_set:
+            raise ValueError(f"{path}: video {row.video_id}: found other scores than in the first line")
+    names = [name for name in METRICS if name in rows[0].model_fields_set]
+    return video_ids, {name: np.array([getattr(row, name) for row in rows]) for name in names}
 
 
-def aligned(run, video_ids):
+def align_scores(run: Run, video_ids: Sequence[str]) -> dict[str, np.ndarray]:
     """A run's scores with the videos in another run's order: metric -> (N,).
 
     Raises:
         ValueError: it has other videos.
     """
-    places = {video_id: i for i, video_id in enumerate(run.video_ids)}
-    if places.keys() != set(video_ids):
-        other = min(places.keys() ^ set(video_ids))
+    index_of = {video_id: i for i, video_id in enumerate(run.video_ids)}
+    if index_of.keys() != set(video_ids):
+        other = min(index_of.keys() ^ set(video_ids))
         raise ValueError(f"{run.folder}: scores: other videos than the other runs', video {other} for one")
-    order = [places[video_id] for video_id in video_ids]
+    order = [index_of[video_id] for video_id in video_ids]
     return {name: values[order] for name, values in run.scores.items()}
 
 
-def read_log(path):
+def read_log(path: pathlib.Path) -> list[dict[str, Any]]:
     """Read a `log.jsonl`: list of dictionaries, empty where there is none.
 
     The last line may be torn, as it is when a run is killed, and is left out then.
@@ -178,22 +215,16 @@ def read_log(path):
     """
     if not path.is_file():
         return []
-    texts, lines = read_text(path, "log").splitlines(), []
-    for n, text in enumerate(texts, 1):
+    lines, entries = read_text(path, "log").splitlines(), []
+    for n, line in enumerate(lines, 1):
         try:
-            line = parse_json(text)
-            fits = type(line["epoch"]) is int and isinstance(line["type"], str)
-            fits = fits and (line["type"] != "step" or type(line["step"]) is int)
-            fits = fits and (line["type"] != "evaluation" or isinstance(line["split"], str))
-        except (ValueError, TypeError, KeyError):
-            fits = False
-        if fits:
-            lines.append(line)
-        elif n < len(texts):
-            raise ValueError(f"{path}: line {n}: expected an object as training writes it")
-    return lines
+            entries.append(_parse(LogEntry, line, f"{path}: line {n}").model_dump(exclude_unset=True))
+        except ValueError:
+            if n < len(lines):
+                raise
+    return entries
 
 
-def dumps(value):
+def format_setting(value: Any) -> str:
     """A setting as it would stand in a YAML file."""
     return value if isinstance(value, str) and value else json.dumps(value)

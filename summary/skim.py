@@ -1,44 +1,55 @@
-"""Write the skim: chosen stretches of a video one after another, picture and sound in step.
+"""Write the skim: selected segments of a video one after another, frames and sound in sync.
 
-Both are cut on the clock that starts with the first picture. They are decoded, encoded and muxed side by side, in the
-order of time, so that memory does not grow with the video.
+Both are cut by their time since the first frame. They are decoded, encoded and muxed in parallel, in the order of
+time, so that memory does not grow with the video.
+
+Axes: C channels, n samples.
 """
 
 import fractions
 import heapq
 import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from data.video.reader import OtherPictures, as_shown, orientation
-from data.video.timeline import demux
+from data.video.reader import OtherPictures, Video, as_shown, orientation
+from data.video.timeline import Timeline, demux
+
+Segments = Sequence[tuple[float, float]]  # start and end in seconds, ascending, apart
 
 TICK = fractions.Fraction(1, 90000)  # of the skim's time stamps, in seconds
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 JITTER = 0.02  # seconds; containers round the times of sound, and what is off by less is continuous
 
 
-def write_skim(video, segments, path, seen=None):
+def write_skim(
+    video: Video,
+    segments: Segments,
+    path: str | os.PathLike,
+    on_frame: Callable[[int, Any], None] | None = None,
+) -> None:
     """Write a skim as H.264 and AAC, at the source's size (made even) and rate.
 
     Args:
-        video: `Video`.
-        segments: list of (start, end) in seconds, ascending, apart.
+        video: the source.
+        segments: to keep.
         path: .mp4 file to write; a browser can play it while it loads.
-        seen: function that is given each decoded picture, (k, `av.VideoFrame`).
+        on_frame: called with the number of each decoded frame and the frame, an `av.VideoFrame`.
     Raises:
-        OSError, ValueError: the file cannot be written; the pictures cannot be encoded.
+        OSError, ValueError: the file cannot be written; the frames cannot be encoded.
     """
     import av
 
     while True:
         try:
             with av.open(os.path.abspath(path), "w", format="mp4", options=dict(movflags="faststart")) as container:
-                streams = [_pictures(container, video, segments, seen)]
+                streams = [_video_packets(container, video, segments, on_frame)]
                 with video.open() as (source, _):
                     audible = [stream for stream in source.streams.audio if stream.codec_context is not None]
                     if audible:
-                        streams.append(_sound(container, source, audible[0], video, segments))
+                        streams.append(_audio_packets(container, source, audible[0], video, segments))
                     for packet in heapq.merge(*streams, key=lambda packet: packet.dts * packet.time_base):
                         container.mux(packet)
             return
@@ -50,29 +61,29 @@ def write_skim(video, segments, path, seen=None):
             raise ValueError(f"{video.path}: video: its skim cannot be encoded ({error.strerror})") from None
 
 
-def _pictures(container, video, segments, seen):
-    """Encode the pictures shown in the segments, each for as long as it is shown there; yields packets."""
-    # Without B-pictures the file keeps every duration exactly.
+def _video_packets(container, video, segments, on_frame):
+    """Encode the frames shown in the segments, each for as long as it is shown there; yields packets."""
+    # Without B-frames the file keeps every duration exactly.
     stream = container.add_stream("libx264", rate=video.rate, options=dict(preset="veryfast", crf="20", bf="0"))
     stream.codec_context.time_base = TICK
-    return _encoded_pictures(stream, video, _placed(video.timeline, segments), seen)
+    return _encode_frames(stream, video, _ticks_of_frames(video.timeline, segments), on_frame)
 
 
-def _placed(timeline, segments):
-    """Where pictures go: k -> [(first tick in the skim, ticks)], more than one where k reaches into two segments."""
-    placed, offset = {}, 0.0
+def _ticks_of_frames(timeline: Timeline, segments: Segments) -> dict[int, list[tuple[int, int]]]:
+    """k -> [(first tick in the skim, ticks)] of each frame, more than one where k reaches into two segments."""
+    ticks_of, offset = {}, 0.0
     ends = np.append(timeline.starts[1:], timeline.duration)
     for start, end in segments:
         for k in range(int(timeline.at(start)), int(np.searchsorted(timeline.starts, end))):
-            shown, gone = max(start, timeline.starts[k]), min(end, ends[k])
-            first, last = (round((offset + second - start) / TICK) for second in (shown, gone))
+            bounds = max(start, timeline.starts[k]), min(end, ends[k])
+            first, last = (round((offset + second - start) / TICK) for second in bounds)
             if last > first:
-                placed.setdefault(k, []).append((first, last - first))
+                ticks_of.setdefault(k, []).append((first, last - first))
         offset += end - start
-    return placed
+    return ticks_of
 
 
-def _encoded_pictures(stream, video, placed, seen):
+def _encode_frames(stream, video, ticks_of, on_frame):
     durations = {}
 
     def encode(frame):
@@ -80,37 +91,38 @@ def _encoded_pictures(stream, video, placed, seen):
             packet.duration = durations.pop(packet.pts)
             yield packet
 
-    for k, frame in video.pictures(sorted(placed)):
-        if seen is not None:
-            seen(k, frame)
-        frame = _for_encoder(frame, stream)
-        for first, ticks in placed[k]:
+    for k, frame in video.pictures(sorted(ticks_of)):
+        if on_frame is not None:
+            on_frame(k, frame)
+        frame = _convert_frame(frame, stream)
+        for first, ticks in ticks_of[k]:
             frame.pts, frame.time_base, durations[first] = first, TICK, ticks
             yield from encode(frame)
     yield from encode(None)
 
 
-def _for_encoder(frame, stream):
-    """Turn a picture upright, make it 8 bit 4:2:0 of even width and height; the first one sets the stream's."""
+def _convert_frame(frame, stream):
+    """Turn a frame upright, make it 8 bit 4:2:0 of even width and height; the first one sets the stream's."""
     import av
     from av.video.reformatter import ColorRange, Colorspace
 
-    colours = {name: getattr(frame, name) for name in ("colorspace", "color_primaries", "color_trc")}
-    how = dict(dst_color_range=ColorRange.MPEG)
+    colors = {name: getattr(frame, name) for name in ("colorspace", "color_primaries", "color_trc")}
+    colorspace = None
     if any(orientation(frame)):
         frame = av.VideoFrame.from_image(as_shown(frame))
     if frame.format.is_rgb:  # has no matrix to keep
-        colours["colorspace"] = how["dst_colorspace"] = Colorspace.ITU709
+        colors["colorspace"] = colorspace = Colorspace.ITU709
     context = stream.codec_context
     if not context.is_open:
         stream.width, stream.height = (max(2, side - side % 2) for side in (frame.width, frame.height))
         stream.pix_fmt = "yuv420p"
-        for name, value in (colours | dict(color_range=ColorRange.MPEG)).items():
+        for name, value in (colors | dict(color_range=ColorRange.MPEG)).items():
             setattr(context, name, value)
-    return frame.reformat(stream.width, stream.height, "yuv420p", **how)
+    size = (stream.width, stream.height)
+    return frame.reformat(*size, "yuv420p", dst_colorspace=colorspace, dst_color_range=ColorRange.MPEG)
 
 
-def _sound(container, source, stream, video, segments):
+def _audio_packets(container, source, stream, video, segments):
     """Encode the sound of the segments, silence where there is none; yields packets."""
     rate = stream.rate if stream.rate in AAC_RATES else 48000
     layout = "mono" if stream.channels == 1 else "stereo"
@@ -121,13 +133,13 @@ def _sound(container, source, stream, video, segments):
         length = round((offset + last - first) * rate) - round(offset * rate)
         spans.append((round(first * rate), round(first * rate) + length))
         offset += last - first
-    # Where the clock is not to be believed, what is near a segment is not known: all of it is decoded.
+    # Without reliable time stamps it is not known which packets are near a segment: all are decoded.
     packets = _packets_near(source, stream, video.start, segments) if video.has_clock else demux(source, stream)
-    decoded = _decoded_sound(packets, stream, video.start, rate, layout)
-    return _encoded_sound(target, cut(decoded, spans, target.layout.nb_channels), rate)
+    decoded = _decode_audio(packets, stream, video.start, rate, layout)
+    return _encode_audio(target, cut_audio(decoded, spans, target.layout.nb_channels), rate)
 
 
-def _encoded_sound(stream, pieces, rate):
+def _encode_audio(stream, pieces, rate):
     import av
 
     position, layout = 0, stream.layout.name
@@ -139,24 +151,24 @@ def _encoded_sound(stream, pieces, rate):
     yield from stream.encode(None)
 
 
-def _decoded_sound(packets, stream, start, rate, layout):
-    """Decode sound; yields (number of the first sample after the first picture, (C, n)), ascending."""
+def _decode_audio(packets, stream, start, rate, layout):
+    """Decode sound; yields (number of the first sample since the first frame, (C, n)), ascending."""
     import av
 
-    due = was = resampler = None
+    due = source_format = resampler = None
     for packet in packets:
         frames = []
         try:
             for frame in stream.codec_context.decode(packet):
-                now = (frame.format.name, frame.layout.name, frame.rate)
-                if now != was:  # broadcasts change on the way
-                    was, resampler = now, av.AudioResampler("fltp", layout, rate)
+                frame_format = (frame.format.name, frame.layout.name, frame.rate)
+                if frame_format != source_format:  # it may change within a broadcast
+                    source_format, resampler = frame_format, av.AudioResampler("fltp", layout, rate)
                 frames += resampler.resample(frame)
         except av.error.FFmpegError:
             continue  # damaged: silence
         for frame in frames:
             number = due if frame.pts is None else round((float(frame.pts * frame.time_base) - start) * rate)
-            if due is not None and number < due + JITTER * rate:  # also where the clock starts again
+            if due is not None and number < due + JITTER * rate:  # also where time stamps start again
                 number = due
             due = number + frame.samples
             yield number, frame.to_ndarray()
@@ -175,14 +187,16 @@ def _packets_near(source, stream, start, segments, margin=1.0):
             yield packet
 
 
-def cut(pieces, spans, channels, most=48000):
+def cut_audio(
+    pieces: Iterable[tuple[int, np.ndarray]], spans: Sequence[tuple[int, int]], channels: int, most: int = 48000
+) -> Iterator[np.ndarray]:
     """Cut spans out of sound.
 
     Args:
-        pieces: iterable of (number of the first sample, (C, n) samples), ascending; they may leave gaps.
-        spans: list of (first, last + 1) sample numbers, ascending, apart.
+        pieces: number of the first sample, and (C, n) samples, ascending; they may leave gaps.
+        spans: (first, last + 1) sample numbers, ascending, apart.
         channels: C.
-        most: so many samples of silence come at once.
+        most: samples of silence in one array.
     Yields:
         (C, n) arrays that fill the spans one after another, silence in the gaps.
     """

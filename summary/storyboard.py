@@ -1,12 +1,14 @@
-"""The storyboard: the chosen frames with their times, as one picture."""
+"""The storyboard: the selected frames with their times, as one image."""
+
+import os
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from data.video.reader import as_shown
-from utils.text import clock
+from data.video.reader import Video, as_shown
+from utils.text import format_time
 
-MOST = 48  # frames; of more, the most salient are shown
+MAX_FRAMES = 48  # of more, the most salient are shown
 COLUMNS, WIDTH, GAP, LABEL, FONT = 4, 320, 12, 38, 26  # pixels
 PAPER, INK = (250, 250, 249), (28, 25, 23)
 
@@ -15,20 +17,25 @@ class Storyboard:
     """Collects frames while the skim is written.
 
     Args:
-        video: `Video`.
+        video: the file.
         saliency: (T,) float.
-        chosen: (T,) bool; the most salient of these seconds are shown, each by the picture at its middle.
+        selected: (T,) bool; the most salient of these seconds are shown, each by the frame at its middle.
+    Attributes:
+        frames: second -> image.
     """
 
-    def __init__(self, video, saliency, chosen):
-        self.video, self.T = video, len(saliency)
-        seconds = np.flatnonzero(chosen)
-        self.seconds = np.sort(seconds[np.argsort(-saliency[seconds], kind="stable")[:MOST]])
+    def __init__(self, video: Video, saliency: np.ndarray, selected: np.ndarray) -> None:
+        seconds = np.flatnonzero(selected)
+        self.video = video
+        self.T = len(saliency)
+        self.seconds = np.sort(seconds[np.argsort(-saliency[seconds], kind="stable")[:MAX_FRAMES]])
         self.timeline = None
+        self.frames: dict[int, Image.Image] = {}
+        self.wanted: dict[int, list[int]] = {}  # number of a frame -> seconds that it stands for
 
-    def seen(self, k, frame):
-        """Take a decoded picture if it is one of those to show."""
-        if self.timeline is not self.video.timeline:  # the first, or everything anew: reading corrected it
+    def add(self, k: int, frame) -> None:
+        """Take the k-th frame of the video, an `av.VideoFrame`, if it is one of those to show."""
+        if self.timeline is not self.video.timeline:  # at the first frame, and when reading has corrected it
             self.timeline, self.frames, self.wanted = self.video.timeline, {}, {}
             for second, middle in zip(self.seconds, self.timeline.middles(self.T)[self.seconds]):
                 self.wanted.setdefault(int(middle), []).append(int(second))
@@ -36,7 +43,7 @@ class Storyboard:
             image = ImageOps.contain(as_shown(frame), (WIDTH, WIDTH), Image.Resampling.LANCZOS)
             self.frames |= dict.fromkeys(self.wanted[k], image)
 
-    def write(self, path):
+    def write(self, path: str | os.PathLike) -> None:
         """Write the collected frames with their times as PNG."""
         font = ImageFont.load_default(size=FONT)
         columns = min(COLUMNS, len(self.frames))
@@ -44,8 +51,8 @@ class Storyboard:
         rows = -(-len(self.frames) // columns)
         sheet = Image.new("RGB", (columns * (WIDTH + GAP) + GAP, rows * (height + GAP) + GAP), PAPER)
         pen = ImageDraw.Draw(sheet)
-        for place, (second, image) in enumerate(sorted(self.frames.items())):
-            x, y = GAP + place % columns * (WIDTH + GAP), GAP + place // columns * (height + GAP)
+        for i, (second, image) in enumerate(sorted(self.frames.items())):
+            x, y = GAP + i % columns * (WIDTH + GAP), GAP + i // columns * (height + GAP)
             sheet.paste(image, (x + (WIDTH - image.width) // 2, y + (height - LABEL - image.height) // 2))
-            pen.text((x + 2, y + height - LABEL + 4), clock(second), INK, font)
+            pen.text((x + 2, y + height - LABEL + 4), format_time(second), INK, font)
         sheet.save(path, format="PNG")

@@ -1,25 +1,31 @@
-"""A video file -> its summary on disk: skim, caption, storyboard and page."""
+"""A video file -> its summary on disk: skim, caption, storyboard and page.
+
+Axes: T frames at 1 fps, D feature width.
+"""
 
 import contextlib
-import dataclasses
 import functools
 import json
 import os
 import pathlib
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import torch
 
 from data.video.decoding import Job
 from data.video.files import video_id_of
+from data.video.reader import Video
 from engine.config import Config
 from engine.extraction import encode_videos
 from engine.setup import build_model, load_trained
-from models.frame_encoders import FrameEncoder, blip_frame_encoder
-from models.vtsum_blip import WIDTHS, VTSumBLIP
+from models.frame_encoders import blip_frame_encoder
+from models.vtsum_blip import WIDTHS
 from summary.page import write_page
-from summary.selection import choose, segments_of
+from summary.selection import select_frames, selected_segments
 from summary.skim import write_skim
 from summary.storyboard import Storyboard
 from utils.device import autocast, pick_device
@@ -27,178 +33,186 @@ from utils.download import resolve_file
 from utils.files import make_folder, sha256_of
 from utils.log import progress_bar
 from utils.settings import read_settings
+from utils.text import printable_path
 
-FILES = ("summary.mp4", "storyboard.png", "index.html", "summary.json")  # the last one says that all are there
-CHUNK = 32  # frames that are encoded together
+FILES = ("summary.mp4", "storyboard.png", "index.html", "summary.json")  # in the order of writing
+FRAMES_PER_BATCH = 32  # that are encoded together
+
+OnStage = Callable[[str, float], None]
 
 
-@dataclasses.dataclass(frozen=True)
 class Summarizer:
-    """What summarising needs: the two models and where they are from."""
-
-    config: Config
-    model: VTSumBLIP
-    encoder: FrameEncoder
-    device: torch.device
-    checkpoints: dict  # role -> path and SHA-256
-
-
-def load(config, pretrained_model=None, blip=None, **settings):
-    """Load the models that summarising needs.
+    """Makes summaries of video files.
 
     Args:
         config: a YAML file, or a `Config`.
         pretrained_model: VTSUM-BLIP checkpoint (path, https:// or hf://); None takes the configuration's.
         blip: checkpoint (likewise) with BLIP's image encoder; None takes the configuration's `pretrained`.
         settings: further settings that override the configuration's, as flags do.
-    Returns:
-        `Summarizer` for `summarize`.
+    Attributes:
+        config: `Config`, with what was overridden.
+        model: `VTSumBLIP`.
+        encoder: BLIP's `FrameEncoder`.
+        device: where both are.
+        checkpoints: role (`model`, `blip`) -> path and SHA-256.
     Raises:
         FileNotFoundError, ValueError: a file is missing or bad, or the models do not fit each other.
     """
-    settings |= {} if pretrained_model is None else dict(pretrained_model=str(pretrained_model))
-    if isinstance(config, Config):
-        config = config.replace(**settings)
-    else:
-        config = Config(**(read_settings(config, Config) | settings))
-    blip = config.pretrained if blip is None else blip
-    if not config.pretrained_model:
-        raise ValueError("pretrained_model: missing, expected a VTSUM-BLIP checkpoint (--pretrained_model PATH)")
-    if not blip:
-        raise ValueError("blip: missing, expected a checkpoint with BLIP's image encoder (--blip PATH)")
-    if config.task == "v2t":
-        raise ValueError("task: found v2t, expected v2vt or v2v: without saliency there is nothing to choose by")
-    device = pick_device(config.device)
-    paths = dict(model=resolve_file(config.pretrained_model), blip=resolve_file(blip))
-    model = build_model(config)
-    load_trained(config, model, paths["model"])
-    encoder = blip_frame_encoder(paths["blip"], config.image_size)
-    width = encoder.image_encoder.embed_dim
-    if width != WIDTHS[config.vit]:
-        expected = f"{WIDTHS[config.vit]} for vit {config.vit}"
-        raise ValueError(f"{blip}: BLIP's image encoder: found width {width}, expected {expected}")
-    checkpoints = {role: dict(path=str(path), sha256=sha256_of(path)) for role, path in paths.items()}
-    return Summarizer(config, model.to(device).eval(), encoder.to(device), device, checkpoints)
 
+    def __init__(
+        self,
+        config: str | os.PathLike | Config,
+        pretrained_model: str | os.PathLike | None = None,
+        blip: str | os.PathLike | None = None,
+        **settings: Any,
+    ) -> None:
+        if pretrained_model is not None:
+            settings["pretrained_model"] = str(pretrained_model)
+        if isinstance(config, Config):
+            config = config.replace(**settings)
+        else:
+            config = Config(**(read_settings(config, Config) | settings))
+        blip = config.pretrained if blip is None else blip
+        if not config.pretrained_model:
+            raise ValueError("pretrained_model: missing, expected a VTSUM-BLIP checkpoint (--pretrained_model PATH)")
+        if not blip:
+            raise ValueError("blip: missing, expected a checkpoint with BLIP's image encoder (--blip PATH)")
+        if config.task == "v2t":
+            raise ValueError("task: found v2t, expected v2vt or v2v: a summary is selected by its saliency")
+        paths = dict(model=resolve_file(config.pretrained_model), blip=resolve_file(blip))
+        model = build_model(config)
+        load_trained(config, model, paths["model"])
+        encoder = blip_frame_encoder(paths["blip"], config.image_size)
+        width, expected = encoder.image_encoder.embed_dim, WIDTHS[config.vit]
+        if width != expected:
+            raise ValueError(
+                f"{blip}: BLIP's image encoder: found width {width}, expected {expected} for vit {config.vit}"
+            )
+        self.config = config
+        self.device = pick_device(config.device)
+        self.model = model.to(self.device).eval()
+        self.encoder = encoder.to(self.device)
+        self.checkpoints = {role: dict(path=str(path), sha256=sha256_of(path)) for role, path in paths.items()}
 
-def summarize(summarizer, video, out, budget=0.15, method="topk", on_stage=None):
-    """Summarise one video.
+    def summarize(
+        self,
+        video: str | os.PathLike,
+        out: str | os.PathLike,
+        budget: float = 0.15,
+        method: str = "topk",
+        on_stage: OnStage | None = None,
+    ) -> dict[str, Any]:
+        """Summarize one video.
 
-    Args:
-        summarizer: what `load` gave.
-        video: path of a video file.
-        out: folder; the summary is written to `out/{name of the file without its suffix}/`, over an earlier one.
-        budget: part of the video to keep, above 0 and at most 1.
-        method: `topk`, the most salient seconds, or `shots`, whole shots; see `summary.selection`.
-        on_stage: function that is told each stage as it begins and goes on: its name in `timings`, and the second of
-            the video that it has reached. What it raises ends the work.
-    Returns:
-        dictionary, what `summary.json` holds.
-    Raises:
-        FileNotFoundError, ValueError, OSError: not a video, or the summary cannot be written; then nothing is.
-    """
-    path, timings = pathlib.Path(video), {}
-    timed = functools.partial(_timed, timings, on_stage or _ignore)
-    folder = pathlib.Path(out, video_id_of(path))
-    if path.resolve() in [(folder / name).resolve() for name in FILES]:
-        raise ValueError(f"{path}: video: is what its own summary would replace; use another --out")
-    with timed("features") as reached:
-        source, features = _encode(summarizer, path, reached)  # Video, (T, D)
-    with timed("model"):
-        caption, saliency = _predict(summarizer, features)  # str, (T,)
-    with timed("choose"):
-        chosen = choose(saliency, features, budget, method)  # (T,)
-    duration = source.timeline.duration
-    segments = segments_of(chosen, duration)
-    summary = dict(
-        name=_printable(path.name),
-        video=_printable(path),
-        duration=duration,
-        caption=caption,
-        saliency=saliency.tolist(),
-        chosen=chosen.tolist(),
-        segments=segments,
-        method=method,
-        budget=dict(asked=budget, used=sum(end - start for start, end in segments) / duration),
-        model=summarizer.config.model,
-        checkpoints=summarizer.checkpoints,
-        timings=timings,
-    )
-    _write(summary, source, Storyboard(source, saliency, chosen), folder, timed)
-    return summary
+        Args:
+            video: path of a video file.
+            out: folder; the summary is written to `out/{name of the file without its suffix}/`, over an earlier one.
+            budget: part of the video to keep, above 0 and at most 1.
+            method: `topk`, the most salient seconds, or `shots`, whole shots; see `summary.selection`.
+            on_stage: called at the start of each stage and during it, with the stage's name in `timings` and the
+                second of the video that was reached. An exception that it raises ends the work.
+        Returns:
+            the content of `summary.json`.
+        Raises:
+            FileNotFoundError, ValueError, OSError: not a video, or the summary cannot be written; then nothing is.
+        """
+        path, timings = pathlib.Path(video), {}
+        timed = functools.partial(_timed, timings, on_stage or (lambda stage, second: None))
+        folder = pathlib.Path(out, video_id_of(path))
+        if path.resolve() in [(folder / name).resolve() for name in FILES]:
+            raise ValueError(f"{path}: video: is what its own summary would replace; use another --out")
+        with timed("features") as on_second:
+            source, features = self._encode(path, on_second)  # features (T, D)
+        with timed("model"):
+            caption, saliency = self._predict(features)  # saliency (T,)
+        with timed("choose"):
+            selected = select_frames(saliency, features, budget, method)  # (T,)
+        duration = source.timeline.duration
+        segments = selected_segments(selected, duration)
+        summary = dict(
+            name=printable_path(path.name),
+            video=printable_path(path),
+            duration=duration,
+            caption=caption,
+            saliency=saliency.tolist(),
+            chosen=selected.tolist(),
+            segments=segments,
+            method=method,
+            budget=dict(asked=budget, used=sum(end - start for start, end in segments) / duration),
+            model=self.config.model,
+            checkpoints=self.checkpoints,
+            timings=timings,
+        )
+        _write(summary, source, Storyboard(source, saliency, selected), folder, timed)
+        return summary
 
+    def _encode(self, path: pathlib.Path, on_second: Callable[[float], None]) -> tuple[Video, np.ndarray]:
+        """Decode and encode a video at 1 fps: the file and its features (T, D)."""
+        job, encoded = Job(path.stem, str(path)), 0
+        with progress_bar(None, True, desc=path.name, unit="frame") as bar:
 
-def _printable(path):
-    """A path as text that any file and terminal takes: bytes that are no UTF-8 and control signs become �."""
-    text = os.fsencode(path).decode("utf-8", errors="replace")
-    return "".join(sign if sign.isprintable() else "�" for sign in text)
+            def on_frames(count: int) -> None:
+                nonlocal encoded
+                encoded += count
+                bar.update(count)
+                on_second(float(encoded))
 
+            encoders = {"blip": self.encoder}
+            ((end, features),) = encode_videos([job], encoders, chunk=FRAMES_PER_BATCH, workers=0, on_frames=on_frames)
+        if end.reason:
+            raise ValueError(end.reason)
+        return end.video, features["blip"]
 
-def _ignore(stage, second):
-    pass
+    def _predict(self, features: np.ndarray) -> tuple[str | None, np.ndarray]:
+        """Frame features (T, D) -> caption (None for task v2v) and saliency (T,) in [0, 1]."""
+        config = self.config
+        with autocast(config.precision, self.device):
+            captions, logits = self.model.generate(
+                torch.from_numpy(features)[None].to(self.device),
+                torch.ones(1, len(features)),
+                num_beams=config.num_beams,
+                max_length=config.max_text_length,
+                min_length=config.min_text_length,
+            )
+        return None if captions is None else captions[0], logits.double().sigmoid().cpu().numpy()
 
 
 @contextlib.contextmanager
-def _timed(timings, on_stage, stage):
-    """Measure a stage and tell that it begins; gives a function that tells the second that it has reached."""
+def _timed(timings: dict[str, float], on_stage: OnStage, stage: str) -> Iterator[Callable[[float], None]]:
+    """Measure a stage and report its start; gives a function that reports the second of the video that was reached."""
     start = time.perf_counter()
     on_stage(stage, 0.0)
     yield functools.partial(on_stage, stage)
     timings[stage] = round(time.perf_counter() - start, 3)
 
 
-def _encode(summarizer, path, reached):
-    """Decode and encode a video at 1 fps."""
-    job, encoders, encoded = Job(path.stem, str(path)), {"blip": summarizer.encoder}, 0
-    with progress_bar(None, True, desc=path.name, unit="frame") as bar:
-
-        def on_frames(count):
-            nonlocal encoded
-            encoded += count
-            bar.update(count)
-            reached(float(encoded))
-
-        ((end, features),) = encode_videos([job], encoders, chunk=CHUNK, workers=0, on_frames=on_frames)
-    if end.reason:
-        raise ValueError(end.reason)
-    return end.video, features["blip"]
-
-
-def _predict(summarizer, features):
-    """Frame features (T, D) -> caption (None for task v2v) and saliency (T,) in [0, 1]."""
-    config = summarizer.config
-    with autocast(config.precision, summarizer.device):
-        captions, logits = summarizer.model.generate(
-            torch.from_numpy(features)[None].to(summarizer.device),
-            torch.ones(1, len(features)),
-            num_beams=config.num_beams,
-            max_length=config.max_text_length,
-            min_length=config.min_text_length,
-        )
-    return None if captions is None else captions[0], logits.double().sigmoid().cpu().numpy()
-
-
-def _write(summary, video, storyboard, folder, timed):
-    """Write a summary's files in a folder of their own and put them in place when all are there."""
+def _write(
+    summary: dict[str, Any],
+    video: Video,
+    storyboard: Storyboard,
+    folder: pathlib.Path,
+    timed: Callable[[str], contextlib.AbstractContextManager[Callable[[float], None]]],
+) -> None:
+    """Write a summary's files to a temporary folder and move them when all are complete."""
     make_folder(folder, "out")
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished.") as unfinished:
-            made = pathlib.Path(unfinished)
-            with timed("skim") as reached:
+            work = pathlib.Path(unfinished)
+            with timed("skim") as on_second:
 
-                def seen(k, frame):
-                    storyboard.seen(k, frame)
-                    reached(float(video.timeline.starts[k]))
+                def on_frame(k, frame):
+                    storyboard.add(k, frame)
+                    on_second(float(video.timeline.starts[k]))
 
-                write_skim(video, summary["segments"], made / FILES[0], seen)
+                write_skim(video, summary["segments"], work / FILES[0], on_frame)
             with timed("page"):
-                storyboard.write(made / FILES[1])
-                write_page(summary, made / FILES[2], len(storyboard.frames))
-            (made / FILES[3]).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+                storyboard.write(work / FILES[1])
+                write_page(summary, work / FILES[2], len(storyboard.frames))
+            (work / FILES[3]).write_text(json.dumps(summary, indent=1), encoding="utf-8")
             for name in FILES:
-                os.replace(made / name, folder / name)
+                os.replace(work / name, folder / name)
     except OSError as error:
         raise OSError(f"{folder}: cannot be written ({error.strerror or error})") from None
     finally:
         with contextlib.suppress(OSError):
-            folder.rmdir()  # if nothing is in it
+            folder.rmdir()  # if it is empty

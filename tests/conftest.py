@@ -121,7 +121,7 @@ def untrained(mini_videos, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def summary_settings(mini_videos, untrained):
-    """What `summarize.load` is called with: the untrained model and the encoder of `mini_videos`."""
+    """Arguments of `Summarizer`: the untrained model and the encoder of `mini_videos`."""
     return dict(
         config=str(ROOT / "configs/mini.yaml"),
         pretrained_model=untrained,

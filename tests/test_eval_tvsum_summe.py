@@ -13,7 +13,7 @@ from data.tvsum_summe import BenchmarkVideo, read_tvsum_mat
 from engine.score_files import make_splits, read_scores, read_splits, scores_of_videos
 from engine.tvsum_summe import shots_from_annotated_features
 from metrics.segmentation import segment_shots
-from metrics.shots import select_shots
+from metrics.shots import knapsack_summary
 from models.vtsum_blip import v2vt_sum
 from tests import benchmark_files as files
 from tests.benchmark_files import FPS, FRAMES, PICKS, SECONDS, write_eccv16, write_summe, write_tvsum_mat
@@ -76,7 +76,7 @@ def test_scores_of_tvsum(evaluate, root, tmp_path):
         model, middles = scores[video]["model"], [FPS * second + FPS // 2 for second in range(SECONDS)]
         taus = [scipy.stats.kendalltau(values, user)[0] for user in files.ratings(i)[:, middles]]
         assert model["Kendall"] == pytest.approx(np.mean(taus))
-        chosen = select_shots(np.repeat(values, FPS), files.CHANGE_POINTS + [0, 1])
+        chosen = knapsack_summary(np.repeat(values, FPS), files.CHANGE_POINTS + [0, 1])
         f1 = [2 * (chosen * user).sum() / (chosen.sum() + user.sum()) for user in files.selections(i)]
         assert model["F1"] == pytest.approx(np.mean(f1))
     f1 = [line["model"]["F1"] for line in scores.values()]
@@ -89,7 +89,7 @@ def test_scores_of_summe(evaluate, root, tmp_path):
     found = write_scores(tmp_path / "s.json", 5, FRAMES, "Name_{}")
     results, scores = evaluate("summe", "GT", "--scores", tmp_path / "s.json", "--shots", root / "summe.h5")
     for i, values in enumerate(found.values()):
-        chosen, users = select_shots(values, files.CHANGE_POINTS + [0, 1]), files.selections(i)
+        chosen, users = knapsack_summary(values, files.CHANGE_POINTS + [0, 1]), files.selections(i)
         f1 = [2 * (chosen * user).sum() / (chosen.sum() + user.sum()) for user in users]
         assert scores[f"Name {i}"]["model"]["F1"] == pytest.approx(max(f1))
     assert results["splits"]["source"] == "random splits of seed 0"
@@ -217,7 +217,7 @@ def test_zero_shot(evaluate, root, zero_shot_flags, mini_root):
         assert scores[f"name-{i}"]["model"]["Kendall"] == pytest.approx(np.mean(taus), abs=1e-6)
         spans = [(FPS * first, FPS * stop) for first, stop in segment_shots(features)]
         assert len(spans) > 1
-        chosen, *users = (select_shots(row, spans) for row in (np.repeat(saliency, FPS), *files.ratings(i)))
+        chosen, *users = (knapsack_summary(row, spans) for row in (np.repeat(saliency, FPS), *files.ratings(i)))
         f1 = [2 * (chosen * user).sum() / max(1, chosen.sum() + user.sum()) for user in users]
         assert scores[f"name-{i}"]["model"]["F1"] == pytest.approx(np.mean(f1))
     assert results["config"]["model"] == "vtsum_blip_tt_ca" and len(results["checkpoint_sha256"]) == 64

@@ -14,18 +14,18 @@ from PIL import Image
 import summarize as script
 from data.mini.encoders import FRAME_SIZE
 from data.video.reader import Video
-from summarize import load, summarize
+from summary import Summarizer
+from tests.browser import open_page
 from tests.clips import constant_rate, write_clip
 from tests.conftest import ROOT
 from tests.processes import run
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FILES = ["index.html", "storyboard.png", "summary.json", "summary.mp4"]
 
 
 @pytest.fixture(scope="module")
 def summarizer(summary_settings):
-    return load(**summary_settings)
+    return Summarizer(**summary_settings)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def flags(summary_settings):
 
 def test_a_summary(summarizer, mini_videos, untrained, tmp_path):
     path = mini_videos / "videos/mini_test_000.mp4"
-    summary = summarize(summarizer, path, tmp_path)
+    summary = summarizer.summarize(path, tmp_path)
     folder = tmp_path / "mini_test_000"
     assert sorted(p.name for p in folder.iterdir()) == FILES
     assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
@@ -67,7 +67,7 @@ def test_features_are_those_of_extraction(summarizer, mini_videos, tmp_path):
     extract_features.main(words)
     features = torch.from_numpy(np.load(tmp_path / "feat/blip/mini_test_001.npz")["features"])[None]
     captions, saliency = summarizer.model.generate(features, torch.ones(features.shape[:2]), max_length=40)
-    summary = summarize(summarizer, path, tmp_path / "out")
+    summary = summarizer.summarize(path, tmp_path / "out")
     assert summary["caption"] == captions[0]
     assert summary["saliency"] == pytest.approx(saliency.sigmoid().tolist(), abs=1e-6)
 
@@ -75,7 +75,7 @@ def test_features_are_those_of_extraction(summarizer, mini_videos, tmp_path):
 def test_shots_and_budget(summarizer, mini_videos, tmp_path):
     path = mini_videos / "videos/mini_val_000.mp4"
     for budget in (0.3, 1.0):
-        summary = summarize(summarizer, path, tmp_path, budget, "shots")
+        summary = summarizer.summarize(path, tmp_path, budget, "shots")
         assert 0 < summary["budget"]["used"] <= budget + 1e-6
     assert summary["segments"] == [[0.0, summary["duration"]]] or summary["segments"] == [(0.0, summary["duration"])]
 
@@ -86,7 +86,7 @@ def test_shots_and_budget(summarizer, mini_videos, tmp_path):
 )
 def test_the_shortest_videos(summarizer, tmp_path, name, times, sound):
     path = write_clip(tmp_path / name, times, sound=sound)
-    summary = summarize(summarizer, path, tmp_path / "out")
+    summary = summarizer.summarize(path, tmp_path / "out")
     assert len(summary["segments"]) == 1 and len(summary["saliency"]) == Video(path).timeline.seconds
     assert sorted(p.name for p in (tmp_path / "out" / path.stem).iterdir()) == FILES
 
@@ -94,7 +94,7 @@ def test_the_shortest_videos(summarizer, tmp_path, name, times, sound):
 def test_progress(summarizer, mini_videos, tmp_path):
     """Each stage tells how far it has come; what that raises ends the work and leaves nothing."""
     path, told = mini_videos / "videos/mini_test_000.mp4", []
-    summary = summarize(summarizer, path, tmp_path, on_stage=lambda *reached: told.append(reached))
+    summary = summarizer.summarize(path, tmp_path, on_stage=lambda *reached: told.append(reached))
     stages = [stage for stage, second in told if second == 0]
     assert list(dict.fromkeys(stages)) == list(summary["timings"])
     assert told == sorted(told, key=lambda reached: (stages.index(reached[0]), reached[1]))
@@ -106,7 +106,7 @@ def test_progress(summarizer, mini_videos, tmp_path):
             raise InterruptedError("enough")
 
     with pytest.raises(OSError, match="enough"):
-        summarize(summarizer, path, tmp_path, on_stage=stop)
+        summarizer.summarize(path, tmp_path, on_stage=stop)
     assert not list(tmp_path.iterdir())
 
 
@@ -130,19 +130,19 @@ def test_strange_names(summarizer, mini_videos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = os.fsdecode(b"bad\xff\n.mp4")
     shutil.copy(mini_videos / "videos/mini_val_001.mp4", name)
-    summary = summarize(summarizer, name, "out:1")
+    summary = summarizer.summarize(name, "out:1")
     assert summary["name"] == "bad��.mp4"
     assert sorted(p.name for p in (tmp_path / "out:1" / name[:-4]).iterdir()) == FILES
     (tmp_path / "summary").mkdir()
     shutil.copy(name, "summary/summary.mp4")
     with pytest.raises(ValueError, match="is what its own summary would replace; use another --out"):
-        summarize(summarizer, "summary/summary.mp4", tmp_path)
+        summarizer.summarize("summary/summary.mp4", tmp_path)
     with pytest.raises(ValueError, match=r"out: cannot be made \(Not a directory\)"):
-        summarize(summarizer, "summary/summary.mp4", name)
+        summarizer.summarize("summary/summary.mp4", name)
 
 
 def test_task_v2v_has_no_caption(summary_settings, mini_videos, tmp_path):
-    summary = summarize(load(**summary_settings, task="v2v"), mini_videos / "videos/mini_val_000.mp4", tmp_path)
+    summary = Summarizer(**summary_settings, task="v2v").summarize(mini_videos / "videos/mini_val_000.mp4", tmp_path)
     assert summary["caption"] is None
     assert '<p class="caption">' not in (tmp_path / "mini_val_000/index.html").read_text()
 
@@ -157,7 +157,7 @@ def test_mistakes(summary_settings, flags, mini_videos, tmp_path, monkeypatch):
         (dict(config=str(ROOT / "configs/none.yaml")), "none.yaml: config: no such file"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
-            load(**(summary_settings | change))
+            Summarizer(**(summary_settings | change))
     for words, message in (
         (["--budget", "0", str(mini_videos / "videos")], "budget: found 0.0, expected a part of the video"),
         (["none.mp4"], "none.mp4: videos: no such file or folder"),
@@ -175,7 +175,7 @@ def test_another_width_of_features(summary_settings, mini_videos, tmp_path):
     torch.save(dict(model=state), tmp_path / "large.pth")
     message = "large.pth: BLIP's image encoder: found width 1024, expected 768 for vit base"
     with pytest.raises(ValueError, match=message):
-        load(**(summary_settings | dict(blip=tmp_path / "large.pth", image_size=32)))
+        Summarizer(**(summary_settings | dict(blip=tmp_path / "large.pth", image_size=32)))
 
 
 def test_an_earlier_summary_stays_until_the_new_one_is_there(summarizer, mini_videos, tmp_path, monkeypatch):
@@ -186,33 +186,24 @@ def test_an_earlier_summary_stays_until_the_new_one_is_there(summarizer, mini_vi
         pytest.skip("may not mount a file system")
     try:
         path = mini_videos / "videos/mini_test_000.mp4"
-        summarize(summarizer, path, small, 0.1)
+        summarizer.summarize(path, small, 0.1)
         before = {p.name: p.read_bytes() for p in (small / "mini_test_000").iterdir()}
         (small / "filler").write_bytes(bytes(os.statvfs(small).f_bavail * os.statvfs(small).f_frsize - 8192))
         for folder in (path, write_clip(tmp_path / "other.mp4", constant_rate(25, 250))):
             with pytest.raises(OSError, match=rf"small/{folder.stem}: cannot be written \(No space left on device\)"):
-                summarize(summarizer, folder, small, 0.9)
+                summarizer.summarize(folder, small, 0.9)
         assert {p.name: p.read_bytes() for p in (small / "mini_test_000").iterdir()} == before
         assert sorted(p.name for p in small.iterdir()) == ["filler", "mini_test_000"]
     finally:
         subprocess.run(["umount", small], check=True)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-def test_the_page_in_a_browser(summarizer, tmp_path):
+def test_the_page_in_a_browser(browser, summarizer, tmp_path):
     """The video plays, nothing is fetched from elsewhere, and the page fits a phone and a desktop."""
-    sync_api = pytest.importorskip("playwright.sync_api")
     path = write_clip(tmp_path / "clip.mp4", constant_rate(25, 500), size=(320, 180), sound=44100)
-    summary = summarize(summarizer, path, tmp_path)
+    summary = summarizer.summarize(path, tmp_path)
     page_file = tmp_path / "clip/index.html"
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport=dict(width=1400, height=900))
-        requests, messages = [], []
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("console", lambda message: messages.append(message.text))
-        page.on("pageerror", lambda error: messages.append(str(error)))
-        page.goto(page_file.as_uri())
+    with open_page(browser, page_file.as_uri(), width=1400) as (page, requests, messages):
         seconds, width, height, marked = page.evaluate(
             """async () => {
                 const player = document.getElementById("player");
@@ -258,4 +249,3 @@ def test_the_page_in_a_browser(summarizer, tmp_path):
             x, y, w, h = (round(curve[side]) for side in ("x", "y", "width", "height"))
             drawn = pixels[y : y + h, x : x + w]
             assert (np.ptp(drawn, axis=-1) > 40).mean() == pytest.approx(kept / summary["duration"], abs=0.06)
-        browser.close()

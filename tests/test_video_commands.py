@@ -28,7 +28,7 @@ def clone(tmp_path_factory, mini_videos):
     root = tmp_path_factory.mktemp("video_clone")
     for path in ROOT.glob("*.py"):
         (root / path.name).symlink_to(path)
-    for name in ("configs", "data", "models", "utils"):
+    for name in ("configs", "data", "engine", "metrics", "models", "summary", "utils"):
         (root / name).symlink_to(ROOT / name)
     (root / "dataset/ActivityNet").mkdir(parents=True)
     shutil.copytree(mini_videos / "anno", root / "dataset/ActivityNet/anno")

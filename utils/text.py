@@ -1,7 +1,9 @@
 """Text for terminals, logs, pages and file names."""
 
+import os
 
-def clock(second: float) -> str:
+
+def format_time(second: float) -> str:
     """Write a time as m:ss or h:mm:ss."""
     minutes, seconds = divmod(int(second), 60)
     hours, minutes = divmod(minutes, 60)
@@ -11,6 +13,12 @@ def clock(second: float) -> str:
 def printable(text: str) -> str:
     """Escape control characters, which a terminal or a reader of logs may interpret."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def printable_path(path: str | os.PathLike) -> str:
+    """A path as text for any file and terminal: bytes that are not UTF-8 and control characters become �."""
+    text = os.fsencode(path).decode("utf-8", errors="replace")
+    return "".join(sign if sign.isprintable() else "�" for sign in text)
 
 
 def is_file_name(text: str) -> bool:

@@ -11,11 +11,11 @@ import scipy.stats
 from data.tvsum_summe import BenchmarkVideo, read_tvsum_mat
 from metrics.keyframes import average
 from metrics.shots import (
+    knapsack_summary,
     make_reference,
     score_annotators,
     score_frames,
     score_random,
-    select_shots,
     shots_in_frames,
 )
 
@@ -55,7 +55,7 @@ def test_summary_equals_every_choice():
         n = int(rng.integers(8, 60))
         cuts = sorted(rng.choice(np.arange(1, n), int(rng.integers(0, 8)), replace=False).tolist())
         shots, scores = list(zip([0, *cuts], [*cuts, n])), rng.random(n)
-        chosen = select_shots(scores, shots)
+        chosen = knapsack_summary(scores, shots)
         assert set(chosen.tolist()) <= {0, 1} and chosen.sum() <= int(0.15 * n)
         assert all(len(set(chosen[a:b])) == 1 for a, b in shots)  # whole shots
         total = sum(scores[a:b].mean() for a, b in shots if chosen[a])

@@ -1,19 +1,18 @@
 import csv
 import io
 import json
+import re
 
 import numpy as np
 import pytest
-import scipy.stats
 
 from data.annotations import load_annotations
 from engine.config import Config
 from engine.scoring import score_predictions, write_scores
 from metrics.registry import PAPER_METRICS
 from report import compare
-from report.bootstrap import paired_bootstrap
 from report.runs import published, read_run
-from utils.tables import layout
+from report.tables import render_table
 
 NAMES = ("F1", "Kendall", "Spearman")
 
@@ -69,19 +68,19 @@ def test_rows_groups_and_differences(scored, capsys):
 
 def test_differences_are_paired_and_marked_beyond_noise(scored, capsys, monkeypatch):
     a, b, c = scored("a", 0.1, 1), scored("b", 5.0, 2, kernel_size=3), scored("c", 0.1, 3, kernel_size=7)
-    groups = compare.grouped([read_run(folder) for folder in (a, b, c)])
-    found = compare.differences(groups, groups[0], NAMES, 2000, 0)
-    assert [group.name for group, _ in found] == [str(b), str(c)]
+    groups = compare.group_by_seed([read_run(folder) for folder in (a, b, c)])
+    compared = compare.compare_groups(groups, groups[0], NAMES, 2000, 0)
+    assert [group.name for group, _ in compared] == [str(b), str(c)]
     ours, theirs = read_run(a), read_run(b)
-    for name, (mean, low, high) in found[0][1].items():
+    for name, (mean, low, high) in compared[0][1].items():
         pairs = theirs.scores[name] - ours.scores[name]
         assert mean == pytest.approx(pairs.mean()) == pytest.approx(theirs.metrics[name] - ours.metrics[name])
         assert low < mean < high < 0  # far worse
         width = 2 * 1.96 * pairs.std() / np.sqrt(len(pairs))
         assert high - low == pytest.approx(width, rel=0.2)
-    low, high = found[1][1]["F1"][1:]
+    low, high = compared[1][1]["F1"][1:]
     assert low < 0 < high  # other noise of the same kind
-    monkeypatch.setattr(compare, "LEAST_VIDEOS", 7)
+    monkeypatch.setattr(compare, "MIN_VIDEOS", 7)
     out = run_compare(capsys, a, b, c, "--metrics", *NAMES)
     marked = {line.split()[0]: line.count("*") for line in out.splitlines() if line.startswith(str(a.parent))}
     assert "* beyond the noise of the videos" in out and marked[str(b)] == 3
@@ -93,17 +92,17 @@ def test_differences_are_paired_and_marked_beyond_noise(scored, capsys, monkeypa
     assert all(line.startswith(("%", "\\")) or line.endswith("\\\\") or not line for line in latex.splitlines())
 
 
-def test_intervals_agree_with_scipys_bootstrap():
+def test_intervals_of_the_bootstrap():
+    """Percentiles of resampled means; each column's interval is its own, of the same resampled videos."""
     rng = np.random.default_rng(0)
     differences = rng.gamma(2.0, size=(60, 2)) - [2.0, 1.5]
-    low, high = paired_bootstrap(differences, resamples=20_000)
-    for m in range(2):
-        peer = scipy.stats.bootstrap((differences[:, m],), np.mean, method="percentile", n_resamples=20_000, rng=rng)
-        assert (low[m], high[m]) == pytest.approx(tuple(peer.confidence_interval), abs=0.015)
-    assert np.array_equal(
-        paired_bootstrap(differences[:, [0, 0]])[0], np.repeat(paired_bootstrap(differences)[0][0], 2)
-    )
-    assert np.array_equal(paired_bootstrap(np.ones((5, 1)))[1], [1.0])
+    low, high = compare.bootstrap_interval(differences, 20_000, 0)
+    means = differences[rng.integers(60, size=(20_000, 60))].mean(axis=1)
+    assert np.array([low, high]) == pytest.approx(np.quantile(means, [0.025, 0.975], axis=0), abs=0.015)
+    twice, _ = compare.bootstrap_interval(differences[:, [0, 0]], 20_000, 0)
+    assert np.array_equal(twice, low[[0, 0]])
+    for N in (1, 5):
+        assert np.array_equal(compare.bootstrap_interval(np.ones((N, 1)), 100, 0), np.ones((2, 1)))
 
 
 def test_a_checkpoints_own_training_counts_when_it_is_scored_later(scored):
@@ -113,7 +112,7 @@ def test_a_checkpoints_own_training_counts_when_it_is_scored_later(scored):
         scored(f"eval{i}", 0.1, i, trained_with=config, pretrained_model=f"runs/{i}/checkpoint.pth", num_beams=5)
         for i, config in enumerate(trained)
     ]
-    (group,) = compare.grouped([read_run(folder) for folder in folders])
+    (group,) = compare.group_by_seed([read_run(folder) for folder in folders])
     settings = group.runs[0].settings
     assert (settings["num_beams"], settings["pretrained_model"]) == (5, "")
     # The window that it was scored with counts, and that it was trained with another is shown.
@@ -133,7 +132,7 @@ def test_a_checkpoints_own_training_counts_when_it_is_scored_later(scored):
 )
 def test_what_differs_in_more_than_the_seed_is_another_row(scored, other):
     first, second = scored("a", 0.1, 1, seed=1), scored("b", 0.1, 2, **({"seed": 2} | other))
-    assert len(compare.grouped([read_run(first), read_run(second)])) == 2
+    assert len(compare.group_by_seed([read_run(first), read_run(second)])) == 2
 
 
 def test_a_run_without_key_frames_hides_no_row_and_no_check(scored, capsys):
@@ -145,16 +144,16 @@ def test_a_run_without_key_frames_hides_no_row_and_no_check(scored, capsys):
     assert "human" in run_compare(capsys, words, a)
 
 
-def test_layouts():
-    header, rows = ["", "tt_depth", "F1"], [["a_b|c", "1", "22.4 ± 0.1"], ["d & e", "2"]]
-    assert layout(header, rows, "csv") == ",tt_depth,F1\na_b|c,1,22.4 ± 0.1\nd & e,2,\n"
-    text = layout(header, rows, "table", left=2)
-    assert text == "       tt_depth          F1\na_b|c  1         22.4 ± 0.1\nd & e  2\n"
-    lines = layout(header, rows, "markdown", left=2).splitlines()
-    assert lines[1] == "| ------ | -------- | ---------: |" and lines[2] == r"| a_b\|c | 1        | 22.4 ± 0.1 |"
-    latex = layout(header, rows, "latex")
-    assert r"a\_b|c & 1 & 22.4 $\pm$ 0.1 \\" in latex and r"d \& e & 2 &  \\" in latex
-    assert latex.startswith("\\begin{tabular}{lrr}\n\\toprule\n & tt\\_depth & F1 \\\\")
+def test_table_formats():
+    header, rows = ["", "tt_depth", "F1"], [["a_b|c", "1", "22.4 ± 0.1"], ["d & e", "2", ""]]
+    assert render_table(header, rows, "csv") == ",tt_depth,F1\na_b|c,1,22.4 ± 0.1\nd & e,2,\n"
+    lines = render_table(header, rows, "table", left=2).splitlines()
+    assert re.fullmatch("a_b[|]c  1 +22.4 ± 0.1", lines[1]) and re.fullmatch(" +tt_depth +F1", lines[0])
+    lines = render_table(header, rows, "markdown", left=2).splitlines()
+    assert re.fullmatch(r"\|:-+\|:-+\|-+:\|", lines[1]) and lines[2] == r"| a_b\|c | 1          | 22.4 ± 0.1 |"
+    latex = render_table(header, rows, "latex")
+    assert re.search(r"a\\_b\|c +& +1 & 22.4 \$\\pm\$ 0.1 \\\\", latex) and r"d \& e" in latex
+    assert latex.startswith("\\begin{tabular}{lrr}\n\\toprule\n") and "tt\\_depth" in latex
 
 
 def test_what_cannot_be_compared(scored, tmp_path):
@@ -169,7 +168,9 @@ def test_what_cannot_be_compared(scored, tmp_path):
     for damaged, message in (
         (lines[1:], "b: scores: other videos than the other runs', video mini_test_"),
         ([*lines, lines[0]], "expected at least one video, and each once"),
-        ([*lines, "{"], rf"line {len(lines) + 1}: expected a video_id and its scores"),
+        ([*lines, "{"], rf"line {len(lines) + 1}: not valid JSON"),
+        ([*lines, '{"F1": 0.5}'], rf"line {len(lines) + 1}: video_id: missing"),
+        ([*lines, json.dumps(dict(video_id="x", F1="0.5"))], "F1: found '0.5', expected a valid number"),
         ([*lines, json.dumps(dict(video_id="x", F1=0.5))], "video x: found other scores than in the first line"),
     ):
         (b / "scores_test.jsonl").write_text("\n".join(damaged))
@@ -182,12 +183,17 @@ def test_what_cannot_be_compared(scored, tmp_path):
     with pytest.raises(ValueError, match="b: baselines: found others than of the runs before: other annotations"):
         compare.main([str(a), str(b)])
     for damaged, message in (
-        (dict(metrics=dict(F1="high")), "metrics: expected an object of scores"),
-        (dict(metrics=dict(F1=float("nan"))), "metrics: expected an object of scores, finite numbers"),
+        (
+            dict(metrics=dict(F1="high")),
+            "results_test.json: results: metrics: F1: found 'high', expected a valid number",
+        ),
+        (dict(metrics=dict(F1=float("nan"))), "metrics: F1: found nan, expected a finite number"),
+        (dict(metrics={}), "metrics: found an object of 0, "),
+        (dict(metrics=dict(SPICE=0.5)), "metrics: SPICE: .*expected 'F1', "),
         (dict(metrics=dict(CIDEr=0.5)), r"scores_test.jsonl: CIDEr: missing, expected as it is in results_test.json"),
-        (dict(num_videos={}), "num_videos: expected numbers, expected and scored"),
-        (dict(baselines=[]), "baselines: expected an object of rows of scores"),
-        (dict(config=[1]), "config: found list, expected an object"),
+        (dict(num_videos={}), "num_videos: expected: missing"),
+        (dict(baselines=[]), "baselines: found a list of 0, expected a valid dictionary"),
+        (dict(config=[1]), "config: found a list of 1, expected a valid dictionary"),
     ):
         (b / "results_test.json").write_text(json.dumps(results | damaged))
         with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Choosing seconds, beside every possible choice on small cases."""
+"""Selection of seconds, against every possible one in small cases."""
 
 import itertools
 import math
@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 from metrics.segmentation import knapsack, segment_shots
-from summary.selection import capacity, choose, segments_of
+from summary.selection import budget_seconds, select_frames, selected_segments
 
 
 def test_topk():
     saliency = np.array([0.1, 0.9, 0.5, 0.9, 0.2, 0.3, 0.4, 0.0, 0.0, 0.0])
-    assert np.flatnonzero(choose(saliency, None, 0.3)).tolist() == [1, 2, 3]
-    assert np.flatnonzero(choose(saliency, None, 0.15)).tolist() == [1]  # the earlier of two alike
-    assert choose(saliency, None, 1.0).all()
-    assert choose(saliency[:1], None, 0.15).tolist() == [True]
+    assert np.flatnonzero(select_frames(saliency, None, 0.3)).tolist() == [1, 2, 3]
+    assert np.flatnonzero(select_frames(saliency, None, 0.15)).tolist() == [1]  # the earlier of two alike
+    assert select_frames(saliency, None, 1.0).all()
+    assert select_frames(saliency[:1], None, 0.15).tolist() == [True]
     for T, budget, expected in ((20, 0.15, 3), (10, 0.3, 3), (100, 0.29, 29), (7, 0.15, 1), (2000, 0.15, 300)):
-        assert capacity(budget, T) == expected
+        assert budget_seconds(budget, T) == expected
 
 
 def test_knapsack_equals_every_choice():
@@ -63,22 +63,22 @@ def test_whole_shots_are_chosen():
     rng = np.random.default_rng(0)
     features = np.repeat(np.eye(5, 16), [10, 4, 30, 6, 50], axis=0) + 0.01 * rng.standard_normal((100, 16))
     saliency = np.repeat([0.2, 0.9, 0.3, 0.8, 0.1], [10, 4, 30, 6, 50])
-    assert segments_of(choose(saliency, features, 0.15, "shots"), 100.0) == [(10.0, 14.0), (44.0, 50.0)]
-    assert segments_of(choose(saliency, features, 0.05, "shots"), 100.0) == [(10.0, 14.0)]
+    assert selected_segments(select_frames(saliency, features, 0.15, "shots"), 100.0) == [(10.0, 14.0), (44.0, 50.0)]
+    assert selected_segments(select_frames(saliency, features, 0.05, "shots"), 100.0) == [(10.0, 14.0)]
     # No shot fits in one second: the best second of the best shot.
     saliency[12] = 0.95
-    assert segments_of(choose(saliency, features, 0.01, "shots"), 100.0) == [(12.0, 13.0)]
+    assert selected_segments(select_frames(saliency, features, 0.01, "shots"), 100.0) == [(12.0, 13.0)]
 
 
 def test_segments():
     chosen = np.array([1, 1, 0, 1, 0, 0, 1, 1], bool)
-    assert segments_of(chosen, 7.25) == [(0.0, 2.0), (3.0, 4.0), (6.0, 7.25)]
-    assert segments_of(np.array([True]), 0.04) == [(0.0, 0.04)]
+    assert selected_segments(chosen, 7.25) == [(0.0, 2.0), (3.0, 4.0), (6.0, 7.25)]
+    assert selected_segments(np.array([True]), 0.04) == [(0.0, 0.04)]
 
 
 def test_mistakes():
     for budget in (0, -1, 1.01, float("nan")):
         with pytest.raises(ValueError, match="budget: found"):
-            choose(np.ones(5), None, budget)
+            select_frames(np.ones(5), None, budget)
     with pytest.raises(ValueError, match="method: found 'best', expected one of topk, shots"):
-        choose(np.ones(5), None, 0.15, "best")
+        select_frames(np.ones(5), None, 0.15, "best")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.video.reader import Video, as_shown
-from summary.skim import cut, write_skim
+from summary.skim import cut_audio, write_skim
 from tests.clips import constant_rate, heard_at, time_in, write_clip
 
 F = fractions.Fraction
@@ -127,7 +127,7 @@ def test_cut_equals_an_array_with_silence():
             at += samples.shape[1] + int(rng.integers(0, 3)) * 7
         edges = np.sort(rng.choice(400, 6, replace=False)).tolist()
         spans = list(zip(edges[::2], edges[1::2]))
-        found = np.concatenate(list(cut(pieces, spans, 2, most=5)), axis=1)
+        found = np.concatenate(list(cut_audio(pieces, spans, 2, most=5)), axis=1)
         assert np.array_equal(found, np.concatenate([whole[:, a:b] for a, b in spans], axis=1))
 
 

@@ -1,4 +1,4 @@
-"""A server of the web page, and its visitors: with a browser and without."""
+"""The demo page's server, and its clients: with a browser and without."""
 
 import functools
 import json
@@ -25,21 +25,21 @@ class Server:
         self.process = start(words, ROOT, stdout=log.open("w"))
 
     @functools.cached_property
-    def _said(self):
-        """What it says when it is ready; meanwhile the tests make ready too."""
-        while not (found := re.search(r"(http://127\.0\.0\.1:\d+/) \(files in (.+)\)", self.log.read_text())):
+    def _ready_line(self):
+        """Match of the line that is printed when the server is ready."""
+        while not (match := re.search(r"(http://127\.0\.0\.1:\d+/) \(files in (.+)\)", self.log.read_text())):
             assert self.process.poll() is None, self.log.read_text()
             time.sleep(0.05)
-        return found
+        return match
 
     @property
     def url(self):
-        return self._said[1]
+        return self._ready_line[1]
 
     @property
     def root(self):
         """The folder of its files."""
-        return pathlib.Path(self._said[2])
+        return pathlib.Path(self._ready_line[2])
 
     def until(self, text, times=1):
         """Wait until the log has a text so many times."""
@@ -54,8 +54,8 @@ def free_port():
         return listening.getsockname()[1]
 
 
-class Visitor:
-    """A browser of its own on the page; `requests` and `messages` are what it asked for and complained of."""
+class BrowserClient:
+    """A separate browser context on the page; `requests` and `messages` hold its requests and its errors."""
 
     def __init__(self, browser, server):
         self.context, self.requests, self.messages = browser.new_context(), [], []
@@ -65,7 +65,7 @@ class Visitor:
         self.page.on("console", lambda m: self.messages.append(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda error: self.messages.append(str(error)))
         self.page.goto(server.url)
-        self.button("Summarise").wait_for()
+        self.button("Summarize").wait_for()
 
     def button(self, name):
         return self.page.get_by_role("button", name=name)
@@ -113,8 +113,8 @@ class Visitor:
         return summary, played
 
 
-class Api:
-    """A visitor without a browser."""
+class ApiClient:
+    """A client without a browser."""
 
     def __init__(self, server):
         self.session, self.root = secrets.token_hex(5), f"{server.url}gradio_api/"
@@ -135,11 +135,16 @@ class Api:
         self.job = dict(session_hash=self.session, fn_index=function, event_id=response.json().get("event_id"))
         return response
 
+    def run_at_once(self, data, function):
+        """Call a function that needs no queue."""
+        body = dict(data=data, fn_index=function, session_hash=self.session)
+        return self.http.post(f"{self.root}run/predict", json=body)
+
     def cancel(self):
         assert self.http.post(f"{self.root}cancel", json=self.job).status_code == 200
 
     def call(self, data, function=None):
-        """Have a function called; returns whether it did something, and what it gave or said."""
+        """Call a function; returns whether it succeeded, and its output."""
         assert self.join(data, function).status_code == 200
         url = f"{self.root}queue/data?session_hash={self.session}"
         with self.http.stream("GET", url) as response:

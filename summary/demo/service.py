@@ -1,0 +1,138 @@
+"""Summaries of uploaded videos: limits, progress and cancellation, independent of the page."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import pathlib
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from summary.demo.bundle import write_bundle
+from summary.demo.uploads import check_upload
+from summary.selection import check_selection
+
+if TYPE_CHECKING:
+    from summary.summarizer import Summarizer
+
+logger = logging.getLogger(__name__)
+
+# Stage of `Summarizer.summarize` -> its label, and its first and last position on the progress bar.
+STAGES = {
+    "features": ("Decoding and encoding", 0.0, 0.6),
+    "model": ("Finding what matters, writing the caption", 0.6, 0.7),
+    "choose": ("Choosing seconds", 0.7, 0.75),
+    "skim": ("Cutting the skim", 0.75, 0.97),
+    "page": ("Drawing the storyboard", 0.97, 1.0),
+}
+
+
+class Cancelled(Exception):
+    """The client has closed the page, or stopped the work."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Limits of the service.
+
+    Attributes:
+        max_seconds: longest video that is accepted.
+        max_megabytes: largest file that is accepted.
+        max_waiting: requests that may wait while one is served.
+        keep_seconds: files are removed after so long.
+    """
+
+    max_seconds: float = 600
+    max_megabytes: int = 200
+    max_waiting: int = 8
+    keep_seconds: float = 3600
+
+
+@dataclasses.dataclass(frozen=True)
+class ServedSummary:
+    """A summary: the content of `summary.json`, and files that are removed when the request ends."""
+
+    summary: dict[str, Any]
+    skim: pathlib.Path
+    bundle: pathlib.Path
+
+
+class SummaryService:
+    """Makes summaries of uploaded videos.
+
+    Args:
+        summarizer: makes them.
+        examples: name -> path of videos to choose from.
+        work_dir: folder for the files of a request while it is served.
+        limits: of the uploads.
+    """
+
+    def __init__(
+        self,
+        summarizer: "Summarizer | None",
+        examples: dict[str, pathlib.Path],
+        work_dir: str | os.PathLike,
+        limits: Limits,
+    ) -> None:
+        self.summarizer = summarizer
+        self.examples = examples
+        self.work_dir = work_dir
+        self.limits = limits
+        self._stop_events: dict[str, threading.Event] = {}  # by session, while its request is served
+
+    def stop(self, session: str | None = None) -> None:
+        """Cancel the request of a session; without one, all requests."""
+        for key, event in list(self._stop_events.items()):
+            if session in (None, key):
+                event.set()
+
+    @contextlib.contextmanager
+    def summarize(
+        self, session: str, video: str, percent: float, method: str, on_progress: Callable[[float, str], None]
+    ) -> Iterator[ServedSummary]:
+        """Summarize an uploaded video; its files exist within the `with` block.
+
+        Args:
+            session: of the client, for `stop`.
+            video: path of the upload.
+            percent: of the video to keep.
+            method: see `summary.selection`.
+            on_progress: called with the part of the work that is done, and the stage's label.
+        Raises:
+            Cancelled: by `stop`.
+            ValueError, OSError: the request or the video is refused, or the summary cannot be written.
+        """
+        if not video:
+            raise ValueError("Please choose a video first.")
+        if not isinstance(percent, (int, float)):
+            raise ValueError("The length of the skim is not a number.")
+        check_selection(percent / 100, method)
+        path, start = pathlib.Path(video), time.monotonic()
+        if not path.is_file():
+            raise ValueError(
+                f"This file is no longer here: files are kept for {self.limits.keep_seconds / 60:g} min. "
+                "Please choose it again."
+            )
+        os.utime(path)  # so that it is kept for as long as the summary
+        duration = check_upload(path, self.limits.max_seconds)
+        stop_event = self._stop_events.setdefault(session, threading.Event())
+
+        def on_stage(stage: str, second: float) -> None:
+            if stop_event.is_set():
+                raise Cancelled
+            label, first, last = STAGES[stage]
+            on_progress(first + (last - first) * min(1.0, second / duration), label)
+
+        try:
+            with tempfile.TemporaryDirectory(dir=self.work_dir) as folder:
+                summary = self.summarizer.summarize(path, folder, percent / 100, method, on_stage)
+                files = pathlib.Path(folder, path.stem)
+                logger.info("%s: %.1f s of video summarized in %.1f s", path.name, duration, time.monotonic() - start)
+                bundle = files / f"{path.stem} summary.zip"
+                write_bundle(summary, files, bundle)
+                yield ServedSummary(summary, files / "summary.mp4", bundle)
+        finally:
+            self._stop_events.pop(session, None)
