@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.positions import position_rows
-from models.torchscript import is_torchscript, read_torchscript
 from models.weights import read_checkpoint, require_finite, state_dict_of
-from utils.download import fetch, is_url
+from utils.download import is_url
 
 MAX_TOKENS = 256
 # Entries of OpenAI's layout that are sizes, not parameters.
@@ -165,16 +164,13 @@ def find_clip(source):
     """Load any CLIP that can stand in for VT-CLIP.
 
     Args:
-        source: file or URL that `load_vt_clip` reads, a TorchScript file as OpenAI's, or a name on open_clip's hub.
+        source: file or URL that `load_vt_clip` reads, or open_clip's name of one of OpenAI's CLIPs, as ViT-B-16.
     Raises:
         FileNotFoundError, ValueError: it cannot be had, or is no such CLIP.
     """
     source = str(source)
     if is_url(source) or pathlib.Path(source).is_file():
-        path = fetch(source)
-        if is_torchscript(path):
-            return vt_clip_of(state_dict_of(read_torchscript(path), path), path)
-        return load_vt_clip(path)
+        return load_vt_clip(source)
     import open_clip
 
     if source not in hub_names():
