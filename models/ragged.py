@@ -3,6 +3,8 @@
 Axes: B sequences, N places of a padded one, n real places of all, H heads, Dh head width.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 
@@ -108,7 +110,6 @@ class Ragged:
         return to_device(torch.cat(rows), self.rows.device)
 
 
-@torch.compiler.disable  # it would be compiled anew for each batch's lengths
 def attend(q, k, v, queries, keys, *, causal=False, radius=None, dropout=0.0):
     """Let each query attend to the keys of its own sequence.
 
@@ -131,6 +132,16 @@ def attend(q, k, v, queries, keys, *, causal=False, radius=None, dropout=0.0):
         seen = None  # padding lies behind every real place
     q, k, v = queries.unpack(q).transpose(1, 2), keys.unpack(k).transpose(1, 2), keys.unpack(v).transpose(1, 2)
     return queries.pack(_attend(q, k, v, seen, **how))
+
+
+@functools.cache
+def exclude_attention_from_compilation() -> None:
+    """Make torch.compile leave `attend` alone, which it would compile anew for the lengths of each batch.
+
+    A decorator would import torch._dynamo, which takes a second, in every process.
+    """
+    global attend
+    attend = torch.compiler.disable(attend)
 
 
 def _attend(q, k, v, seen, *, causal, radius, dropout):

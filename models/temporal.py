@@ -1,19 +1,35 @@
-"""Temporal transformer and context aggregation over frame features.
+"""Temporal transformer and context aggregation over frame features, and position tables of any length.
 
-Both work on the real frames of all videos, one after another (`models.ragged`).
+Transformer and aggregation work on the real frames of all videos, concatenated (`models.ragged`).
 Axes: n real frames of all videos, D width, H heads, Dh = 64 = D / H.
 """
 
 from functools import partial
 
-from timm.layers import Mlp
+import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from models.ragged import attend
+from models import ragged
 
 HEAD_WIDTH = 64
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+
+def position_rows(table: torch.Tensor, length: int) -> torch.Tensor:
+    """Give one position embedding for each element of a sequence.
+
+    Args:
+        table: (P, D) learned positions.
+        length: T, rows needed.
+    Returns:
+        (T, D): the first rows of the table, or, where it is too short, all of it interpolated bicubically.
+    """
+    if length <= len(table):
+        return table[:length]
+    image = table.t()[None, :, :, None]  # (1, D, P, 1)
+    return F.interpolate(image, (length, 1), mode="bicubic", align_corners=False)[0, :, :, 0].t()  # (T, D)
 
 
 def init_vit_weights(module):
@@ -48,7 +64,20 @@ class Attention(nn.Module):
 
     def forward(self, x, videos):
         q, k, v = self.qkv(x).view(len(x), 3, -1, HEAD_WIDTH).unbind(1)  # (n, H, Dh)
-        return self.proj(attend(q, k, v, videos, videos, radius=self.radius).flatten(1))
+        return self.proj(ragged.attend(q, k, v, videos, videos, radius=self.radius).flatten(1))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them, with the parameter names of timm's (whose import takes 0.5 s)."""
+
+    def __init__(self, width: int, hidden_width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden_width)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.act(self.fc1(x)))
 
 
 class Block(nn.Module):

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from models import ragged
 from models.cache import Cache, attend_few, bias_of
 from models.losses import caption_loss
-from models.ragged import attend, take_rows, to_device
+from models.ragged import take_rows, to_device
 from models.temporal import recomputed_layers
 
 
@@ -91,10 +92,10 @@ class DecoderLayer(nn.Module):
         dropout = self.attention.dropout if self.training else 0.0
 
         def attend_tokens(q):
-            return attend(q, k, v, queries, keys, causal=True, dropout=dropout)
+            return ragged.attend(q, k, v, queries, keys, causal=True, dropout=dropout)
 
         def attend_frames(q):
-            return attend(q, frame_k, frame_v, queries, videos, dropout=dropout)
+            return ragged.attend(q, frame_k, frame_v, queries, videos, dropout=dropout)
 
         return self._through(x, attend_tokens, attend_frames)
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.positions import position_rows
+from models.temporal import position_rows
 from models.weights import read_checkpoint, require_finite, state_dict_of
 from utils.download import is_url
 

@@ -15,9 +15,8 @@ from models.beam_search import beam_search, nucleus_sample
 from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES, next_token_targets
 from models.med_config import TextDecoderConfig
 from models.packed_linear import packed_linears
-from models.positions import position_rows
-from models.ragged import Ragged, take_rows, to_device
-from models.temporal import ContextAggregation, TemporalTransformer
+from models.ragged import Ragged, exclude_attention_from_compilation, take_rows, to_device
+from models.temporal import ContextAggregation, TemporalTransformer, position_rows
 from models.text_decoder import TextDecoder
 from models.tokenizer import CaptionTokenizer
 from models.weights import load_weights
@@ -181,6 +180,7 @@ class VTSumBLIP(nn.Module):
 
     def compile_layers(self):
         """Have torch.compile fuse the layers when they first run; parameters keep their names."""
+        exclude_attention_from_compilation()
         decoder_layers = [] if self.text_decoder is None else self.text_decoder.bert.encoder.layer
         temporal_layers = [] if self.tt is None else self.tt.blocks
         for layer in (*temporal_layers, *decoder_layers):
