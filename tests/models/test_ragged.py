@@ -39,7 +39,7 @@ def test_rows_of_rows(places):
 
 @pytest.mark.parametrize(("mask", "shape"), [([[1, 0, 1]], (1, 3)), ([[0, 0]], (1, 2)), ([[]], (1, 0))])
 def test_padding_must_lie_behind(mask, shape):
-    with pytest.raises(ValueError, match="frames: found an empty sequence or padding before a real place"):
+    with pytest.raises(ValueError, match="frames: found an empty sequence or padding before a real element"):
         Ragged.of(torch.tensor(mask).view(shape), "frames", "cpu")
 
 

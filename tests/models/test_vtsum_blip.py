@@ -221,7 +221,7 @@ def test_wrong_inputs(mini_model, random_videos):
         model(embeddings, mask, labels, CAPTIONS)
     with pytest.raises(ValueError, match="tsum_labels: found caption 1 of 2 tokens, expected more than the 4 of the"):
         model(embeddings, mask, labels, [CAPTIONS[0], ""])
-    with pytest.raises(ValueError, match="video_mask: found an empty sequence or padding before a real place"):
+    with pytest.raises(ValueError, match="video_mask: found an empty sequence or padding before a real element"):
         model.generate(embeddings, mask.flip(1))
     with pytest.raises(ValueError, match="num_beams: found 0, expected at least 1"):
         model.generate(embeddings, mask, num_beams=0)
