@@ -9,7 +9,7 @@ import time
 import numpy as np
 import torch
 
-from data.video.decoding import Frames, Job, decode_videos
+from data.video.decoding import DecodeJob, FrameChunk, decode_videos
 from models.frame_encoders import blip_frame_encoder, clip_frame_encoder
 from models.vt_clip import find_clip, hub_names
 from models.weights import weights_sha256
@@ -45,18 +45,18 @@ def encode_videos(jobs, encoders, *, chunk, workers, on_frames=lambda n: None):
     """Decode and encode videos; a video's features do not depend on the others.
 
     Args:
-        jobs: list of `Job`.
+        jobs: list of `DecodeJob`.
         encoders: name -> `FrameEncoder`.
         chunk: frames of one video that are encoded together.
         workers: decoding processes, see `decode_videos`.
         on_frames: is told the number of frames each time that some are encoded.
     Yields:
-        `End` and, by the encoder's name, (T, D) float32 features; {} for a video that cannot be decoded.
+        `DecodeResult` and, by the encoder's name, (T, D) float32 features; {} for a video that cannot be decoded.
     """
     transforms = {name: encoder.transform for name, encoder in encoders.items()}
     parts = {}
     for event in decode_videos(jobs, transforms, chunk=chunk, workers=workers):
-        if isinstance(event, Frames):
+        if isinstance(event, FrameChunk):
             states = {name: encoder(event.pixels[name]) for name, encoder in encoders.items()}
             parts.setdefault(event.job, []).append(states)
             on_frames(len(next(iter(states.values()))))
@@ -86,12 +86,12 @@ class Failures:
 
 
 def make_jobs(videos, records):
-    """Paths and annotations by video id -> list of `Job`, the longest first.
+    """Paths and annotations by video id -> list of `DecodeJob`, the longest first.
 
     A file's size stands for its length: to open a million videos and ask takes longer than the order saves.
     """
     jobs = [
-        Job(video_id, str(path), records[video_id].num_frames if video_id in records else None)
+        DecodeJob(video_id, str(path), records[video_id].num_frames if video_id in records else None)
         for video_id, path in videos.items()
     ]
     return sorted(jobs, key=lambda job: os.path.getsize(job.path) if os.path.exists(job.path) else 0, reverse=True)

@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from data.video.reader import OtherPictures, as_shown, orientation
+from data.video.reader import TimelineChanged, orientation, to_upright_rgb
 from data.video.timeline import demux
 
 TICK = fractions.Fraction(1, 90000)  # of the skim's time stamps, in seconds
@@ -22,7 +22,7 @@ def write_skim(video, segments, path, seen=None):
     """Write a skim as H.264 and AAC, at the source's size (made even) and rate.
 
     Args:
-        video: `Video`.
+        video: `VideoFile`.
         segments: list of (start, end) in seconds, ascending, apart.
         path: .mp4 file to write; a browser can play it while it loads.
         seen: function that is given each decoded picture, (k, `av.VideoFrame`).
@@ -42,7 +42,7 @@ def write_skim(video, segments, path, seen=None):
                     for packet in heapq.merge(*streams, key=lambda packet: packet.dts * packet.time_base):
                         container.mux(packet)
             return
-        except OtherPictures:  # the video's timeline is corrected now
+        except TimelineChanged:  # the video's timeline is corrected now
             continue
         except av.error.FFmpegError as error:
             if isinstance(error, OSError):
@@ -80,7 +80,7 @@ def _encoded_pictures(stream, video, placed, seen):
             packet.duration = durations.pop(packet.pts)
             yield packet
 
-    for k, frame in video.pictures(sorted(placed)):
+    for k, frame in video.iter_frames(sorted(placed)):
         if seen is not None:
             seen(k, frame)
         frame = _for_encoder(frame, stream)
@@ -98,7 +98,7 @@ def _for_encoder(frame, stream):
     colours = {name: getattr(frame, name) for name in ("colorspace", "color_primaries", "color_trc")}
     how = dict(dst_color_range=ColorRange.MPEG)
     if any(orientation(frame)):
-        frame = av.VideoFrame.from_image(as_shown(frame))
+        frame = av.VideoFrame.from_image(to_upright_rgb(frame))
     if frame.format.is_rgb:  # has no matrix to keep
         colours["colorspace"] = how["dst_colorspace"] = Colorspace.ITU709
     context = stream.codec_context

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from data.video.reader import as_shown
+from data.video.reader import to_upright_rgb
 from utils.text import clock
 
 MOST = 48  # frames; of more, the most salient are shown
@@ -15,7 +15,7 @@ class Storyboard:
     """Collects frames while the skim is written.
 
     Args:
-        video: `Video`.
+        video: `VideoFile`.
         saliency: (T,) float.
         chosen: (T,) bool; the most salient of these seconds are shown, each by the picture at its middle.
     """
@@ -30,10 +30,10 @@ class Storyboard:
         """Take a decoded picture if it is one of those to show."""
         if self.timeline is not self.video.timeline:  # the first, or everything anew: reading corrected it
             self.timeline, self.frames, self.wanted = self.video.timeline, {}, {}
-            for second, middle in zip(self.seconds, self.timeline.middles(self.T)[self.seconds]):
+            for second, middle in zip(self.seconds, self.timeline.sample_indices(self.T)[self.seconds]):
                 self.wanted.setdefault(int(middle), []).append(int(second))
         if k in self.wanted:
-            image = ImageOps.contain(as_shown(frame), (WIDTH, WIDTH), Image.Resampling.LANCZOS)
+            image = ImageOps.contain(to_upright_rgb(frame), (WIDTH, WIDTH), Image.Resampling.LANCZOS)
             self.frames |= dict.fromkeys(self.wanted[k], image)
 
     def write(self, path):

@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from data.video.decoding import Job
+from data.video.decoding import DecodeJob
 from data.video.files import video_id_of
 from engine.config import Config
 from engine.extraction import encode_videos
@@ -104,7 +104,7 @@ def summarize(summarizer, video, out, budget=0.15, method="topk", on_stage=None)
     if path.resolve() in [(folder / name).resolve() for name in FILES]:
         raise ValueError(f"{path}: video: is what its own summary would replace; use another --out")
     with timed("features") as reached:
-        source, features = _encode(summarizer, path, reached)  # Video, (T, D)
+        source, features = _encode(summarizer, path, reached)  # VideoFile, (T, D)
     with timed("model"):
         caption, saliency = _predict(summarizer, features)  # str, (T,)
     with timed("choose"):
@@ -150,7 +150,7 @@ def _timed(timings, on_stage, stage):
 
 def _encode(summarizer, path, reached):
     """Decode and encode a video at 1 fps."""
-    job, encoders, encoded = Job(path.stem, str(path)), {"blip": summarizer.encoder}, 0
+    job, encoders, encoded = DecodeJob(path.stem, str(path)), {"blip": summarizer.encoder}, 0
     with progress_bar(None, True, desc=path.name, unit="frame") as bar:
 
         def on_frames(count):

@@ -1,6 +1,6 @@
 """A stranger's file, before any of its pictures is decoded."""
 
-from data.video.reader import KINDS, Video
+from data.video.reader import KINDS, VideoFile
 from utils.text import clock
 
 MOST_PIXELS = 4096 * 2304  # of a picture
@@ -28,7 +28,7 @@ def check_video(path, most_seconds):
         raise ValueError(f"{place}: not a video, damaged, or of a kind that is not taken here") from None
     if largest > MOST_PIXELS:
         raise ValueError(f"{place}: found pictures of {largest:,} pixels, expected at most {MOST_PIXELS:,}")
-    duration = Video(path).timeline.duration
+    duration = VideoFile(path).timeline.duration
     if duration > most_seconds:
         found, most = clock(duration), clock(most_seconds)
         raise ValueError(f"{place}: found a length of {found}, expected at most {most} (minutes:seconds)")
