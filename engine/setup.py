@@ -5,7 +5,7 @@ import pathlib
 
 from engine.checkpoint import NEWEST, PREVIOUS
 from models.vtsum_blip import v2vt_sum
-from models.weights import DoesNotFit, load_weights
+from models.weights import IncompatibleCheckpoint, load_weights
 from utils import distributed
 from utils.device import allow_tf32
 from utils.download import fetch, is_url
@@ -124,7 +124,7 @@ def load_trained(config, model, source):
     """
     try:
         trained = load_weights(model, source)
-    except DoesNotFit as error:
+    except IncompatibleCheckpoint as error:
         causes = _differences(config, error.trained_with, (*ARCHITECTURE, "task", "med_config", "tokenizer"))
         raise ValueError("; ".join([str(error), *causes])) from None
     for difference in _differences(config, trained, ARCHITECTURE):

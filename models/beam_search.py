@@ -56,7 +56,7 @@ class Candidates(NamedTuple):
         return self.scores.gather(1, kept), self.beams.gather(1, kept), self.words.gather(1, kept)
 
 
-class Hypotheses:
+class BeamHypotheses:
     """The K best finished captions of each video.
 
     Attributes:
@@ -85,7 +85,7 @@ class Hypotheses:
         tokens = torch.cat([self.tokens, tokens], 1)
         self.tokens = tokens.gather(1, _expand_to(kept, tokens))
 
-    def keep(self, videos: torch.Tensor) -> None:
+    def select_videos(self, videos: torch.Tensor) -> None:
         """Keep these videos only, (B',) int."""
         self.scores = self.scores[videos]
         self.tokens = self.tokens[videos]
@@ -128,7 +128,7 @@ def beam_search(
     lengths = torch.zeros(B, dtype=torch.long, device=device)
     videos = torch.arange(B, device=device)  # indices of those still in the batch
     done = torch.zeros(B, dtype=torch.bool, device=device)
-    finished = Hypotheses(B, K, max_length, device)
+    finished = BeamHypotheses(B, K, max_length, device)
     tokens = captions[:, None].repeat(1, K, 1)  # (B, K, L)
     tokens[:, :, :P] = torch.tensor(prompt_ids, device=device)
     # All beams of a video are the same before the first choice: one decoder run serves all, and only one is continued.
@@ -156,7 +156,7 @@ def beam_search(
         tokens[:, :, length] = words
         if length + 1 == max_length:
             break
-        cache.follow(beams)
+        cache.reorder_beams(beams)
 
         if (length - P) % check_every(device) == 0:
             done_rows = done.nonzero()[:, 0]  # host sync
@@ -168,15 +168,15 @@ def beam_search(
                 open_rows = (~done).nonzero()[:, 0]
                 videos, done = videos[open_rows], done[open_rows]
                 scores, tokens, words = scores[open_rows], tokens[open_rows], words[open_rows]
-                finished.keep(open_rows)
-                cache.keep(open_rows)
+                finished.select_videos(open_rows)
+                cache.select_videos(open_rows)
         logits = decoder.step(words, cache)
 
     mean_scores = scores.double() / (length + 1)
     finished.add(mean_scores.masked_fill(done[:, None], float("-inf")), tokens, length + 1)
     captions[videos] = finished.tokens[:, 0]
     lengths[videos] = finished.lengths[:, 0]
-    return close_captions(captions, lengths, end_id, pad_id)
+    return append_eos(captions, lengths, end_id, pad_id)
 
 
 def _expand_to(index: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -189,7 +189,7 @@ def check_every(device: torch.device) -> int:
     return 8 if device.type == "cuda" else 1
 
 
-def close_captions(tokens: torch.Tensor, lengths: torch.Tensor, end_id: int, pad_id: int) -> torch.Tensor:
+def append_eos(tokens: torch.Tensor, lengths: torch.Tensor, end_id: int, pad_id: int) -> torch.Tensor:
     """Append [SEP] to each caption shorter than the limit, pad with [PAD], and cut columns that are padding in all.
 
     Args:
@@ -206,7 +206,7 @@ def close_captions(tokens: torch.Tensor, lengths: torch.Tensor, end_id: int, pad
     return tokens[:, : int(lengths.max()) + 1]
 
 
-def keep_top(logits: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
+def top_k_top_p_filter(logits: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
     """Set logits (rows, V) to -inf but for the `top_k` best and, of these, the fewest with `top_p` in total."""
     worst_kept = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
     logits = logits.masked_fill(logits < worst_kept, float("-inf"))
@@ -248,7 +248,7 @@ def nucleus_sample(
         logits = apply_repetition_penalty(logits.float(), tokens[:, :length], repetition_penalty)
         if length < min_length:
             logits[:, end_id] = float("-inf")
-        words = keep_top(logits, top_k, top_p).softmax(-1).multinomial(1)  # (B, 1)
+        words = top_k_top_p_filter(logits, top_k, top_p).softmax(-1).multinomial(1)  # (B, 1)
         tokens[:, length] = words[:, 0]
         is_finished = (words[:, 0] == end_id) & (lengths == max_length)
         lengths = lengths.masked_fill(is_finished, length)
@@ -257,4 +257,4 @@ def nucleus_sample(
         if (length - P) % check_every(device) == 0 and bool((lengths < max_length).all()):
             break
         logits = decoder.step(words, cache)[:, 0]
-    return close_captions(tokens, lengths, end_id, pad_id)
+    return append_eos(tokens, lengths, end_id, pad_id)

@@ -6,7 +6,7 @@ Axes: B videos, K beams, N queries, M keys, T frames, H heads, Dh head width.
 import torch
 
 
-class Cache:
+class KVCache:
     """Keys and values of one decoding run, K beams per video.
 
     Those of the tokens are written once and never moved: all beams of a video share one buffer of slots, and `mask`
@@ -32,7 +32,7 @@ class Cache:
     ) -> None:
         B, device = len(frame_mask), frame_mask.device
         slots = prompt_length + (max_length - prompt_length) * K
-        self.frame_bias = bias_of(frame_mask[:, None, None, :], dtype)  # (B, 1, 1, T)
+        self.frame_bias = mask_to_bias(frame_mask[:, None, None, :], dtype)  # (B, 1, 1, T)
         self.position = 0
         self.filled = 0
         self.mask = torch.zeros(B, K, slots, dtype=torch.bool, device=device)
@@ -64,18 +64,18 @@ class Cache:
         self.position += tokens
         self.filled += new
 
-    def follow(self, parents: torch.Tensor) -> None:
+    def reorder_beams(self, parents: torch.Tensor) -> None:
         """Give beam i of each video the history of its beam parents[:, i]; parents (B, K) int."""
         self.mask = self.mask.gather(1, parents[..., None].expand_as(self.mask))
 
-    def open_places(self) -> torch.Tensor:
+    def reserve_slots(self) -> torch.Tensor:
         """Reserve the next K slots, one for each beam; returns the mask up to there: (B, K, M) bool."""
         K = self.mask.shape[1]
         end = self.filled + K
         self.mask[:, :, self.filled : end] |= torch.eye(K, dtype=torch.bool, device=self.mask.device)
         return self.mask[:, :, :end]
 
-    def keep(self, videos: torch.Tensor) -> None:
+    def select_videos(self, videos: torch.Tensor) -> None:
         """Keep these videos only, (B',) int."""
         self.mask, self.frame_bias = self.mask[videos], self.frame_bias[videos]
         for layer in self.self_kv:
@@ -83,7 +83,7 @@ class Cache:
             self.cross_kv[layer] = tuple(x[videos] for x in self.cross_kv[layer])
 
 
-def attend_few(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def cached_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Attention of a few queries, for which a CPU's fused kernels are slower than the operations that they fuse.
 
     Args:
@@ -98,6 +98,6 @@ def attend_few(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Te
     return ((scores + bias).softmax(-1).to(v.dtype) @ v).transpose(1, 2)  # (B, N, H, Dh)
 
 
-def bias_of(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def mask_to_bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Convert a bool mask, True where a query attends to a key, to what is added to the attention scores."""
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))

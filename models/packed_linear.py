@@ -13,7 +13,7 @@ AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(_OPS, "_reorder_lin
 
 
 @contextlib.contextmanager
-def packed_linears(layers: Iterable[nn.Module]) -> Iterator[None]:
+def prepacked_linears(layers: Iterable[nn.Module]) -> Iterator[None]:
     """Run float32 linear layers on a CPU with prepacked weights until the block ends.
 
     For the few rows of a decoding step `F.linear` spends much of its time on packing the weights, in each call.

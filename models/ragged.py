@@ -12,12 +12,12 @@ import torch.nn.functional as F
 
 # On these devices attention is called sequence by sequence, so that nothing is computed for padding. On GPUs, where a
 # call itself is expensive, it is called once on the padded batch.
-ONE_BY_ONE = {"cpu"}
+PER_SEQUENCE_DEVICES = {"cpu"}
 # Local attention handles so many queries at a time, with the keys within reach of them.
 QUERY_BLOCK = 256
 
 
-class _Rows(torch.autograd.Function):
+class _UniqueIndexSelect(torch.autograd.Function):
     """Select rows, each at most once: the backward pass is a copy, where index_select's would be a sum."""
 
     @staticmethod
@@ -48,9 +48,9 @@ def _scatter(x: torch.Tensor, rows: torch.Tensor, size: int) -> torch.Tensor:
     return x.new_zeros(size, *x.shape[1:]).index_copy_(0, rows, x)
 
 
-def take_rows(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def unique_index_select(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Select rows of x, (n, …); `rows` (m,) int holds each index at most once. Returns (m, …)."""
-    return _Rows.apply(x, rows)
+    return _UniqueIndexSelect.apply(x, rows)
 
 
 def to_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
@@ -102,14 +102,14 @@ class Ragged:
     def pack(self, x: torch.Tensor) -> torch.Tensor:
         """(B, N, …) -> (n, …)."""
         x = x.flatten(0, 1)
-        return x if self.is_full else take_rows(x, self.rows)
+        return x if self.is_full else unique_index_select(x, self.rows)
 
     def unpack(self, x: torch.Tensor) -> torch.Tensor:
         """(n, …) -> (B, N, …), zeros at padding."""
         B, N = len(self.lengths), self.size
         return (x if self.is_full else _Scatter.apply(x, self.rows, B * N)).view(B, N, *x.shape[1:])
 
-    def inside(self, other: "Ragged") -> torch.Tensor | None:
+    def row_indices(self, other: "Ragged") -> torch.Tensor | None:
         """Index of each element, all of which are `other`'s, among `other`'s: (n,), None where they are the same."""
         if self.lengths == other.lengths:
             return None
@@ -118,7 +118,7 @@ class Ragged:
         return to_device(torch.cat(rows), self.rows.device)
 
 
-def attend(
+def varlen_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -143,7 +143,7 @@ def attend(
     Returns:
         (n, H, Dh)
     """
-    if q.device.type in ONE_BY_ONE:
+    if q.device.type in PER_SEQUENCE_DEVICES:
         sequences = zip(q.split(queries.lengths), k.split(keys.lengths), v.split(keys.lengths))
         outputs = [
             _padded_attention(*(x[None].transpose(1, 2) for x in sequence), None, causal, radius, dropout)[0]
@@ -159,12 +159,12 @@ def attend(
 
 @functools.cache
 def exclude_attention_from_compilation() -> None:
-    """Make torch.compile leave `attend` alone, which it would compile anew for the lengths of each batch.
+    """Make torch.compile leave `varlen_attention` alone, which it would compile anew for the lengths of each batch.
 
     A decorator would import torch._dynamo, which takes a second, in every process.
     """
-    global attend
-    attend = torch.compiler.disable(attend)
+    global varlen_attention
+    varlen_attention = torch.compiler.disable(varlen_attention)
 
 
 def _padded_attention(

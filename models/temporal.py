@@ -17,7 +17,7 @@ HEAD_WIDTH = 64
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
-def position_rows(table: torch.Tensor, length: int) -> torch.Tensor:
+def interpolate_positions(table: torch.Tensor, length: int) -> torch.Tensor:
     """Give one position embedding for each element of a sequence.
 
     Args:
@@ -39,7 +39,7 @@ def init_vit_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def recomputed_layers(depth: int, enabled: bool, last: int) -> list[bool]:
+def checkpointed_layers(depth: int, enabled: bool, last: int) -> list[bool]:
     """Select the layers that use gradient checkpointing.
 
     Args:
@@ -64,7 +64,7 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor, videos: ragged.Ragged) -> torch.Tensor:
         q, k, v = self.qkv(x).view(len(x), 3, -1, HEAD_WIDTH).unbind(1)  # (n, H, Dh)
-        return self.proj(ragged.attend(q, k, v, videos, videos, radius=self.radius).flatten(1))
+        return self.proj(ragged.varlen_attention(q, k, v, videos, videos, radius=self.radius).flatten(1))
 
 
 class Mlp(nn.Module):
@@ -110,7 +110,7 @@ class TemporalTransformer(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.norm = LayerNorm(width)
-        self.recompute = recomputed_layers(depth, grad_ckpt, ckpt_layer)
+        self.recompute = checkpointed_layers(depth, grad_ckpt, ckpt_layer)
         self.apply(init_vit_weights)
 
     def forward(self, x: torch.Tensor, videos: ragged.Ragged) -> torch.Tensor:

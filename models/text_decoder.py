@@ -12,11 +12,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from models import ragged
-from models.cache import Cache, attend_few, bias_of
+from models.cache import KVCache, cached_attention, mask_to_bias
 from models.losses import caption_loss
 from models.med_config import TextDecoderConfig
-from models.ragged import Ragged, take_rows, to_device
-from models.temporal import recomputed_layers
+from models.ragged import Ragged, to_device, unique_index_select
+from models.temporal import checkpointed_layers
 
 Attend = Callable[[torch.Tensor], torch.Tensor]  # queries (…, H, Dh) -> attention's output (…, H, Dh)
 
@@ -108,36 +108,36 @@ class DecoderLayer(nn.Module):
         Returns:
             (n, D_txt)
         """
-        k, v = self.attention.key_value(x if key_rows is None else take_rows(x, key_rows))
+        k, v = self.attention.key_value(x if key_rows is None else unique_index_select(x, key_rows))
         frame_k, frame_v = self.crossattention.key_value(frames)
         dropout = self.attention.dropout if self.training else 0.0
 
         def attend_tokens(q: torch.Tensor) -> torch.Tensor:
-            return ragged.attend(q, k, v, queries, keys, causal=True, dropout=dropout)
+            return ragged.varlen_attention(q, k, v, queries, keys, causal=True, dropout=dropout)
 
         def attend_frames(q: torch.Tensor) -> torch.Tensor:
-            return ragged.attend(q, frame_k, frame_v, queries, videos, dropout=dropout)
+            return ragged.varlen_attention(q, frame_k, frame_v, queries, videos, dropout=dropout)
 
         return self._apply_sublayers(x, attend_tokens, attend_frames)
 
-    def step(self, x: torch.Tensor, layer: int, cache: Cache, token_bias: torch.Tensor) -> torch.Tensor:
+    def step(self, x: torch.Tensor, layer: int, cache: KVCache, token_bias: torch.Tensor) -> torch.Tensor:
         """Apply the layer to new tokens.
 
         Args:
             x: (B, N, D_txt) states.
             layer: its number in the stack.
             cache: keys and values of the tokens before; those of the new ones are added.
-            token_bias: of the attention to tokens, see `attend_few`.
+            token_bias: of the attention to tokens, see `cached_attention`.
         Returns:
             (B, N, D_txt)
         """
 
         def attend_tokens(q: torch.Tensor) -> torch.Tensor:
             k, v = (states.transpose(1, 2) for states in self.attention.key_value(x))  # (B, H, N, Dh)
-            return attend_few(q, *cache.append(layer, k, v), token_bias)
+            return cached_attention(q, *cache.append(layer, k, v), token_bias)
 
         def attend_frames(q: torch.Tensor) -> torch.Tensor:
-            return attend_few(q, *cache.cross_kv[layer], cache.frame_bias)
+            return cached_attention(q, *cache.cross_kv[layer], cache.frame_bias)
 
         return self._apply_sublayers(x, attend_tokens, attend_frames)
 
@@ -226,7 +226,7 @@ class TextDecoder(nn.Module):
         self.config = config
         self.bert = Bert(config, encoder_width)
         self.cls = OutputHead(config, self.bert.embeddings.word_embeddings)
-        self.recompute = recomputed_layers(config.num_hidden_layers, grad_ckpt, ckpt_layer)
+        self.recompute = checkpointed_layers(config.num_hidden_layers, grad_ckpt, ckpt_layer)
         self.apply(self._init_weights)
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -251,7 +251,7 @@ class TextDecoder(nn.Module):
         Returns:
             (n, D_txt) states; `logits` converts them to scores over the vocabulary.
         """
-        key_rows = keys.inside(queries)
+        key_rows = keys.row_indices(queries)
         x = self.bert.embeddings(input_ids, queries.columns)  # (n, D_txt)
         for layer, recompute in zip(self.bert.encoder.layer, self.recompute):
             if recompute and self.training:
@@ -279,7 +279,7 @@ class TextDecoder(nn.Module):
         *,
         num_beams: int,
         max_length: int,
-    ) -> tuple[Cache, torch.Tensor]:
+    ) -> tuple[KVCache, torch.Tensor]:
         """Process the prompt, which all captions begin with.
 
         Args:
@@ -292,7 +292,7 @@ class TextDecoder(nn.Module):
             cache for `step`, and (B, V) logits of the token after the prompt.
         """
         B, P = len(frames), len(prompt_ids)
-        cache = Cache(frame_mask, num_beams, P, max_length, frames.dtype)
+        cache = KVCache(frame_mask, num_beams, P, max_length, frames.dtype)
         for i, layer in enumerate(self.bert.encoder.layer):
             # Contiguous per head, as the kernels read it at each step.
             cache.cross_kv[i] = tuple(x.transpose(1, 2).contiguous() for x in layer.crossattention.key_value(frames))
@@ -300,7 +300,7 @@ class TextDecoder(nn.Module):
         causal = torch.ones(P, P, dtype=torch.bool, device=frames.device).tril()
         return cache, self.logits(self._new_tokens(ids, P, cache, causal)[:, -1])
 
-    def step(self, input_ids: torch.Tensor, cache: Cache) -> torch.Tensor:
+    def step(self, input_ids: torch.Tensor, cache: KVCache) -> torch.Tensor:
         """Process each beam's next token.
 
         Args:
@@ -309,9 +309,9 @@ class TextDecoder(nn.Module):
         Returns:
             (B, K, V) logits of the tokens after these.
         """
-        return self.logits(self._new_tokens(input_ids, 1, cache, cache.open_places()[:, None]))
+        return self.logits(self._new_tokens(input_ids, 1, cache, cache.reserve_slots()[:, None]))
 
-    def _new_tokens(self, input_ids: torch.Tensor, count: int, cache: Cache, mask: torch.Tensor) -> torch.Tensor:
+    def _new_tokens(self, input_ids: torch.Tensor, count: int, cache: KVCache, mask: torch.Tensor) -> torch.Tensor:
         """Compute the states of `count` new tokens of each caption.
 
         Args:
@@ -324,7 +324,7 @@ class TextDecoder(nn.Module):
         """
         positions = torch.arange(cache.position, cache.position + count, device=input_ids.device)
         x = self.bert.embeddings(input_ids, positions)
-        token_bias = bias_of(mask, x.dtype)
+        token_bias = mask_to_bias(mask, x.dtype)
         for i, layer in enumerate(self.bert.encoder.layer):
             x = layer.step(x, i, cache, token_bias)
         cache.advance(count, input_ids.shape[1])

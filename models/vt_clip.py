@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.temporal import position_rows
+from models.temporal import interpolate_positions
 from models.weights import StateDict, read_checkpoint, require_finite, state_dict_of
 from utils.download import is_url
 
@@ -66,7 +66,7 @@ class VTClip(nn.Module):
 
     def position_table(self, L: int) -> torch.Tensor:
         """(L, width) rows of the 77-row table for a text of L tokens."""
-        return position_rows(self.clip.positional_embedding, L)
+        return interpolate_positions(self.clip.positional_embedding, L)
 
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """Encode N texts: (N, D), not normalized.

@@ -17,16 +17,16 @@ from torch import nn
 from models.beam_search import beam_search, nucleus_sample
 from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES, next_token_targets
 from models.med_config import TextDecoderConfig
-from models.packed_linear import packed_linears
-from models.ragged import Ragged, exclude_attention_from_compilation, take_rows, to_device
-from models.temporal import ContextAggregation, TemporalTransformer, position_rows
+from models.packed_linear import prepacked_linears
+from models.ragged import Ragged, exclude_attention_from_compilation, to_device, unique_index_select
+from models.temporal import ContextAggregation, TemporalTransformer, interpolate_positions
 from models.text_decoder import TextDecoder
 from models.tokenizer import CaptionTokenizer
 from models.weights import load_weights
 
 WIDTHS = {"base": 768, "large": 1024}
 POSITIONS = 512
-VERSIONS = ("vtsum_blip_tt", "vtsum_blip_tt_ca")
+ARCHITECTURES = ("vtsum_blip_tt", "vtsum_blip_tt_ca")
 TASKS = ("v2vt", "v2v", "v2t")
 
 
@@ -90,7 +90,7 @@ class VTSumBLIP(nn.Module):
         Above 512 frames the whole table is interpolated bicubically to T rows. T is the batch's padded length,
         so a shorter video in one batch with a very long one gets interpolated rows too (QUIRK-5).
         """
-        return position_rows(self.position_embeddings.weight, T)
+        return interpolate_positions(self.position_embeddings.weight, T)
 
     def encode(self, video_embeddings: torch.Tensor, video_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute frame states from frame features.
@@ -186,7 +186,7 @@ class VTSumBLIP(nn.Module):
         states = self.text_decoder(inputs, queries, keys, frames, videos)  # (n, D_txt)
         if self.smoothing_scope == "scored":
             rows = to_device(scored.nonzero()[:, 0], device)
-            states, targets, scored = take_rows(states, rows), targets[rows], scored[scored]
+            states, targets, scored = unique_index_select(states, rows), targets[rows], scored[scored]
         return self.text_decoder.loss(states, targets, to_device(scored, device), self.smoothing_scope)
 
     def compile_layers(self) -> None:
@@ -276,7 +276,7 @@ class VTSumBLIP(nn.Module):
             search = functools.partial(nucleus_sample, top_p=top_p)
         else:
             search = functools.partial(beam_search, num_beams=num_beams)
-        with packed_linears(self.text_decoder.step_layers()):
+        with prepacked_linears(self.text_decoder.step_layers()):
             return search(
                 self.text_decoder,
                 frames,
@@ -348,7 +348,7 @@ def v2vt_sum(
     Raises:
         ValueError, FileNotFoundError: an argument is not one of the above, or a file does not fit.
     """
-    _require_choice("version", version, VERSIONS)
+    _require_choice("version", version, ARCHITECTURES)
     _require_choice("loss_type", loss_type, KEYFRAME_LOSSES)
     _require_choice("vit", vit, WIDTHS)
     _require_choice("task", task, TASKS)

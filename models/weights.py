@@ -177,7 +177,7 @@ def from_blip(state: StateDict) -> StateDict:
     return taken
 
 
-class DoesNotFit(ValueError):
+class IncompatibleCheckpoint(ValueError):
     """A checkpoint is not one of the model.
 
     Attributes:
@@ -203,7 +203,7 @@ def load_weights(model: "torch.nn.Module", source: str | os.PathLike) -> dict[st
         The configuration that the checkpoint was trained with, {} where it has none.
     Raises:
         FileNotFoundError, ValueError: see `read_checkpoint`.
-        DoesNotFit: parameters are missing, extra or of another shape.
+        IncompatibleCheckpoint: parameters are missing, extra or of another shape.
     """
     checkpoint = read_checkpoint(source)
     state = state_dict_of(checkpoint, source)
@@ -221,7 +221,7 @@ def load_weights(model: "torch.nn.Module", source: str | os.PathLike) -> dict[st
     mismatches = _mismatches(state, expected, required)
     if mismatches:
         message = f"{source}: checkpoint does not fit the model; {mismatches}"
-        raise DoesNotFit(message, config_of(checkpoint))
+        raise IncompatibleCheckpoint(message, config_of(checkpoint))
     require_finite(state, source)
     model.load_state_dict(state, strict=False)
     return config_of(checkpoint)

@@ -91,9 +91,9 @@ def test_cache_follows_its_beams_and_lets_videos_go(pair):
     cache, _ = ours.start([7], frames, seen, num_beams=K, max_length=8)
     for place in range(1, 4):
         ours.step(ids[:, :, place], cache)
-    cache.follow(parents)
+    cache.reorder_beams(parents)
     ours.step(ids[:, :, 4], cache)
-    cache.keep(torch.tensor([0, 2]))
+    cache.select_videos(torch.tensor([0, 2]))
     found = ours.step(ids[[0, 2], :, 5], cache)
     whole = torch.cat([ids[:, :, :4].gather(1, parents[..., None].expand(-1, -1, 4)), ids[:, :, 4:]], 2)[[0, 2]]
     beams = (x[[0, 2]].repeat_interleave(K, 0) for x in (frames, seen))

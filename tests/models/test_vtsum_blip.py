@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.vtsum_blip import TASKS, VERSIONS, v2vt_sum
+from models.vtsum_blip import ARCHITECTURES, TASKS, v2vt_sum
 from models.weights import load_weights
 from tests.conftest import ROOT
 from tests.models.padded import through
@@ -32,7 +32,7 @@ def test_stale_position_ids_are_accepted(mini_model):
     model.load_state_dict(state)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", ARCHITECTURES)
 @pytest.mark.parametrize("loss_type", ["cross_entropy", "l2"])
 @pytest.mark.parametrize("smoothing_scope", ["published", "scored"])
 def test_every_parameter_gets_a_gradient(mini_model, random_videos, version, loss_type, smoothing_scope):
@@ -43,7 +43,7 @@ def test_every_parameter_gets_a_gradient(mini_model, random_videos, version, los
     assert not without
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", ARCHITECTURES)
 @torch.no_grad()
 def test_padding_changes_nothing(mini_model, random_videos, version):
     model = mini_model(version).eval()
