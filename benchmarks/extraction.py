@@ -13,10 +13,10 @@ import time
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from data.video.decoding import Job, decode
+from data.video.decoding import DecodeJob, decode
 from data.video.preprocessing import preprocess
-from data.video.reader import Video, as_shown
-from engine.extraction import default_workers, encode_videos
+from data.video.reader import VideoFile, to_upright_rgb
+from engine.extraction import encode_videos, share_of_cores
 from models.frame_encoders import PRECISIONS, FrameEncoder
 from utils.frame_transform import FrameTransform
 from utils.log import run_main
@@ -33,7 +33,7 @@ def rate(frames, work):
 
 def together(path, encoder, args):
     """Extract the video `repeat` times in one go; returns frames per second without the start of the processes."""
-    jobs = [Job(str(i), path, None if i else 1) for i in range(1 + args.repeat)]  # the first, one frame, warms up
+    jobs = [DecodeJob(str(i), path, None if i else 1) for i in range(1 + args.repeat)]  # the first, one frame, warms up
     frames, start = 0, None
     for end, features in encode_videos(jobs, {"blip": encoder}, chunk=args.batch_size, workers=args.num_workers):
         if end.reason:
@@ -51,7 +51,7 @@ def main(argv=None):
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--num_workers", type=int, default=default_workers())
+    parser.add_argument("--num_workers", type=int, default=share_of_cores())
     parser.add_argument("--repeat", type=int, default=4, help="times that the video is extracted in one go")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--depth", type=int, default=12, help="blocks of the encoder; 12 is ViT-B")
@@ -63,17 +63,17 @@ def main(argv=None):
         .eval()
         .to(args.device)
     )
-    video = Video(args.video)
-    pictures = [frame for _, frame in video.each_second()]
+    video = VideoFile(args.video)
+    pictures = [frame for _, frame in video.iter_sampled_frames()]
     T = len(pictures)
-    images = [as_shown(frame) for frame in pictures]
-    (*chunks, _) = decode(Job("", args.video), {"blip": transform}, args.batch_size)
+    images = [to_upright_rgb(frame) for frame in pictures]
+    (*chunks, _) = decode(DecodeJob("", args.video), {"blip": transform}, args.batch_size)
     ready = [torch.as_tensor(frames.pixels["blip"]) for frames in chunks]
     encoder(ready[0])
     print(f"{args.video}: {T} frames of {images[0].width} x {images[0].height}, {len(video.timeline.starts)} pictures")
     print(f"{args.device}, {args.precision}, {torch.get_num_threads()} threads, {args.num_workers} decoding processes")
-    print(f"decode      {rate(T, lambda: list(Video(args.video).each_second())):8.1f} frames/s, one thread")
-    pixels = rate(T, lambda: [preprocess(as_shown(frame), transform) for frame in pictures])
+    print(f"decode      {rate(T, lambda: list(VideoFile(args.video).iter_sampled_frames())):8.1f} frames/s, one thread")
+    pixels = rate(T, lambda: [preprocess(to_upright_rgb(frame), transform) for frame in pictures])
     print(f"preprocess  {pixels:8.1f} frames/s, one thread")
 
     alone, whole = [], []

@@ -12,7 +12,7 @@ from data.features import feature_path, is_complete
 from utils.files import atomic_write, make_folder, read_json, remove_leftovers
 
 if TYPE_CHECKING:
-    from data.video.decoding import Job
+    from data.video.decoding import DecodeJob
 
 PROVENANCE_FILE = "extraction.json"
 
@@ -58,7 +58,7 @@ class FeatureWriter:
         with atomic_write(path) as file:
             json.dump(provenance, file, indent=2)
 
-    def is_complete(self, job: "Job") -> bool:
+    def is_complete(self, job: "DecodeJob") -> bool:
         """Whether a video's features exist, whole."""
         text = {"text": 1} if job.video_id in self.texts else {}
         return is_complete(feature_path(self.root, job.video_id), {self.field: job.frames} | text)

@@ -13,7 +13,7 @@ from data.annotations import fingerprint, load_annotations
 from data.captions import reference_caption
 from data.features import open_features
 from data.video.preprocessing import preprocess
-from data.video.reader import Video, as_shown
+from data.video.reader import VideoFile, to_upright_rgb
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +98,8 @@ class Pairs(Dataset):
     def _pixels(self, record, kinds):
         """Decode the seconds of each kind: two arrays (n, S, S, 3) uint8, zeros for a kind without seconds."""
         wanted = sorted({int(second) for seconds in kinds for second in seconds})
-        frames = Video(self.videos[record.video_id]).each_second(record.num_frames, wanted)
-        pixels = {second: preprocess(as_shown(frame), self.transform) for second, frame in frames}
+        frames = VideoFile(self.videos[record.video_id]).iter_sampled_frames(record.num_frames, wanted)
+        pixels = {second: preprocess(to_upright_rgb(frame), self.transform) for second, frame in frames}
         empty = np.zeros((self.frames, self.transform.size, self.transform.size, 3), np.uint8)
         return [np.stack([pixels[int(second)] for second in seconds]) if len(seconds) else empty for seconds in kinds]
 

@@ -21,7 +21,7 @@ import torch
 from data.annotations import VideoRecord, load_annotations
 from data.captions import reference_caption
 from data.feature_writer import FeatureWriter
-from data.video.decoding import End, Frames, Job, decode_videos
+from data.video.decoding import DecodeJob, DecodeResult, FrameChunk, decode_videos
 from data.video.files import find_videos
 from models.frame_encoders import FrameEncoder, blip_frame_encoder, clip_frame_encoder
 from models.vt_clip import VTClip, find_clip, hub_names
@@ -59,13 +59,13 @@ def find_checkpoint(flag: str, source: str | None, default: str) -> str:
 
 
 def encode_videos(
-    jobs: Sequence[Job],
+    jobs: Sequence[DecodeJob],
     encoders: Mapping[str, FrameEncoder],
     *,
     chunk: int,
     workers: int,
     on_frames: Callable[[int], None] = lambda count: None,
-) -> Iterator[tuple[End, dict[str, np.ndarray]]]:
+) -> Iterator[tuple[DecodeResult, dict[str, np.ndarray]]]:
     """Decode and encode videos; a video's features do not depend on the others.
 
     Args:
@@ -78,9 +78,9 @@ def encode_videos(
         the end of a job and, by the encoder's name, (T, D) float32 features; {} for a video that cannot be decoded.
     """
     transforms = {name: encoder.transform for name, encoder in encoders.items()}
-    parts: dict[Job, list[dict[str, torch.Tensor]]] = {}
+    parts: dict[DecodeJob, list[dict[str, torch.Tensor]]] = {}
     for event in decode_videos(jobs, transforms, chunk=chunk, workers=workers):
-        if isinstance(event, Frames):
+        if isinstance(event, FrameChunk):
             states = {name: encoder(event.pixels[name]) for name, encoder in encoders.items()}  # (n, D)
             parts.setdefault(event.job, []).append(states)
             on_frames(len(next(iter(states.values()))))
@@ -103,17 +103,17 @@ class FailureLog:
         self.path = path
         self.count = 0
 
-    def add(self, job: Job, reason: str) -> None:
+    def add(self, job: DecodeJob, reason: str) -> None:
         self.count += 1
         with open(self.path, "a", encoding="utf-8") as file:  # in one write: other processes append too
             file.write(json.dumps(dict(video_id=job.video_id, path=job.path, reason=reason)) + "\n")
         logger.warning("failed: %s", reason)
 
 
-def make_jobs(videos: Mapping[str, pathlib.Path], records: Mapping[str, VideoRecord]) -> list[Job]:
+def make_jobs(videos: Mapping[str, pathlib.Path], records: Mapping[str, VideoRecord]) -> list[DecodeJob]:
     """Jobs for videos by id, the largest file first: opening a million videos for their length takes too long."""
     jobs = [
-        Job(video_id, str(path), records[video_id].num_frames if video_id in records else None)
+        DecodeJob(video_id, str(path), records[video_id].num_frames if video_id in records else None)
         for video_id, path in videos.items()
     ]
     return sorted(jobs, key=lambda job: os.path.getsize(job.path) if os.path.exists(job.path) else 0, reverse=True)
@@ -176,7 +176,7 @@ def load_encoders(args: argparse.Namespace, context: DistContext) -> Encoders:
 
 
 def extract(
-    jobs: Sequence[Job],
+    jobs: Sequence[DecodeJob],
     encoders: Mapping[str, FrameEncoder],
     folders: Mapping[str, FeatureWriter],
     failures: FailureLog,
@@ -222,13 +222,13 @@ def extract(
     return videos, frames
 
 
-def _not_finite(job: Job, features: Iterable[np.ndarray]) -> str | None:
+def _not_finite(job: DecodeJob, features: Iterable[np.ndarray]) -> str | None:
     if all(np.isfinite(rows).all() for rows in features):
         return None
     return f"{job.path}: video: its features are not finite; --precision float32 has more range"
 
 
-def _warn_if_short(end: End, T: int) -> None:
+def _warn_if_short(end: DecodeResult, T: int) -> None:
     assert end.video is not None
     duration = end.video.timeline.duration
     if duration <= T - 2:

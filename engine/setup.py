@@ -8,7 +8,7 @@ from typing import Any
 from engine.checkpoint import NEWEST, PREVIOUS
 from engine.config import Config
 from models.vtsum_blip import VTSumBLIP, v2vt_sum
-from models.weights import DoesNotFit, load_weights
+from models.weights import IncompatibleCheckpoint, load_weights
 from utils import distributed
 from utils.device import allow_tf32
 from utils.distributed import DistContext
@@ -153,7 +153,7 @@ def load_trained(config: Config, model: VTSumBLIP, source: str | pathlib.Path) -
     """
     try:
         trained = load_weights(model, source)
-    except DoesNotFit as error:
+    except IncompatibleCheckpoint as error:
         causes = _differences(config, error.trained_with, (*ARCHITECTURE_SETTINGS, "task", "med_config", "tokenizer"))
         raise ValueError("; ".join([str(error), *causes])) from None
     for difference in _differences(config, trained, ARCHITECTURE_SETTINGS):

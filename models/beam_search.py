@@ -1,90 +1,138 @@
 """Beam search and nucleus sampling over the caption decoder.
 
-The rules are those of transformers 4.15, which the published numbers were made with; today's `generate` scores
+The rules are those of transformers 4.15, which the published numbers were made with; its later versions score
 finished captions differently. Axes: B videos, K beams, V vocabulary, L length limit.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 
+from models.text_decoder import TextDecoder
 
-def apply_repetition_penalty(scores, tokens, penalty):
-    """Make the tokens (…, n) that are already there less likely: scores (…, V) divided by or times `penalty`."""
+# Score of the K - 1 beams that duplicate the first one at the start, as in transformers.
+DUPLICATE_SCORE = -1e9
+# Finished videos are removed from the batch when they are at least this part of it: fewer are not worth the copies.
+MIN_FINISHED = 1 / 8
+
+
+def apply_repetition_penalty(scores: torch.Tensor, tokens: torch.Tensor, penalty: float) -> torch.Tensor:
+    """Make tokens (…, n) that a caption already has less likely: scores (…, V) divided by or times `penalty`."""
     if penalty == 1.0:
         return scores
-    seen = scores.gather(-1, tokens)
-    return scores.scatter(-1, tokens, torch.where(seen < 0, seen * penalty, seen / penalty))
+    selected = scores.gather(-1, tokens)
+    return scores.scatter(-1, tokens, torch.where(selected < 0, selected * penalty, selected / penalty))
 
 
-class Hypotheses:
-    """The K best finished captions of each video."""
+class Candidates(NamedTuple):
+    """The 2K best continuations of each video's beams, best first.
 
-    def __init__(self, B, K, max_length, device):
+    Attributes:
+        scores: (B, 2K) float, sum of log-probabilities.
+        beams: (B, 2K) int, the beam that each continues.
+        words: (B, 2K) int, the token that it appends.
+        is_end: (B, 2K) bool, whether that is [SEP].
+    """
+
+    scores: torch.Tensor
+    beams: torch.Tensor
+    words: torch.Tensor
+    is_end: torch.Tensor
+
+    @classmethod
+    def of(cls, scores: torch.Tensor, log_probs: torch.Tensor, end_id: int) -> "Candidates":
+        """Select from the beams' scores (B, K) and the log-probabilities of their next tokens (B, K, V)."""
+        K, V = log_probs.shape[1:]
+        best, index = (scores[..., None] + log_probs).flatten(1).topk(2 * K)  # (B, 2K)
+        words = index % V
+        return cls(best, index // V, words, words == end_id)
+
+    def continuing(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scores, beams and words of the K best that do not end, in order: (B, K) each."""
+        count = self.scores.shape[1]
+        rank = torch.arange(count, device=self.scores.device) + count * self.is_end
+        kept = rank.topk(count // 2, largest=False).indices  # (B, K)
+        return self.scores.gather(1, kept), self.beams.gather(1, kept), self.words.gather(1, kept)
+
+
+class BeamHypotheses:
+    """The K best finished captions of each video.
+
+    Attributes:
+        scores: (B, K) float64, sum of log-probabilities / length; -inf where there are fewer than K.
+        tokens: (B, K, L) int.
+        lengths: (B, K) int, prompt included, [SEP] not.
+    """
+
+    def __init__(self, B: int, K: int, max_length: int, device: torch.device) -> None:
         self.scores = torch.full((B, K), float("-inf"), dtype=torch.float64, device=device)
         self.tokens = torch.zeros(B, K, max_length, dtype=torch.long, device=device)
         self.lengths = torch.zeros(B, K, dtype=torch.long, device=device)
 
-    def add(self, scores, tokens, length):
-        """Offer K captions per video.
+    def add(self, scores: torch.Tensor, tokens: torch.Tensor, length: int) -> None:
+        """Add K captions per video and keep the best K.
 
         Args:
-            scores: (B, K) float64, sum of log-probabilities / length; -inf where there is no caption.
+            scores: (B, K) float64, as the attribute; -inf where there is no caption.
             tokens: (B, K, L) int.
-            length: tokens of each of them, prompt included, [SEP] not.
+            length: of all of them.
         """
         K = scores.shape[1]
         self.scores, kept = torch.cat([self.scores, scores], 1).topk(K)  # (B, K)
         lengths = torch.cat([self.lengths, torch.full_like(self.lengths, length)], 1)
         self.lengths = lengths.gather(1, kept)
         tokens = torch.cat([self.tokens, tokens], 1)
-        self.tokens = tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
+        self.tokens = tokens.gather(1, _expand_to(kept, tokens))
 
-    def keep(self, kept):
-        """Go on with these videos only."""
-        self.scores, self.tokens, self.lengths = self.scores[kept], self.tokens[kept], self.lengths[kept]
-
-    def best_of(self, rows, videos, captions, lengths):
-        """Write the best captions of the videos in these rows to where `videos` says they belong."""
-        captions[videos[rows]], lengths[videos[rows]] = self.tokens[rows, 0], self.lengths[rows, 0]
+    def select_videos(self, videos: torch.Tensor) -> None:
+        """Keep these videos only, (B',) int."""
+        self.scores = self.scores[videos]
+        self.tokens = self.tokens[videos]
+        self.lengths = self.lengths[videos]
 
 
 @torch.no_grad()
 def beam_search(
-    decoder,
-    frames,
-    frame_mask,
-    prompt_ids,
+    decoder: TextDecoder,
+    frames: torch.Tensor,
+    frame_mask: torch.Tensor,
+    prompt_ids: Sequence[int],
     *,
-    num_beams,
-    max_length,
-    min_length,
-    end_id,
-    pad_id,
-    repetition_penalty=1.0,
-):
+    num_beams: int,
+    max_length: int,
+    min_length: int,
+    end_id: int,
+    pad_id: int,
+    repetition_penalty: float = 1.0,
+) -> torch.Tensor:
     """Find each video's best caption.
 
     Args:
-        decoder: `TextDecoder`.
+        decoder: scores the tokens.
         frames: (B, T, D) frame states.
         frame_mask: (B, T) bool.
         prompt_ids: ids that every caption begins with.
         num_beams: K.
-        max_length, min_length: limits in tokens, prompt included; [SEP] is forbidden below `min_length`.
-        end_id, pad_id: ids of [SEP] and [PAD].
-        repetition_penalty: > 1 makes tokens that are already there less likely.
+        max_length: limit in tokens, prompt included.
+        min_length: [SEP] is forbidden below so many tokens, prompt included.
+        end_id: id of [SEP].
+        pad_id: id of [PAD].
+        repetition_penalty: > 1 makes tokens that a caption already has less likely.
     Returns:
         (B, n) int with n ≤ max_length: prompt, caption, [SEP] unless the limit was reached, then [PAD].
     Source: beam search of transformers 4.15, without early stopping, length penalty 1.
     """
     B, K, P, device = len(frames), num_beams, len(prompt_ids), frames.device
-    tokens = torch.full((B, K, max_length), pad_id, dtype=torch.long, device=device)
-    tokens[:, :, :P] = torch.tensor(prompt_ids, device=device)
-    finished = Hypotheses(B, K, max_length, device)
+    captions = torch.full((B, max_length), pad_id, dtype=torch.long, device=device)
+    lengths = torch.zeros(B, dtype=torch.long, device=device)
+    videos = torch.arange(B, device=device)  # indices of those still in the batch
     done = torch.zeros(B, dtype=torch.bool, device=device)
-    videos = torch.arange(B, device=device)  # those still in the batch
-    captions, lengths = torch.zeros_like(tokens[:, 0]), torch.zeros_like(videos)
-    # All beams of a video are the same before the first choice: only the first may go on, and one run serves all.
-    scores = torch.full((B, K), -1e9, device=device)
+    finished = BeamHypotheses(B, K, max_length, device)
+    tokens = captions[:, None].repeat(1, K, 1)  # (B, K, L)
+    tokens[:, :, :P] = torch.tensor(prompt_ids, device=device)
+    # All beams of a video are the same before the first choice: one decoder run serves all, and only one is continued.
+    scores = torch.full((B, K), DUPLICATE_SCORE, device=device)
     scores[:, 0] = 0.0
     cache, logits = decoder.start(prompt_ids, frames, frame_mask, num_beams=K, max_length=max_length)
     logits = logits[:, None].expand(-1, K, -1)  # (B, K, V)
@@ -94,88 +142,103 @@ def beam_search(
         log_probs = apply_repetition_penalty(log_probs, tokens[:, :, :length], repetition_penalty)
         if length < min_length:
             log_probs[:, :, end_id] = float("-inf")
-        V = log_probs.shape[-1]
-        totals = scores[..., None] + log_probs
-        best, places = totals.flatten(1).topk(2 * K)  # (B, 2K), best first
-        beams, words = places // V, places % V
-        ends = words == end_id
+        candidates = Candidates.of(scores, log_probs, end_id)
 
-        # A [SEP] among the first K places finishes its beam; one further down is dropped.
-        ending = ends[:, :K] & ~done[:, None]
-        ratio = best.double() / length
-        finished.add(
-            ratio[:, :K].masked_fill(~ending, float("-inf")),
-            tokens.gather(1, beams[:, :K, None].expand(-1, -1, max_length)),
-            length,
-        )
-        done = done | (finished.scores[:, -1] >= ratio[:, 0])  # -inf while fewer than K are finished
+        # A [SEP] among the first K candidates finishes its beam; one further down is dropped.
+        mean_scores = candidates.scores.double() / length
+        is_finished = candidates.is_end[:, :K] & ~done[:, None]
+        parents = tokens.gather(1, _expand_to(candidates.beams[:, :K], tokens))
+        finished.add(mean_scores[:, :K].masked_fill(~is_finished, float("-inf")), parents, length)
+        done = done | (finished.scores[:, -1] >= mean_scores[:, 0])  # -inf while fewer than K are finished
 
-        # The best K others go on, in order.
-        order = torch.arange(2 * K, device=device) + 2 * K * ends
-        chosen = order.topk(K, largest=False).indices  # (B, K)
-        scores, beams, words = best.gather(1, chosen), beams.gather(1, chosen), words.gather(1, chosen)
-        tokens = tokens.gather(1, beams[..., None].expand(-1, -1, max_length))
+        scores, beams, words = candidates.continuing()
+        tokens = tokens.gather(1, _expand_to(beams, tokens))
         tokens[:, :, length] = words
         if length + 1 == max_length:
             break
-        cache.follow(beams)
+        cache.reorder_beams(beams)
+
         if (length - P) % check_every(device) == 0:
-            left = done.nonzero()[:, 0]  # waits for the device
-            if len(left) == len(videos):
+            done_rows = done.nonzero()[:, 0]  # host sync
+            if len(done_rows) == len(videos):
                 break
-            if 8 * len(left) >= len(videos):  # fewer are not worth the copies
-                finished.best_of(left, videos, captions, lengths)
-                kept = (~done).nonzero()[:, 0]
-                videos, done = videos[kept], done[kept]
-                scores, tokens, words = scores[kept], tokens[kept], words[kept]
-                finished.keep(kept)
-                cache.keep(kept)
+            if len(done_rows) >= MIN_FINISHED * len(videos):
+                captions[videos[done_rows]] = finished.tokens[done_rows, 0]
+                lengths[videos[done_rows]] = finished.lengths[done_rows, 0]
+                open_rows = (~done).nonzero()[:, 0]
+                videos, done = videos[open_rows], done[open_rows]
+                scores, tokens, words = scores[open_rows], tokens[open_rows], words[open_rows]
+                finished.select_videos(open_rows)
+                cache.select_videos(open_rows)
         logits = decoder.step(words, cache)
 
-    open_scores = scores.double() / (length + 1)
-    finished.add(open_scores.masked_fill(done[:, None], float("-inf")), tokens, length + 1)
-    finished.best_of(torch.arange(len(videos), device=device), videos, captions, lengths)
-    return close_captions(captions, lengths, end_id, pad_id)
+    mean_scores = scores.double() / (length + 1)
+    finished.add(mean_scores.masked_fill(done[:, None], float("-inf")), tokens, length + 1)
+    captions[videos] = finished.tokens[:, 0]
+    lengths[videos] = finished.lengths[:, 0]
+    return append_eos(captions, lengths, end_id, pad_id)
 
 
-def check_every(device):
-    """Steps between two looks at which videos are done: on a GPU each look waits for all that was asked of it."""
+def _expand_to(index: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Index (B, K) of captions -> (B, K, L), to gather them from `tokens` (B, …, L)."""
+    return index[..., None].expand(-1, -1, tokens.shape[2])
+
+
+def check_every(device: torch.device) -> int:
+    """Steps between two checks for finished videos: on a GPU each check is a host sync."""
     return 8 if device.type == "cuda" else 1
 
 
-def close_captions(tokens, lengths, end_id, pad_id):
-    """Put [SEP] behind each caption that leaves room for it and [PAD] behind that; cut what is padding in all."""
-    places = torch.arange(tokens.shape[1], device=tokens.device)
-    tokens = tokens.masked_fill(places >= lengths[:, None], pad_id).masked_fill(places == lengths[:, None], end_id)
+def append_eos(tokens: torch.Tensor, lengths: torch.Tensor, end_id: int, pad_id: int) -> torch.Tensor:
+    """Append [SEP] to each caption shorter than the limit, pad with [PAD], and cut columns that are padding in all.
+
+    Args:
+        tokens: (B, L) int.
+        lengths: (B,) int.
+        end_id: id of [SEP].
+        pad_id: id of [PAD].
+    Returns:
+        (B, n) int with n ≤ L.
+    """
+    positions = torch.arange(tokens.shape[1], device=tokens.device)
+    tokens = tokens.masked_fill(positions >= lengths[:, None], pad_id)
+    tokens = tokens.masked_fill(positions == lengths[:, None], end_id)
     return tokens[:, : int(lengths.max()) + 1]
 
 
-def keep_top(logits, top_k, top_p):
-    """Set logits (rows, V) to -inf but for the `top_k` best and, of these, the fewest that hold `top_p` together."""
+def top_k_top_p_filter(logits: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
+    """Set logits (rows, V) to -inf but for the `top_k` best and, of these, the fewest with `top_p` in total."""
     worst_kept = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
     logits = logits.masked_fill(logits < worst_kept, float("-inf"))
-    ordered, places = logits.sort(descending=True)
+    ordered, order = logits.sort(descending=True)
     probs = ordered.softmax(-1)
     dropped = probs.cumsum(-1) - probs > top_p  # the one that crosses the bound stays
-    return logits.masked_fill(torch.zeros_like(dropped).scatter(1, places, dropped), float("-inf"))
+    return logits.masked_fill(torch.zeros_like(dropped).scatter(1, order, dropped), float("-inf"))
 
 
 @torch.no_grad()
 def nucleus_sample(
-    decoder,
-    frames,
-    frame_mask,
-    prompt_ids,
+    decoder: TextDecoder,
+    frames: torch.Tensor,
+    frame_mask: torch.Tensor,
+    prompt_ids: Sequence[int],
     *,
-    top_p,
-    max_length,
-    min_length,
-    end_id,
-    pad_id,
-    top_k=50,
-    repetition_penalty=1.1,
-):
-    """Draw one caption per video from torch's global generator; arguments and result as in `beam_search`."""
+    top_p: float,
+    max_length: int,
+    min_length: int,
+    end_id: int,
+    pad_id: int,
+    top_k: int = 50,
+    repetition_penalty: float = 1.1,
+) -> torch.Tensor:
+    """Draw one caption per video from torch's global generator.
+
+    Args:
+        top_p: total probability of the tokens to draw from, of the `top_k` most likely ones.
+        top_k: tokens to draw from, at most.
+        decoder, frames, frame_mask, prompt_ids, max_length, min_length, end_id, pad_id, repetition_penalty: as in
+            `beam_search`, and so is the result.
+    """
     B, P, device = len(frames), len(prompt_ids), frames.device
     cache, logits = decoder.start(prompt_ids, frames, frame_mask, num_beams=1, max_length=max_length)  # (B, V)
     tokens = torch.full((B, max_length), pad_id, dtype=torch.long, device=device)
@@ -185,13 +248,13 @@ def nucleus_sample(
         logits = apply_repetition_penalty(logits.float(), tokens[:, :length], repetition_penalty)
         if length < min_length:
             logits[:, end_id] = float("-inf")
-        words = keep_top(logits, top_k, top_p).softmax(-1).multinomial(1)  # (B, 1)
+        words = top_k_top_p_filter(logits, top_k, top_p).softmax(-1).multinomial(1)  # (B, 1)
         tokens[:, length] = words[:, 0]
-        ended = (words[:, 0] == end_id) & (lengths == max_length)
-        lengths = lengths.masked_fill(ended, length)
+        is_finished = (words[:, 0] == end_id) & (lengths == max_length)
+        lengths = lengths.masked_fill(is_finished, length)
         if length + 1 == max_length:
             break
         if (length - P) % check_every(device) == 0 and bool((lengths < max_length).all()):
             break
         logits = decoder.step(words, cache)[:, 0]
-    return close_captions(tokens, lengths, end_id, pad_id)
+    return append_eos(tokens, lengths, end_id, pad_id)

@@ -3,15 +3,23 @@
 Axes: B videos, R annotators, T frames, L text tokens, V vocabulary.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
 SMOOTHING = 0.1
 SMOOTHING_SCOPES = ("published", "scored")
+MAX_LOGITS = 2**24  # of the vocabulary in memory at a time: 64 MB in float32
+# Gradients of the n positions are scaled to about 2 ** 4, see `_WeightedNLL`.
+LOSS_SCALE_BITS = 4
+# A frequent word's sum of these over its positions may exceed float16's 65504, a 64th of it does not.
+FP16_SUM_DIVISOR = 64
+HARD_NEGATIVES = 6  # r = 0 … 5
 
 
-def cross_entropy_keyframe_loss(saliency, labels, mask):
-    """Average the binary cross-entropy against every annotator over all places, padded ones included.
+def cross_entropy_keyframe_loss(saliency: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Average the binary cross-entropy against every annotator over all positions, padded ones included.
 
     Binary cross-entropy is linear in its label, so one pass against the annotators' mean gives the average over
     the annotators.
@@ -26,14 +34,14 @@ def cross_entropy_keyframe_loss(saliency, labels, mask):
     """
     importance = labels.to(saliency.dtype).mean(dim=1)  # (B, T)
     loss = F.binary_cross_entropy_with_logits(saliency, importance, reduction="none")
-    return (loss * mask).mean()  # QUIRK-1: padded places count in the divisor
+    return (loss * mask).mean()  # QUIRK-1: padded positions count in the divisor
 
 
-def l2_keyframe_loss(saliency, labels, mask):
+def l2_keyframe_loss(saliency: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Average the squared error of the sigmoid against every annotator over the real frames.
 
-    A label of 0 or 1 is its own square, so that the annotators' mean m is enough: the mean of (p - y)² is
-    p² - 2 p m + m.
+    A label of 0 or 1 equals its square, so one pass against the annotators' mean m gives the average over the
+    annotators: the mean of (p - y)² is p² - 2 p m + m.
 
     Args and Returns: as in `cross_entropy_keyframe_loss`.
     """
@@ -41,132 +49,190 @@ def l2_keyframe_loss(saliency, labels, mask):
     return ((p.square() + importance * (1 - 2 * p)) * mask).sum() / mask.sum()
 
 
-KEYFRAME_LOSSES = {"cross_entropy": cross_entropy_keyframe_loss, "l2": l2_keyframe_loss}
-
-
-def caption_loss(states, weight, bias, targets, scored, smoothing_scope="published"):
+def caption_loss(
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    targets: torch.Tensor,
+    scored: torch.Tensor,
+    smoothing_scope: str = "published",
+) -> torch.Tensor:
     """Label-smoothed negative log-likelihood of the next token, output layer included.
 
-    The scores over the vocabulary are made, used and dropped chunk by chunk, and so are their gradients: beyond the
-    inputs it takes the memory of `CHUNK` scores and of the gradients.
+    The logits over the vocabulary and their gradients are computed, used and freed chunk by chunk: in addition to
+    the inputs and their gradients, `MAX_LOGITS` logits are in memory.
 
     Args:
-        states: (n, D) float, what the output layer reads; one row per place.
-        weight, bias: (V, D), (V,) the output layer.
-        targets: (n,) int, the next token of each place.
+        states: (n, D) float, inputs of the output layer, one row per position.
+        weight: (V, D) of the output layer.
+        bias: (V,) of the output layer.
+        targets: (n,) int, the next token of each position.
         scored: (n,) bool; False for padding and for the prompt.
-        smoothing_scope: "published" averages the smoothing term over all n places, which should be the padded
+        smoothing_scope: "published" averages the smoothing term over all n positions, which should be the padded
             batch's B·(L-1), as PyTorch 1.10 did with ignored targets (QUIRK-2); "scored" averages both terms over the
-            scored places, and the others may as well be left out.
+            scored positions, and the others may be left out.
     Returns:
         () float32: 0.9 · likelihood term + 0.1 · smoothing term.
     """
-    per_place = scored.to(torch.promote_types(states.dtype, torch.float32))
-    per_place = per_place / per_place.sum()
+    is_scored = scored.to(torch.promote_types(states.dtype, torch.float32))
+    nll_weight = is_scored / is_scored.sum()
     # QUIRK-2: padding and prompt take part
-    smoothing = per_place if smoothing_scope == "scored" else torch.full_like(per_place, 1 / len(targets))
-    per_place, smoothing = (1 - SMOOTHING) * per_place, SMOOTHING * smoothing
-    learning = torch.is_grad_enabled() and any(x.requires_grad for x in (states, weight, bias))
-    return _WeightedNLL.apply(states, weight, bias, targets, per_place, smoothing, learning)
-
-
-CHUNK = 2**24  # scores over the vocabulary held at a time, 64 MB in float32
+    smoothing_weight = nll_weight if smoothing_scope == "scored" else torch.full_like(nll_weight, 1 / len(targets))
+    nll_weight, smoothing_weight = (1 - SMOOTHING) * nll_weight, SMOOTHING * smoothing_weight
+    needs_gradients = torch.is_grad_enabled() and any(x.requires_grad for x in (states, weight, bias))
+    return _WeightedNLL.apply(states, weight, bias, targets, nll_weight, smoothing_weight, needs_gradients)
 
 
 class _WeightedNLL(torch.autograd.Function):
-    """Σ over places of a · (-log p of the target) + s · (mean over the vocabulary of -log p).
+    """Sum over positions of nll_weight · (-log p of the target) + smoothing_weight · (mean over V of -log p).
 
-    Its gradient with respect to the scores is (a + s) · p - a · [target] - s / V, known as soon as p is.
+    The gradient with respect to the logits is known as soon as p is (`_gradient_of_logits_`), so the forward pass
+    computes all gradients, chunk by chunk, and the backward pass multiplies them by the gradient of the loss.
+
+    Until then they are multiplied by `loss_scale`. The weights of n positions are about 1 / n each, too small for
+    float16; a power of two between 16 n and 32 n brings them to about 16, exactly.
     """
 
     @staticmethod
-    def forward(ctx, states, weight, bias, targets, a, s, learning):
-        device, V = states.device.type, len(weight)
-        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
-        # Gradients of single places are small; a power of two lifts them into the range of half precision.
-        lift = 2.0 ** (len(targets).bit_length() + 4)
+    def forward(
+        ctx: Any,
+        states: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        targets: torch.Tensor,
+        nll_weight: torch.Tensor,
+        smoothing_weight: torch.Tensor,
+        needs_gradients: bool,
+    ) -> torch.Tensor:
+        device, n, V = states.device.type, len(targets), len(weight)
+        compute_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+        loss_scale = 2.0 ** (n.bit_length() + LOSS_SCALE_BITS)
+        loss = torch.zeros((), dtype=nll_weight.dtype, device=nll_weight.device)
+        gradients = ()
+        if needs_gradients:
+            gradients = torch.empty_like(states), torch.zeros_like(weight), torch.zeros_like(bias)
         with torch.autocast(device, enabled=False):
-            x, w, b = states.to(low), weight.to(low), bias.to(low)
-            loss = torch.zeros((), dtype=a.dtype, device=a.device)
-            if learning:
-                of_states, of_weight, of_bias = (
-                    torch.empty_like(states),
-                    torch.zeros_like(weight),
-                    torch.zeros_like(bias),
-                )
-            for rows in torch.arange(len(targets)).split(max(1, CHUNK // V)):
-                rows = slice(rows[0], rows[-1] + 1)
-                target, a_rows, s_rows = targets[rows, None], a[rows, None], s[rows, None]
-                log_p = F.linear(x[rows], w, b).to(a.dtype).log_softmax(-1)  # (rows, V)
-                loss -= (a_rows * log_p.gather(1, target) + s_rows * log_p.mean(1, keepdim=True)).sum()
-                if learning:
-                    p = log_p.exp_().mul_((a_rows + s_rows) * lift).sub_(s_rows * (lift / V))
-                    p.scatter_add_(1, target, -lift * a_rows)
-                    of_bias += p.sum(0)
-                    p = p.to(low)
-                    of_states[rows] = p @ w
-                    if low == weight.dtype:
-                        of_weight.addmm_(p.t(), x[rows])
-                    elif low == torch.float16:  # a frequent word's sum may be too large for it
-                        of_weight.add_(p.t() @ (x[rows] / 64), alpha=64)
-                    else:
-                        of_weight += p.t() @ x[rows]
-        ctx.lift = lift
-        if learning:
-            ctx.save_for_backward(of_states, of_weight, of_bias)
+            x, w, b = states.to(compute_dtype), weight.to(compute_dtype), bias.to(compute_dtype)
+            rows_per_chunk = max(1, MAX_LOGITS // V)
+            for start in range(0, n, rows_per_chunk):
+                rows = slice(start, min(start + rows_per_chunk, n))
+                target, chunk_weights = targets[rows, None], (nll_weight[rows, None], smoothing_weight[rows, None])
+                log_p = F.linear(x[rows], w, b).to(nll_weight.dtype).log_softmax(-1)  # (rows, V)
+                loss -= _weighted_log_likelihood(log_p, target, *chunk_weights)
+                if needs_gradients:
+                    of_logits = _gradient_of_logits_(log_p, target, *chunk_weights, loss_scale)
+                    _accumulate_gradients(gradients, of_logits, x, w, rows)
+        ctx.loss_scale = loss_scale
+        ctx.save_for_backward(*gradients)
         return loss
 
     @staticmethod
-    def backward(ctx, gradient):
-        gradient = gradient / ctx.lift
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradient = gradient / ctx.loss_scale
         return *(gradient * part for part in ctx.saved_tensors), None, None, None, None
 
 
-def next_token_targets(input_ids, attention_mask, prompt_length):
-    """Shift a batch of captions into targets and tell which of them are scored.
+def _weighted_log_likelihood(
+    log_p: torch.Tensor, target: torch.Tensor, nll_weight: torch.Tensor, smoothing_weight: torch.Tensor
+) -> torch.Tensor:
+    """log_p (rows, V), the others (rows, 1) -> () weighted log-likelihood."""
+    return (nll_weight * log_p.gather(1, target) + smoothing_weight * log_p.mean(1, keepdim=True)).sum()
+
+
+def _gradient_of_logits_(
+    log_p: torch.Tensor,
+    target: torch.Tensor,
+    nll_weight: torch.Tensor,
+    smoothing_weight: torch.Tensor,
+    loss_scale: float,
+) -> torch.Tensor:
+    """loss_scale · ((nll_weight + smoothing_weight) · p - nll_weight · [target] - smoothing_weight / V).
+
+    Overwrites log_p (rows, V) with the result.
+    """
+    p = log_p.exp_()
+    gradient = p.mul_((nll_weight + smoothing_weight) * loss_scale).sub_(smoothing_weight * (loss_scale / p.shape[1]))
+    return gradient.scatter_add_(1, target, -loss_scale * nll_weight)
+
+
+def _accumulate_gradients(
+    gradients: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    of_logits: torch.Tensor,
+    x: torch.Tensor,
+    w: torch.Tensor,
+    rows: slice,
+) -> None:
+    """Add a chunk's part to the gradients of states (n, D), weight (V, D) and bias (V,), in place.
+
+    Args:
+        gradients: of states, weight and bias.
+        of_logits: (rows, V), gradient of the chunk's logits.
+        x: (n, D) states in the dtype of the computation.
+        w: (V, D) weight in the dtype of the computation.
+        rows: the chunk.
+    """
+    of_states, of_weight, of_bias = gradients
+    of_bias += of_logits.sum(0)
+    of_logits = of_logits.to(w.dtype)
+    of_states[rows] = of_logits @ w
+    if w.dtype == of_weight.dtype:
+        of_weight.addmm_(of_logits.t(), x[rows])
+    elif w.dtype == torch.float16:
+        of_weight.add_(of_logits.t() @ (x[rows] / FP16_SUM_DIVISOR), alpha=FP16_SUM_DIVISOR)
+    else:
+        of_weight += of_logits.t() @ x[rows]
+
+
+def next_token_targets(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor, prompt_length: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shift a batch of captions into targets and mark those that are scored.
 
     Args:
         input_ids: (B, L) int.
         attention_mask: (B, L) bool, True = real token.
         prompt_length: leading targets that belong to the prompt, `len(tokenizer(prompt).input_ids) - 1`;
-            counted from the first input token, which no place predicts.
+            counted from the first input token, which no position predicts.
     Returns:
         targets (B, L - 1) int, scored (B, L - 1) bool.
     """
-    places = torch.arange(1, input_ids.shape[1], device=input_ids.device)
-    return input_ids[:, 1:], attention_mask[:, 1:] & (places >= prompt_length)
+    positions = torch.arange(1, input_ids.shape[1], device=input_ids.device)
+    return input_ids[:, 1:], attention_mask[:, 1:] & (positions >= prompt_length)
 
 
-HARD_NEGATIVES = 6  # r = 0 … 5
-
-
-def vt_clip_loss(keyframes, others, has_others, texts, scale):
+def vt_clip_loss(
+    keyframes: torch.Tensor, others: torch.Tensor, has_others: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Contrast videos with texts, with hard negatives from each video itself.
 
     Args:
-        keyframes: (N, C) mean feature of each video's key-frames, not normalised.
+        keyframes: (N, C) mean feature of each video's key-frames, not normalized.
         others: (N, C) mean feature of its other frames.
         has_others: (N,), 0 for a video that has no other frames: it has no hard negatives.
-        texts: (N, C) feature of each video's text, not normalised.
+        texts: (N, C) feature of each video's text, not normalized.
         scale: () factor of the cosines.
     Returns:
-        loss: () float, the mean of video against texts and text against videos. The text also competes with its own
-            video's others·(1 − 0.1r) + keyframes·0.1r, r = 0 … 5.
-        right: (2,) float, how often the text prefers its video to the others', and to all its hard negatives.
+        loss: () float, the mean of video against texts and text against videos. A text's negatives also include its
+            own video's others·(1 − 0.1r) + keyframes·0.1r, r = 0 … 5.
+        accuracies: (2,) float, fraction of texts closer to their own video than to all others, and than to all its
+            hard negatives.
     Source: VideoXum (Lin et al., 2023), VT-CLIPScore; CLIP's loss (Radford et al., 2021).
     """
     texts = F.normalize(texts, dim=-1)
     cosines = texts @ F.normalize(keyframes, dim=-1).T  # (N texts, N videos)
-    part = 0.1 * torch.arange(HARD_NEGATIVES, device=texts.device, dtype=texts.dtype)[:, None]
-    mixed = others[:, None] * (1 - part) + keyframes[:, None] * part  # (N, 6, C)
+    weights = 0.1 * torch.arange(HARD_NEGATIVES, device=texts.device, dtype=texts.dtype)[:, None]
+    mixed = others[:, None] * (1 - weights) + keyframes[:, None] * weights  # (N, 6, C)
     hard = (F.normalize(mixed, dim=-1) @ texts[..., None])[..., 0]  # (N, 6)
-    missing = ~has_others.bool()[:, None]
+    missing = ~has_others.bool()[:, None]  # (N, 1)
     targets = torch.arange(len(texts), device=texts.device)
-    # Masked behind the scale, whose gradient would be 0 times infinity.
-    competing = (scale * hard).masked_fill(missing, -torch.inf)
-    text_to_video = F.cross_entropy(torch.cat([scale * cosines, competing], 1), targets)
+    # Masked after scaling: the gradient of the scale would be 0 times infinity.
+    hard_logits = (scale * hard).masked_fill(missing, -torch.inf)
+    text_to_video = F.cross_entropy(torch.cat([scale * cosines, hard_logits], 1), targets)
     video_to_text = F.cross_entropy(scale * cosines.T, targets)
-    own = cosines.diagonal()
-    beats_hard = (own[:, None] > hard).logical_or(missing).all(1)
-    right = torch.stack([cosines.argmax(1) == targets, beats_hard]).float().mean(1)
-    return (text_to_video + video_to_text) / 2, right
+    beats_others = cosines.argmax(1) == targets
+    beats_hard = (cosines.diagonal()[:, None] > hard).logical_or(missing).all(1)
+    accuracies = torch.stack([beats_others, beats_hard]).float().mean(1)
+    return (text_to_video + video_to_text) / 2, accuracies
+
+
+KEYFRAME_LOSSES = {"cross_entropy": cross_entropy_keyframe_loss, "l2": l2_keyframe_loss}

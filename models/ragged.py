@@ -1,106 +1,116 @@
-"""Batches without padding: the real places of all sequences one after another, and attention among them.
+"""Batches without padding: the real elements of all sequences concatenated, and attention within each sequence.
 
-Axes: B sequences, N places of a padded one, n real places of all, H heads, Dh head width.
+Axes: B sequences, N elements of a padded sequence, n real elements of all sequences, H heads, Dh head width.
 """
+
+import functools
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-# Where a call costs little, attention goes sequence by sequence, and nothing is computed for padding. On GPUs it is the
-# calls that cost: there it is one, with padding that nobody sees.
-ONE_BY_ONE = {"cpu"}
-# Local attention handles so many queries at a time, each time with their own stretch of keys.
+# On these devices attention is called sequence by sequence, so that nothing is computed for padding. On GPUs, where a
+# call itself is expensive, it is called once on the padded batch.
+PER_SEQUENCE_DEVICES = {"cpu"}
+# Local attention handles so many queries at a time, with the keys within reach of them.
 QUERY_BLOCK = 256
 
 
-class _Rows(torch.autograd.Function):
-    """Take rows, each at most once: backward is a copy, where index_select's would be a sum."""
+class _UniqueIndexSelect(torch.autograd.Function):
+    """Select rows, each at most once: the backward pass is a copy, where index_select's would be a sum."""
 
     @staticmethod
-    def forward(ctx, x, rows):
-        ctx.rows, ctx.size = rows, len(x)
+    def forward(ctx: Any, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        ctx.rows = rows
+        ctx.size = len(x)
         return x.index_select(0, rows)
 
     @staticmethod
-    def backward(ctx, gradient):
-        return _spread(gradient, ctx.rows, ctx.size), None
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _scatter(gradient, ctx.rows, ctx.size), None
 
 
-class _Spread(torch.autograd.Function):
-    """Put rows to their places among zeros, each place at most once."""
+class _Scatter(torch.autograd.Function):
+    """Copy rows to their indices among zeros, each index at most once."""
 
     @staticmethod
-    def forward(ctx, x, rows, size):
+    def forward(ctx: Any, x: torch.Tensor, rows: torch.Tensor, size: int) -> torch.Tensor:
         ctx.rows = rows
-        return _spread(x, rows, size)
+        return _scatter(x, rows, size)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         return gradient.index_select(0, ctx.rows), None, None
 
 
-def _spread(x, rows, size):
+def _scatter(x: torch.Tensor, rows: torch.Tensor, size: int) -> torch.Tensor:
     return x.new_zeros(size, *x.shape[1:]).index_copy_(0, rows, x)
 
 
-def take_rows(x, rows):
-    """Rows of x, (n, …); `rows` (m,) int names each at most once."""
-    return _Rows.apply(x, rows)
+def unique_index_select(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Select rows of x, (n, …); `rows` (m,) int holds each index at most once. Returns (m, …)."""
+    return _UniqueIndexSelect.apply(x, rows)
 
 
-def to_device(tensor, device):
-    """Copy a tensor from the host without waiting for the device."""
+def to_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Copy a tensor from the host without a host sync."""
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         return tensor.contiguous().pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 class Ragged:
-    """The real places of a padded batch (B, N): the first `lengths[i]` of sequence i.
+    """Layout of the real elements of a padded batch (B, N): the first `lengths[i]` of sequence i.
 
     Args:
         lengths: B numbers from 0 to N, on the host.
         size: N.
-        device: where the indices are needed.
+        device: of the indices.
     Attributes:
-        rows: (n,) the real places in the flattened batch.
-        columns: (n,) each one's place in its sequence.
-        mask: (B, N) bool, or None where all places are real.
+        rows: (n,) index of each real element in the flattened batch.
+        columns: (n,) its index in its sequence.
+        mask: (B, N) bool, or None where all elements are real.
+        is_full: whether all are.
     """
 
-    def __init__(self, lengths, size, device):
-        self.lengths, self.size = list(lengths), size
+    def __init__(self, lengths: Sequence[int], size: int, device: torch.device | str) -> None:
+        self.lengths = list(lengths)
+        self.size = size
         self.is_full = all(length == size for length in self.lengths)
-        inside = torch.arange(size) < torch.tensor(self.lengths)[:, None]  # (B, N)
-        rows = inside.view(-1).nonzero()[:, 0]
-        self.rows, self.columns = to_device(rows, device), to_device(rows % size, device)
-        self.mask = None if self.is_full else to_device(inside, device)
+        mask = torch.arange(size) < torch.tensor(self.lengths)[:, None]  # (B, N)
+        rows = mask.view(-1).nonzero()[:, 0]
+        self.rows = to_device(rows, device)
+        self.columns = to_device(rows % size, device)
+        self.mask = None if self.is_full else to_device(mask, device)
 
     @classmethod
-    def of(cls, mask, name, device):
-        """Read a mask (B, N), 1 = real. One on the host spares a wait for the device.
+    def of(cls, mask: torch.Tensor, name: str, device: torch.device | str) -> "Ragged":
+        """Read the lengths from a mask (B, N), 1 = real; on the host, it costs no host sync.
 
         Raises:
-            ValueError: a sequence has no real place, or padding before one; `name` is the mask's.
+            ValueError: a sequence has no real element, or padding before one; `name` is the mask's.
         """
         mask = mask.bool().cpu()
         lengths = mask.sum(1)
         if mask.shape[1] == 0 or not lengths.all() or (mask[:, 1:] > mask[:, :-1]).any():
-            raise ValueError(f"{name}: found an empty sequence or padding before a real place, expected it behind")
+            raise ValueError(
+                f"{name}: found an empty sequence or padding before a real element, expected it at the end"
+            )
         return cls(lengths.tolist(), mask.shape[1], device)
 
-    def pack(self, x):
+    def pack(self, x: torch.Tensor) -> torch.Tensor:
         """(B, N, …) -> (n, …)."""
         x = x.flatten(0, 1)
-        return x if self.is_full else take_rows(x, self.rows)
+        return x if self.is_full else unique_index_select(x, self.rows)
 
-    def unpack(self, x):
+    def unpack(self, x: torch.Tensor) -> torch.Tensor:
         """(n, …) -> (B, N, …), zeros at padding."""
         B, N = len(self.lengths), self.size
-        return (x if self.is_full else _Spread.apply(x, self.rows, B * N)).view(B, N, *x.shape[1:])
+        return (x if self.is_full else _Scatter.apply(x, self.rows, B * N)).view(B, N, *x.shape[1:])
 
-    def inside(self, other):
-        """Say where in `other`'s rows these lie, (n,), or None where they are the same; each is one of `other`'s."""
+    def row_indices(self, other: "Ragged") -> torch.Tensor | None:
+        """Index of each element, all of which are `other`'s, among `other`'s: (n,), None where they are the same."""
         if self.lengths == other.lengths:
             return None
         starts = torch.tensor([0, *other.lengths[:-1]]).cumsum(0)
@@ -108,46 +118,80 @@ class Ragged:
         return to_device(torch.cat(rows), self.rows.device)
 
 
-@torch.compiler.disable  # it would be compiled anew for each batch's lengths
-def attend(q, k, v, queries, keys, *, causal=False, radius=None, dropout=0.0):
-    """Let each query attend to the keys of its own sequence.
+def varlen_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    queries: Ragged,
+    keys: Ragged,
+    *,
+    causal: bool = False,
+    radius: int | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Scaled dot-product attention of each query to the keys of its own sequence.
 
     Args:
-        q: (n, H, Dh), laid out as `queries` says.
-        k, v: (m, H, Dh), laid out as `keys` says.
-        queries, keys: `Ragged` of the same B.
-        causal: place i sees the keys up to place i.
-        radius: place i sees the keys at most so far away; needs `queries` and `keys` to be the same.
+        q: (n, H, Dh), laid out by `queries`.
+        k: (m, H, Dh), laid out by `keys`.
+        v: (m, H, Dh), laid out by `keys`.
+        queries: of B sequences.
+        keys: of the same B.
+        causal: element i attends to the keys up to i.
+        radius: element i attends to the keys at most so far away; needs `queries` and `keys` to be the same.
         dropout: probability that an attention weight is dropped.
     Returns:
         (n, H, Dh)
     """
-    how = dict(causal=causal, radius=radius, dropout=dropout)
-    if q.device.type in ONE_BY_ONE:
-        parts = zip(q.split(queries.lengths), k.split(keys.lengths), v.split(keys.lengths))
-        return torch.cat([_attend(*(x[None].transpose(1, 2) for x in part), None, **how)[0] for part in parts])
-    seen = keys.mask
+    if q.device.type in PER_SEQUENCE_DEVICES:
+        sequences = zip(q.split(queries.lengths), k.split(keys.lengths), v.split(keys.lengths))
+        outputs = [
+            _padded_attention(*(x[None].transpose(1, 2) for x in sequence), None, causal, radius, dropout)[0]
+            for sequence in sequences
+        ]
+        return torch.cat(outputs)
+    mask = keys.mask
     if causal and queries.lengths == keys.lengths:
-        seen = None  # padding lies behind every real place
+        mask = None  # padding comes after every real element
     q, k, v = queries.unpack(q).transpose(1, 2), keys.unpack(k).transpose(1, 2), keys.unpack(v).transpose(1, 2)
-    return queries.pack(_attend(q, k, v, seen, **how))
+    return queries.pack(_padded_attention(q, k, v, mask, causal, radius, dropout))
 
 
-def _attend(q, k, v, seen, *, causal, radius, dropout):
-    """(B, H, N, Dh) queries, (B, H, M, Dh) keys and values, (B, M) seen or None -> (B, N, H, Dh)."""
+@functools.cache
+def exclude_attention_from_compilation() -> None:
+    """Make torch.compile leave `varlen_attention` alone, which it would compile anew for the lengths of each batch.
+
+    A decorator would import torch._dynamo, which takes a second, in every process.
+    """
+    global varlen_attention
+    varlen_attention = torch.compiler.disable(varlen_attention)
+
+
+def _padded_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None,
+    causal: bool,
+    radius: int | None,
+    dropout: float,
+) -> torch.Tensor:
+    """(B, H, N, Dh) queries, (B, H, M, Dh) keys and values, (B, M) mask or None -> (B, N, H, Dh)."""
     if radius is not None:
-        out = _attend_nearby(q, k, v, seen, radius, dropout)
-    elif seen is None:
+        out = _local_attention(q, k, v, mask, radius, dropout)
+    elif mask is None:
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout)
     else:
-        seen = seen[:, None, None, :]  # (B, 1, 1, M)
+        mask = mask[:, None, None, :]  # (B, 1, 1, M)
         if causal:
-            seen = seen & torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
+            mask = mask & torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()  # (B, 1, N, M)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     return out.transpose(1, 2)
 
 
-def _attend_nearby(q, k, v, seen, radius, dropout):
+def _local_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, radius: int, dropout: float
+) -> torch.Tensor:
     """Attention within `radius`, in blocks of queries: time and memory grow linearly with N."""
     N, blocks = q.shape[2], []
     for start in range(0, N, QUERY_BLOCK):
@@ -155,10 +199,10 @@ def _attend_nearby(q, k, v, seen, radius, dropout):
         first, last = max(0, start - radius), min(N, stop + radius)
         rows = torch.arange(start, stop, device=q.device)[:, None]
         columns = torch.arange(first, last, device=q.device)
-        near = (rows - columns).abs() <= radius
-        if seen is not None:
-            # A padded place sees itself too, though nobody reads it: nothing at all becomes NaN in some kernels.
-            near = (near & seen[:, None, None, first:last]) | (rows == columns)
-        part = (q[:, :, start:stop], k[:, :, first:last], v[:, :, first:last])
-        blocks.append(F.scaled_dot_product_attention(*part, attn_mask=near, dropout_p=dropout))
+        is_near = (rows - columns).abs() <= radius
+        if mask is not None:
+            # A padded element attends to itself, although its output is unused: some kernels return NaN for no keys.
+            is_near = (is_near & mask[:, None, None, first:last]) | (rows == columns)
+        block = (q[:, :, start:stop], k[:, :, first:last], v[:, :, first:last])
+        blocks.append(F.scaled_dot_product_attention(*block, attn_mask=is_near, dropout_p=dropout))
     return torch.cat(blocks, dim=2)

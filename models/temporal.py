@@ -1,37 +1,53 @@
-"""Temporal transformer and context aggregation over frame features.
+"""Temporal transformer and context aggregation over frame features, and position tables of any length.
 
-Both work on the real frames of all videos, one after another (`models.ragged`).
+Transformer and aggregation work on the real frames of all videos, concatenated (`models.ragged`).
 Axes: n real frames of all videos, D width, H heads, Dh = 64 = D / H.
 """
 
 from functools import partial
 
-from timm.layers import Mlp
+import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from models.ragged import attend
+from models import ragged
 
 HEAD_WIDTH = 64
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
-def init_vit_weights(module):
-    """Draw linear weights from a normal of std 0.02 truncated at two units, as ViT does; biases start at 0."""
+def interpolate_positions(table: torch.Tensor, length: int) -> torch.Tensor:
+    """Give one position embedding for each element of a sequence.
+
+    Args:
+        table: (P, D) learned positions.
+        length: T, rows needed.
+    Returns:
+        (T, D): the first rows of the table, or, where it is too short, all of it interpolated bicubically.
+    """
+    if length <= len(table):
+        return table[:length]
+    image = table.t()[None, :, :, None]  # (1, D, P, 1)
+    return F.interpolate(image, (length, 1), mode="bicubic", align_corners=False)[0, :, :, 0].t()  # (T, D)
+
+
+def init_vit_weights(module: nn.Module) -> None:
+    """Draw linear weights from a truncated normal of std 0.02, as ViT does, and set biases to 0."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
 
 
-def recomputed_layers(depth, enabled, last):
-    """Tell for each of `depth` layers whether its activations are recomputed in the backward pass.
+def checkpointed_layers(depth: int, enabled: bool, last: int) -> list[bool]:
+    """Select the layers that use gradient checkpointing.
 
     Args:
         depth: number of layers.
-        enabled: False recomputes nothing.
-        last: recompute just the last so many layers; 0 means all of them.
+        enabled: False selects none.
+        last: select the last so many layers; 0 selects all.
     Returns:
-        list of `depth` bools.
+        For each layer, whether its activations are recomputed in the backward pass.
     """
     first = depth - last if last > 0 else 0
     return [enabled and layer >= first for layer in range(depth)]
@@ -40,28 +56,41 @@ def recomputed_layers(depth, enabled, last):
 class Attention(nn.Module):
     """Multi-head self-attention among the frames of a video, all of them or those at most `radius` away."""
 
-    def __init__(self, width, radius=None):
+    def __init__(self, width: int, radius: int | None = None) -> None:
         super().__init__()
         self.radius = radius
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x, videos):
+    def forward(self, x: torch.Tensor, videos: ragged.Ragged) -> torch.Tensor:
         q, k, v = self.qkv(x).view(len(x), 3, -1, HEAD_WIDTH).unbind(1)  # (n, H, Dh)
-        return self.proj(attend(q, k, v, videos, videos, radius=self.radius).flatten(1))
+        return self.proj(ragged.varlen_attention(q, k, v, videos, videos, radius=self.radius).flatten(1))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them, with the parameter names of timm's (whose import takes 0.5 s)."""
+
+    def __init__(self, width: int, hidden_width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden_width)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.act(self.fc1(x)))
 
 
 class Block(nn.Module):
     """Pre-norm ViT block, with the parameter names of timm's."""
 
-    def __init__(self, width):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width)
         self.attn = Attention(width)
         self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width, 4 * width)
 
-    def forward(self, x, videos):
+    def forward(self, x: torch.Tensor, videos: ragged.Ragged) -> torch.Tensor:
         x = x + self.attn(self.norm1(x), videos)
         return x + self.mlp(self.norm2(x))
 
@@ -69,22 +98,27 @@ class Block(nn.Module):
 class TemporalTransformer(nn.Module):
     """ViT blocks over the frames of a video, then a LayerNorm.
 
+    Args:
+        width: D.
+        depth: number of blocks.
+        grad_ckpt: recompute activations in the backward pass.
+        ckpt_layer: limits that to the last so many blocks; 0 is all.
     Source: VideoXum (Lin et al., 2023), section on VTSUM-BLIP.
     """
 
-    def __init__(self, width, depth, *, grad_ckpt=False, ckpt_layer=0):
+    def __init__(self, width: int, depth: int, *, grad_ckpt: bool = False, ckpt_layer: int = 0) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.norm = LayerNorm(width)
-        self.recompute = recomputed_layers(depth, grad_ckpt, ckpt_layer)
+        self.recompute = checkpointed_layers(depth, grad_ckpt, ckpt_layer)
         self.apply(init_vit_weights)
 
-    def forward(self, x, videos):
-        """Let every frame attend to all frames of its video.
+    def forward(self, x: torch.Tensor, videos: ragged.Ragged) -> torch.Tensor:
+        """Apply the blocks: every frame attends to all frames of its video.
 
         Args:
-            x: (n, D) float.
-            videos: `Ragged`, which of them belong together.
+            x: (n, D) float, frames of all videos.
+            videos: layout of the frames.
         Returns:
             (n, D)
         """
@@ -99,15 +133,18 @@ class TemporalTransformer(nn.Module):
 class ContextAggregation(nn.Module):
     """`x + attention(LayerNorm(x))` within a window of `kernel_size` frames; no MLP.
 
+    Args:
+        width: D.
+        kernel_size: frames of the window.
     Source: VideoXum (Lin et al., 2023), context aggregation.
     """
 
-    def __init__(self, width, kernel_size):
+    def __init__(self, width: int, kernel_size: int) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width)
         self.attn = Attention(width, kernel_size // 2)
         self.apply(init_vit_weights)
 
-    def forward(self, x, videos):
-        """Mix each frame with those at most `kernel_size // 2` away; arguments and result as `TemporalTransformer`."""
+    def forward(self, x: torch.Tensor, videos: ragged.Ragged) -> torch.Tensor:
+        """Let each frame attend to those at most `kernel_size // 2` away; arguments as `TemporalTransformer`'s."""
         return x + self.attn(self.norm1(x), videos)

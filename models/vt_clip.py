@@ -4,21 +4,26 @@ Axes: N texts or images, L tokens, D feature width, S image side.
 """
 
 import functools
+import os
 import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.positions import position_rows
-from models.torchscript import is_torchscript, read_torchscript
-from models.weights import read_checkpoint, require_finite, state_dict_of
-from utils.download import is_url, resolve_file
+from models.temporal import interpolate_positions
+from models.weights import StateDict, read_checkpoint, require_finite, state_dict_of
+from utils.download import is_url
+
+if TYPE_CHECKING:
+    import open_clip
 
 MAX_TOKENS = 256
 # Entries of OpenAI's layout that are sizes, not parameters.
 SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
-NEEDED = (
+REQUIRED = (
     "visual.conv1.weight",
     "visual.positional_embedding",
     "visual.proj",
@@ -30,68 +35,67 @@ NEEDED = (
 
 
 class VTClip(nn.Module):
-    """CLIP's two towers, in float32, with a text side that takes captions longer than CLIP's 77 tokens.
+    """CLIP's two towers, in float32, with a text tower for captions longer than CLIP's 77 tokens.
 
     Args:
-        clip: `open_clip.model.CLIP`.
-        tokenizer: CLIP's byte-pair tokeniser, `open_clip.SimpleTokenizer`.
+        clip: the towers.
+        tokenizer: CLIP's byte-pair tokenizer.
     """
 
     BATCH = 64
 
-    def __init__(self, clip, tokenizer):
+    def __init__(self, clip: "open_clip.CLIP", tokenizer: "open_clip.SimpleTokenizer") -> None:
         super().__init__()
         self.clip = clip
         self.tokenizer = tokenizer
 
     @property
-    def width(self):
+    def width(self) -> int:
         """Columns of the features."""
         return self.clip.text_projection.shape[1]
 
     @property
-    def image_size(self):
+    def image_size(self) -> int:
         """Side of the images in pixels."""
         return self.clip.visual.image_size[0]
 
-    def token_ids(self, text):
-        """CLIP's ids of one text, at most 256; a longer one is cut and its last becomes end-of-text."""
+    def token_ids(self, text: str) -> list[int]:
+        """CLIP's ids of one text, at most 256: a longer one is truncated and ends in end-of-text, too."""
         start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
         return [start, *self.tokenizer.encode(text)[: MAX_TOKENS - 2], end]
 
-    def position_table(self, L):
+    def position_table(self, L: int) -> torch.Tensor:
         """(L, width) rows of the 77-row table for a text of L tokens."""
-        return position_rows(self.clip.positional_embedding, L)
+        return interpolate_positions(self.clip.positional_embedding, L)
 
-    def encode_text(self, texts):
-        """Encode texts: list of N strings -> (N, D), not normalised.
+    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+        """Encode N texts: (N, D), not normalized.
 
-        Texts of one length go through the tower together, without padding, so that a text's feature does not
-        depend on the others.
+        Texts of one length share a pass, without padding, so that a text's feature does not depend on the others.
         """
         ids = [self.token_ids(text) for text in texts]
         table = self.clip.token_embedding.weight
         out = table.new_zeros(len(texts), self.width)
         for L in sorted({len(row) for row in ids}):
-            places = [i for i, row in enumerate(ids) if len(row) == L]
-            for some in torch.tensor(places, device=table.device).split(self.BATCH):
-                tokens = torch.tensor([ids[i] for i in some.tolist()], device=table.device)  # (n, L)
-                out = out.index_copy(0, some, self._text_tower(tokens))
+            rows = torch.tensor([i for i, row in enumerate(ids) if len(row) == L], device=table.device)
+            for batch in rows.split(self.BATCH):
+                tokens = torch.tensor([ids[i] for i in batch.tolist()], device=table.device)  # (n, L)
+                out = out.index_copy(0, batch, self._text_tower(tokens))
         return out
 
-    def _text_tower(self, tokens):
+    def _text_tower(self, tokens: torch.Tensor) -> torch.Tensor:
         L = tokens.shape[1]
         states = self._states(self.clip.token_embedding(tokens) + self.position_table(L))  # (n, L, width)
         return states[:, -1] @ self.clip.text_projection  # the last token is end-of-text: (n, D)
 
-    def _states(self, x):
+    def _states(self, x: torch.Tensor) -> torch.Tensor:
         causal = torch.full((x.shape[1], x.shape[1]), float("-inf"), device=x.device).triu(1)
         return self.clip.ln_final(self.clip.transformer(x, attn_mask=causal))
 
-    def encode_text_padded(self, texts):
+    def encode_text_padded(self, texts: Sequence[str]) -> torch.Tensor:
         """As `encode_text`, in one pass over padded texts: faster, and equal but for rounding.
 
-        Padding stands behind a text, where its own tokens do not look.
+        Padding comes after a text, where causal attention excludes it.
         """
         ids = [self.token_ids(text) for text in texts]
         device = self.clip.token_embedding.weight.device
@@ -101,34 +105,37 @@ class VTClip(nn.Module):
         states = self._states(self.clip.token_embedding(tokens) + torch.stack(tables))  # (N, L, width)
         return states[torch.arange(len(ids), device=device), last] @ self.clip.text_projection  # (N, D)
 
-    def encode_image(self, images):
-        """Encode normalised images (N, 3, S, S) -> (N, D), not normalised."""
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """Encode normalized images (N, 3, S, S) -> (N, D), not normalized."""
         return self.clip.encode_image(images)
 
 
-def load_vt_clip(path):
+def load_vt_clip(path: str | os.PathLike) -> VTClip:
     """Load VT-CLIP from `{"model": state dict in OpenAI's layout}`, or the state dict itself.
 
-    Returns, Raises: as `vt_clip_of`; also FileNotFoundError and ValueError for what is no checkpoint.
+    Args:
+        path: path or URL of the checkpoint.
+    Raises:
+        FileNotFoundError, ValueError: see `models.weights.read_checkpoint` and `vt_clip_of`.
     """
     return vt_clip_of(state_dict_of(read_checkpoint(path), path), path)
 
 
-def vt_clip_of(state, path="state dict"):
+def vt_clip_of(state: StateDict, path: str | os.PathLike = "state dict") -> VTClip:
     """Build VT-CLIP from a state dict in OpenAI's layout.
 
-    Sizes are read from the shapes. The model is in evaluation mode, float32, on the CPU.
-
     Args:
-        state: parameters by name.
-        path: where they are from, for messages.
+        state: parameters by name; sizes are read from their shapes.
+        path: of their file, for messages.
+    Returns:
+        The model in evaluation mode, float32, on the CPU.
     Raises:
-        ValueError: they do not fit.
+        ValueError: the parameters are not those of a CLIP.
     """
-    missing = [name for name in NEEDED if name not in state]
+    missing = [name for name in REQUIRED if name not in state]
     if missing:
         raise ValueError(f"{path}: VT-CLIP: missing {', '.join(missing)}")
-    empty = [name for name in NEEDED if not state[name].numel() or not state[name].is_floating_point()]
+    empty = [name for name in REQUIRED if not state[name].numel() or not state[name].is_floating_point()]
     if empty:
         raise ValueError(f"{path}: VT-CLIP: found no real numbers in {', '.join(empty)}")
     import open_clip
@@ -139,11 +146,11 @@ def vt_clip_of(state, path="state dict"):
     try:
         require_finite(state, path)
         build = functools.partial(build_model_from_openai_state_dict, quick_gelu=True, cast_dtype=torch.float32)
-        with torch.device("meta"):  # whether all fits, before memory is taken for it
+        with torch.device("meta"):  # compare all shapes before memory is allocated
             shapes = {name: value.to("meta") for name, value in state.items()}
             build(dict(shapes)).load_state_dict(shapes)
         clip = build(dict(state)).float()
-        clip.load_state_dict(state)  # the builder goes through half precision
+        clip.load_state_dict(state)  # the builder rounds to half precision
     except (RuntimeError, ValueError, KeyError, IndexError, TypeError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:500]
         raise ValueError(f"{path}: VT-CLIP: does not fit CLIP's layout ({reason})") from None
@@ -153,7 +160,7 @@ def vt_clip_of(state, path="state dict"):
     return VTClip(clip, tokenizer).eval()
 
 
-def hub_names():
+def hub_names() -> list[str]:
     """OpenAI's Vision Transformers on open_clip's hub."""
     import open_clip
 
@@ -161,20 +168,18 @@ def hub_names():
     return sorted(name for name in names if name.startswith("ViT"))
 
 
-def find_clip(source):
-    """Load any CLIP that can stand in for VT-CLIP.
+def find_clip(source: str | os.PathLike) -> VTClip:
+    """Load any CLIP that can replace VT-CLIP.
 
     Args:
-        source: file or URL that `load_vt_clip` reads, a TorchScript file as OpenAI's, or a name on open_clip's hub.
+        source: file or URL that `load_vt_clip` reads, or open_clip's name of one of OpenAI's CLIPs, as ViT-B-16.
     Raises:
-        FileNotFoundError, ValueError: it cannot be had, or is no such CLIP.
+        FileNotFoundError: no such file or name, or the hub is not available.
+        ValueError: the file is not a CLIP.
     """
     source = str(source)
     if is_url(source) or pathlib.Path(source).is_file():
-        path = resolve_file(source)
-        if is_torchscript(path):
-            return vt_clip_of(state_dict_of(read_torchscript(path), path), path)
-        return load_vt_clip(path)
+        return load_vt_clip(source)
     import open_clip
 
     if source not in hub_names():
@@ -182,7 +187,7 @@ def find_clip(source):
         raise FileNotFoundError(f"{source}: clip: found no such file, expected {expected}")
     try:
         clip = open_clip.create_model(f"{source}-quickgelu", pretrained="openai")
-    except Exception as error:  # whatever its hub raises
+    except Exception as error:  # the hub clients of open_clip raise many kinds
         reason = " ".join(str(error).split())[:300]
         raise FileNotFoundError(f"{source}: clip: cannot be had from open_clip's hub ({reason})") from None
     return vt_clip_of(clip.state_dict(), source)

@@ -5,7 +5,10 @@ Axes: B videos, T frames (1 fps, padded), R annotators, D width (768 base, 1024 
 
 import contextlib
 import functools
+import os
 import pathlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,17 +17,16 @@ from torch import nn
 from models.beam_search import beam_search, nucleus_sample
 from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES, next_token_targets
 from models.med_config import TextDecoderConfig
-from models.packed_linear import packed_linears
-from models.positions import position_rows
-from models.ragged import Ragged, take_rows, to_device
-from models.temporal import ContextAggregation, TemporalTransformer
+from models.packed_linear import prepacked_linears
+from models.ragged import Ragged, exclude_attention_from_compilation, to_device, unique_index_select
+from models.temporal import ContextAggregation, TemporalTransformer, interpolate_positions
 from models.text_decoder import TextDecoder
 from models.tokenizer import CaptionTokenizer
 from models.weights import load_weights
 
 WIDTHS = {"base": 768, "large": 1024}
 POSITIONS = 512
-VERSIONS = ("vtsum_blip_tt", "vtsum_blip_tt_ca")
+ARCHITECTURES = ("vtsum_blip_tt", "vtsum_blip_tt_ca")
 TASKS = ("v2vt", "v2v", "v2t")
 
 
@@ -35,31 +37,32 @@ class VTSumBLIP(nn.Module):
         width: D.
         tt_depth: blocks of the temporal transformer; 0 builds none, nor its norm, and adds the position table once.
         kernel_size: window of the context aggregation in frames; None builds none.
-        decoder_config: `TextDecoderConfig`; None builds no decoder (task v2v).
-        tokenizer: `CaptionTokenizer`; needed with a decoder.
+        decoder_config: sizes of the caption decoder; None builds none (task v2v).
+        tokenizer: needed with a decoder.
         saliency_head: False builds none (task v2t).
         loss_type: `cross_entropy` or `l2`, see `models.losses`.
         smoothing_scope: see `models.losses.caption_loss`.
-        max_text_length: captions given as text are cut to so many tokens, prompt and [SEP] included.
-        grad_ckpt, ckpt_layer: recompute activations in the backward pass, of the last `ckpt_layer` layers if > 0.
+        max_text_length: captions given as text are truncated to so many tokens, prompt and [SEP] included.
+        grad_ckpt: recompute activations in the backward pass.
+        ckpt_layer: limits that to the last so many layers of each stack; 0 is all.
     Source: VideoXum (Lin et al., 2023) and its released implementation.
     """
 
     def __init__(
         self,
         *,
-        width,
-        tt_depth,
-        kernel_size=None,
-        decoder_config=None,
-        tokenizer=None,
-        saliency_head=True,
-        loss_type="cross_entropy",
-        smoothing_scope="published",
-        max_text_length=128,
-        grad_ckpt=False,
-        ckpt_layer=0,
-    ):
+        width: int,
+        tt_depth: int,
+        kernel_size: int | None = None,
+        decoder_config: TextDecoderConfig | None = None,
+        tokenizer: CaptionTokenizer | None = None,
+        saliency_head: bool = True,
+        loss_type: str = "cross_entropy",
+        smoothing_scope: str = "published",
+        max_text_length: int = 128,
+        grad_ckpt: bool = False,
+        ckpt_layer: int = 0,
+    ) -> None:
         super().__init__()
         self.keyframe_loss = KEYFRAME_LOSSES[loss_type]
         self.smoothing_scope = smoothing_scope
@@ -81,33 +84,33 @@ class VTSumBLIP(nn.Module):
             self.text_decoder = TextDecoder(decoder_config, width, grad_ckpt=grad_ckpt, ckpt_layer=ckpt_layer)
         self.register_load_state_dict_pre_hook(_drop_position_ids)
 
-    def position_table(self, T):
+    def position_table(self, T: int) -> torch.Tensor:
         """Give T rows of the position table: (T, D).
 
-        Above 512 frames the whole table is stretched, bicubically, to T rows. T is the batch's padded length,
-        so a shorter video beside a very long one gets stretched rows too (QUIRK-5).
+        Above 512 frames the whole table is interpolated bicubically to T rows. T is the batch's padded length,
+        so a shorter video in one batch with a very long one gets interpolated rows too (QUIRK-5).
         """
-        return position_rows(self.position_embeddings.weight, T)
+        return interpolate_positions(self.position_embeddings.weight, T)
 
-    def encode(self, video_embeddings, video_mask):
-        """Turn frame features into frame states.
+    def encode(self, video_embeddings: torch.Tensor, video_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute frame states from frame features.
 
         Args:
             video_embeddings: (B, T, D) float, frame features at 1 fps.
-            video_mask: (B, T), 1 = real frame; padding comes last. On the host, it need not be waited for.
+            video_mask: (B, T), 1 = real frame; padding comes last. On the host, it costs no host sync.
         Returns:
-            (B, T, D) states, 0 at padding, and the mask as bool, beside the states.
+            (B, T, D) states, 0 at padding, and the mask as bool, on the states' device.
         Raises:
             ValueError: the shapes do not fit each other, or padding comes before a real frame.
         """
         frames, videos = self._encode(video_embeddings, video_mask)
         return videos.unpack(frames), video_mask.to(frames.device).bool()
 
-    def _encode(self, video_embeddings, video_mask):
-        """As `encode`, without padding: (n, D) states and the `Ragged` that says which videos they belong to."""
+    def _encode(self, video_embeddings: torch.Tensor, video_mask: torch.Tensor) -> tuple[torch.Tensor, Ragged]:
+        """As `encode`, without padding: (n, D) states and their layout."""
         if video_embeddings.ndim != 3 or video_mask.shape != video_embeddings.shape[:2]:
-            found = f"{tuple(video_embeddings.shape)} and {tuple(video_mask.shape)}"
-            raise ValueError(f"video_embeddings, video_mask: found shapes {found}, expected (B, T, D) and (B, T)")
+            shapes = f"{tuple(video_embeddings.shape)} and {tuple(video_mask.shape)}"
+            raise ValueError(f"video_embeddings, video_mask: found shapes {shapes}, expected (B, T, D) and (B, T)")
         videos = Ragged.of(video_mask, "video_mask", video_embeddings.device)
         positions = F.embedding(videos.columns, self.position_table(videos.size))  # (n, D)
         x = videos.pack(video_embeddings) + positions
@@ -117,11 +120,17 @@ class VTSumBLIP(nn.Module):
             x = self.local_atten_head(x, videos)  # QUIRK-8: the caption decoder reads this too
         return x, videos
 
-    def _saliency(self, frames, videos):
+    def _saliency(self, frames: torch.Tensor, videos: Ragged) -> torch.Tensor:
         """(n, D) states -> (B, T) float logits, 0 at padding."""
         return videos.unpack(self.vsum_head(frames)[:, 0].float())
 
-    def forward(self, video_embeddings, video_mask, vsum_labels, tsum_labels):
+    def forward(
+        self,
+        video_embeddings: torch.Tensor,
+        video_mask: torch.Tensor,
+        vsum_labels: torch.Tensor,
+        tsum_labels: Sequence[str] | Sequence[Sequence[int]] | torch.Tensor,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Compute the training losses.
 
         Args:
@@ -147,8 +156,8 @@ class VTSumBLIP(nn.Module):
             loss_tsum = self._caption_loss(self._caption_ids(tsum_labels), frames, videos)
         return loss_tsum, loss_vsum
 
-    def _caption_ids(self, captions):
-        """Captions in any of the forms that `forward` takes -> (B, L) ids on the host, [DEC] first."""
+    def _caption_ids(self, captions: Sequence[str] | Sequence[Sequence[int]] | torch.Tensor) -> torch.Tensor:
+        """Captions in any of the forms that `forward` accepts -> (B, L) ids on the host, [DEC] first."""
         if not isinstance(captions, torch.Tensor):
             if isinstance(captions[0], str):
                 captions = [self.tokenizer.encode(caption, self.max_text_length) for caption in captions]
@@ -157,14 +166,15 @@ class VTSumBLIP(nn.Module):
         input_ids[:, 0] = self.tokenizer.decoder_id
         return input_ids
 
-    def _caption_loss(self, input_ids, frames, videos):
-        """Loss of captions (B, L) on the host; only the places that it depends on are computed."""
-        device, real = frames.device, input_ids != self.tokenizer.pad_id
-        lengths, prompt = Ragged.of(real, "tsum_labels", "cpu").lengths, len(self.tokenizer.prompt_ids)
-        if min(lengths) <= prompt:
-            found = f"caption {lengths.index(min(lengths))} of {min(lengths)} tokens"
-            raise ValueError(f"tsum_labels: found {found}, expected more than the {prompt} of the prompt")
-        targets, scored = next_token_targets(input_ids, real, prompt)  # (B, L - 1)
+    def _caption_loss(self, input_ids: torch.Tensor, frames: torch.Tensor, videos: Ragged) -> torch.Tensor:
+        """Loss of captions (B, L) on the host; only the positions that it depends on are computed."""
+        device, prompt_length = frames.device, len(self.tokenizer.prompt_ids)
+        is_real = input_ids != self.tokenizer.pad_id  # (B, L)
+        lengths = Ragged.of(is_real, "tsum_labels", "cpu").lengths
+        if min(lengths) <= prompt_length:
+            shortest = f"caption {lengths.index(min(lengths))} of {min(lengths)} tokens"
+            raise ValueError(f"tsum_labels: found {shortest}, expected more than the {prompt_length} of the prompt")
+        targets, scored = next_token_targets(input_ids, is_real, prompt_length)  # (B, L - 1)
         size = targets.shape[1]
         if self.smoothing_scope == "published":  # QUIRK-2: the loss depends on padding
             queries = Ragged([size] * len(lengths), size, device)
@@ -176,11 +186,12 @@ class VTSumBLIP(nn.Module):
         states = self.text_decoder(inputs, queries, keys, frames, videos)  # (n, D_txt)
         if self.smoothing_scope == "scored":
             rows = to_device(scored.nonzero()[:, 0], device)
-            states, targets, scored = take_rows(states, rows), targets[rows], scored[scored]
+            states, targets, scored = unique_index_select(states, rows), targets[rows], scored[scored]
         return self.text_decoder.loss(states, targets, to_device(scored, device), self.smoothing_scope)
 
-    def compile_layers(self):
-        """Have torch.compile fuse the layers when they first run; parameters keep their names."""
+    def compile_layers(self) -> None:
+        """Compile the layers with torch.compile when they first run; parameters keep their names."""
+        exclude_attention_from_compilation()
         decoder_layers = [] if self.text_decoder is None else self.text_decoder.bert.encoder.layer
         temporal_layers = [] if self.tt is None else self.tt.blocks
         for layer in (*temporal_layers, *decoder_layers):
@@ -189,24 +200,25 @@ class VTSumBLIP(nn.Module):
     @torch.no_grad()
     def generate(
         self,
-        video_embeddings,
-        video_mask,
-        sample=False,
-        num_beams=3,
-        max_length=30,
-        min_length=10,
-        top_p=0.9,
-        repetition_penalty=None,
-    ):
-        """Summarise videos, without dropout whatever mode the model is in.
+        video_embeddings: torch.Tensor,
+        video_mask: torch.Tensor,
+        sample: bool = False,
+        num_beams: int = 3,
+        max_length: int = 30,
+        min_length: int = 10,
+        top_p: float = 0.9,
+        repetition_penalty: float | None = None,
+    ) -> tuple[list[str] | None, torch.Tensor | None]:
+        """Summarize videos, without dropout in training mode too.
 
         Args:
             video_embeddings: (B, T, D) float.
             video_mask: (B, T), 1 = real frame.
             sample: nucleus sampling from torch's global generator instead of beam search.
             num_beams: K.
-            max_length, min_length: limits of a caption in tokens, prompt included.
-            top_p: probability kept when sampling (after the 50 best tokens were kept).
+            max_length: limit of a caption in tokens, prompt included.
+            min_length: [SEP] is forbidden below so many tokens, prompt included.
+            top_p: probability kept when sampling, of the 50 most likely tokens.
             repetition_penalty: > 1 makes repeated tokens less likely; None is 1.0 for beams, 1.1 for sampling.
         Returns:
             captions: B strings without the prompt, or None without a decoder.
@@ -232,31 +244,58 @@ class VTSumBLIP(nn.Module):
         return self.decode(ids), saliency
 
     @torch.no_grad()
-    def generate_ids(self, frames, frame_mask, *, sample, num_beams, max_length, min_length, top_p, repetition_penalty):
-        """Decode frame states (from `encode`) into ids: (B, n) int, prompt, caption, [SEP], [PAD].
+    def generate_ids(
+        self,
+        frames: torch.Tensor,
+        frame_mask: torch.Tensor,
+        *,
+        sample: bool,
+        num_beams: int,
+        max_length: int,
+        min_length: int,
+        top_p: float,
+        repetition_penalty: float,
+    ) -> torch.Tensor:
+        """Decode frame states into captions.
 
+        Args:
+            frames: (B, T, D) states, from `encode`.
+            frame_mask: (B, T) bool.
+            sample, num_beams, max_length, min_length, top_p, repetition_penalty: as in `generate`.
+        Returns:
+            (B, n) int: prompt, caption, [SEP], [PAD].
         Raises:
-            ValueError: `max_length` leaves no room behind the prompt or exceeds the decoder's positions.
+            ValueError: `max_length` leaves no room after the prompt or exceeds the decoder's positions.
         """
         prompt_ids, positions = self.tokenizer.prompt_ids, self.text_decoder.config.max_position_embeddings
         if not len(prompt_ids) < max_length <= positions:
             raise ValueError(f"max_length: found {max_length}, expected {len(prompt_ids) + 1} to {positions} tokens")
         if num_beams < 1:
             raise ValueError(f"num_beams: found {num_beams}, expected at least 1")
-        limits = dict(max_length=max_length, min_length=min_length, repetition_penalty=repetition_penalty)
-        ids = dict(end_id=self.tokenizer.end_id, pad_id=self.tokenizer.pad_id)
-        search = functools.partial(nucleus_sample, top_p=top_p) if sample else beam_search
-        limits |= {} if sample else dict(num_beams=num_beams)
-        with packed_linears(self.text_decoder.step_layers()):
-            return search(self.text_decoder, frames, frame_mask, prompt_ids, **limits, **ids)
+        if sample:
+            search = functools.partial(nucleus_sample, top_p=top_p)
+        else:
+            search = functools.partial(beam_search, num_beams=num_beams)
+        with prepacked_linears(self.text_decoder.step_layers()):
+            return search(
+                self.text_decoder,
+                frames,
+                frame_mask,
+                prompt_ids,
+                max_length=max_length,
+                min_length=min_length,
+                end_id=self.tokenizer.end_id,
+                pad_id=self.tokenizer.pad_id,
+                repetition_penalty=repetition_penalty,
+            )
 
-    def decode(self, ids):
-        """Turn id sequences (B, n), or a list of id lists, into B captions without special tokens and prompt."""
+    def decode(self, ids: torch.Tensor | Iterable[Iterable[int]]) -> list[str]:
+        """Convert id sequences (B, n), or lists of ids, to B captions without special tokens and prompt."""
         return [self.tokenizer.decode(row) for row in (ids.tolist() if isinstance(ids, torch.Tensor) else ids)]
 
 
 @contextlib.contextmanager
-def _without_dropout(model):
+def _without_dropout(model: nn.Module) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
@@ -265,17 +304,106 @@ def _without_dropout(model):
         model.train(was_training)
 
 
-def _drop_position_ids(module, state_dict, prefix, *_):
+def _drop_position_ids(module: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
     """Ignore the constant buffer that transformers 4.15 stored in checkpoints."""
     state_dict.pop(f"{prefix}text_decoder.bert.embeddings.position_ids", None)
 
 
-def _caption_parts(med_config, tokenizer, prompt, max_text_length):
-    """Read the decoder's sizes and the tokeniser, and make sure that they fit each other."""
-    path = pathlib.Path(med_config)
+def v2vt_sum(
+    version: str,
+    pretrained: str | os.PathLike = "",
+    *,
+    tt_depth: int = 1,
+    kernel_size: int = 5,
+    loss_type: str = "cross_entropy",
+    vit: str = "base",
+    prompt: str = "a video of ",
+    max_text_length: int = 128,
+    med_config: str | os.PathLike = "configs/med_config.json",
+    tokenizer: str | os.PathLike = "bert-base-uncased",
+    task: str = "v2vt",
+    smoothing_scope: str = "published",
+    vit_grad_ckpt: bool = False,
+    vit_ckpt_layer: int = 0,
+) -> VTSumBLIP:
+    """Build a VTSUM-BLIP model and load its weights.
+
+    Args:
+        version: `vtsum_blip_tt` or `vtsum_blip_tt_ca`.
+        pretrained: a checkpoint of BLIP or of VTSUM-BLIP (path or URL); "" starts from scratch.
+        tt_depth: blocks of the temporal transformer; 0 leaves it out, see `VTSumBLIP`.
+        kernel_size: window of the context aggregation in frames; `vtsum_blip_tt` ignores it.
+        loss_type: key-frame loss, `cross_entropy` or `l2`.
+        vit: `base` (D = 768) or `large` (D = 1024), the width of the frame features.
+        prompt: text that every caption begins with.
+        max_text_length: training captions are truncated to so many tokens, prompt and [SEP] included.
+        med_config: JSON file with the decoder's sizes; a relative path is also resolved against the repository.
+        tokenizer: hub name, or folder that holds `vocab.txt` or `tokenizer.json`.
+        task: `v2vt`, `v2v` (saliency head only) or `v2t` (caption decoder only).
+        smoothing_scope: `published` or `scored`, see `models.losses.caption_loss`.
+        vit_grad_ckpt: recompute activations in the backward pass: same result, less memory.
+        vit_ckpt_layer: limits that to the last so many layers of each stack; 0 is all.
+    Returns:
+        `VTSumBLIP` in training mode.
+    Raises:
+        ValueError, FileNotFoundError: an argument is not one of the above, or a file does not fit.
+    """
+    _require_choice("version", version, ARCHITECTURES)
+    _require_choice("loss_type", loss_type, KEYFRAME_LOSSES)
+    _require_choice("vit", vit, WIDTHS)
+    _require_choice("task", task, TASKS)
+    _require_choice("smoothing_scope", smoothing_scope, SMOOTHING_SCOPES)
+    _require_whole_number("tt_depth", tt_depth, 0)
+    _require_whole_number("kernel_size", kernel_size, 1)
+    decoder_config = caption_tokenizer = None
+    if task != "v2v":
+        decoder_config = _read_decoder_config(med_config)
+        caption_tokenizer = CaptionTokenizer(tokenizer, prompt)
+        _require_fit(decoder_config, med_config, caption_tokenizer, tokenizer, max_text_length)
+    model = VTSumBLIP(
+        width=WIDTHS[vit],
+        tt_depth=tt_depth,
+        kernel_size=kernel_size if version == "vtsum_blip_tt_ca" else None,
+        decoder_config=decoder_config,
+        tokenizer=caption_tokenizer,
+        saliency_head=task != "v2t",
+        loss_type=loss_type,
+        smoothing_scope=smoothing_scope,
+        max_text_length=max_text_length,
+        grad_ckpt=vit_grad_ckpt,
+        ckpt_layer=vit_ckpt_layer,
+    )
+    if pretrained:
+        load_weights(model, pretrained)
+    return model
+
+
+def _require_choice(name: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: found {value!r}, expected one of {', '.join(choices)}")
+
+
+def _require_whole_number(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or not least <= value <= 2**31:
+        raise ValueError(f"{name}: found {value!r}, expected a whole number, at least {least}")
+
+
+def _read_decoder_config(path: str | os.PathLike) -> TextDecoderConfig:
+    """Read a file that may be given relative to the repository."""
+    path = pathlib.Path(path)
     if not path.is_absolute() and not path.is_file():
         path = pathlib.Path(__file__).resolve().parent.parent / path
-    config, caption_tokenizer = TextDecoderConfig.from_json(path), CaptionTokenizer(tokenizer, prompt)
+    return TextDecoderConfig.from_json(path)
+
+
+def _require_fit(
+    config: TextDecoderConfig,
+    med_config: str | os.PathLike,
+    caption_tokenizer: CaptionTokenizer,
+    tokenizer: str | os.PathLike,
+    max_text_length: int,
+) -> None:
+    """Raise a ValueError unless vocabulary and captions fit the decoder's sizes; the files are named in messages."""
     if len(caption_tokenizer) > config.vocab_size:
         raise ValueError(
             f"{med_config}: vocab_size: found {config.vocab_size}, "
@@ -287,73 +415,3 @@ def _caption_parts(med_config, tokenizer, prompt, max_text_length):
             f"max_text_length: found {max_text_length}, expected {shortest} (prompt and one token) to {longest} "
             f"(the positions of {med_config})"
         )
-    return dict(decoder_config=config, tokenizer=caption_tokenizer)
-
-
-def v2vt_sum(
-    version,
-    pretrained="",
-    *,
-    tt_depth=1,
-    kernel_size=5,
-    loss_type="cross_entropy",
-    vit="base",
-    prompt="a video of ",
-    max_text_length=128,
-    med_config="configs/med_config.json",
-    tokenizer="bert-base-uncased",
-    task="v2vt",
-    smoothing_scope="published",
-    vit_grad_ckpt=False,
-    vit_ckpt_layer=0,
-):
-    """Build a VTSUM-BLIP model and load its weights.
-
-    Args:
-        version: `vtsum_blip_tt` or `vtsum_blip_tt_ca`.
-        pretrained: a checkpoint of BLIP or of VTSUM-BLIP (path or URL); "" starts from scratch.
-        tt_depth: blocks of the temporal transformer; 0 leaves it out, see `VTSumBLIP`.
-        kernel_size: window of the context aggregation in frames; `vtsum_blip_tt` ignores it.
-        loss_type: key-frame loss, `cross_entropy` or `l2`.
-        vit: `base` (D = 768) or `large` (D = 1024), the width of the frame features.
-        prompt: what every caption begins with.
-        max_text_length: tokens a training caption is cut to, prompt and [SEP] included.
-        med_config: JSON file with the decoder's sizes; a relative one is also looked up beside this package.
-        tokenizer: hub name, or folder that holds `vocab.txt` or `tokenizer.json`.
-        task: `v2vt`, `v2v` (saliency head only) or `v2t` (caption decoder only).
-        smoothing_scope: `published` or `scored`, see `models.losses.caption_loss`.
-        vit_grad_ckpt: recompute activations in the backward pass: same result, less memory.
-        vit_ckpt_layer: limits that to the last so many layers of each stack; 0 is all.
-    Returns:
-        `VTSumBLIP` in training mode.
-    Raises:
-        ValueError, FileNotFoundError: an argument is not one of the above, or a file does not fit.
-    """
-    for name, value, allowed in (
-        ("version", version, VERSIONS),
-        ("loss_type", loss_type, KEYFRAME_LOSSES),
-        ("vit", vit, WIDTHS),
-        ("task", task, TASKS),
-        ("smoothing_scope", smoothing_scope, SMOOTHING_SCOPES),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name}: found {value!r}, expected one of {', '.join(allowed)}")
-    for name, value, least in (("tt_depth", tt_depth, 0), ("kernel_size", kernel_size, 1)):
-        if not isinstance(value, int) or not least <= value <= 2**31:
-            raise ValueError(f"{name}: found {value!r}, expected a whole number, at least {least}")
-    caption_parts = {} if task == "v2v" else _caption_parts(med_config, tokenizer, prompt, max_text_length)
-    model = VTSumBLIP(
-        width=WIDTHS[vit],
-        tt_depth=tt_depth,
-        kernel_size=kernel_size if version == "vtsum_blip_tt_ca" else None,
-        saliency_head=task != "v2t",
-        loss_type=loss_type,
-        smoothing_scope=smoothing_scope,
-        max_text_length=max_text_length,
-        grad_ckpt=vit_grad_ckpt,
-        ckpt_layer=vit_ckpt_layer,
-        **caption_parts,
-    )
-    if pretrained:
-        load_weights(model, pretrained)
-    return model

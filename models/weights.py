@@ -1,27 +1,34 @@
-"""Read checkpoints and bring every published layout to our parameter names.
+"""Read checkpoints and convert every published layout to the parameter names used here.
 
 The conversions are pure functions from state dict to state dict. Loading is strict: a parameter that is missing,
 extra or of another shape is an error that lists it, unless a rule below excuses it by name.
+
+torch is imported inside the functions that need it, so that `python -m models.weights --help` answers without it.
 """
 
+import argparse
 import hashlib
 import json
 import logging
 import os
-import pickletools
-import re
+import pickle
 import zipfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
-import torch
+import safetensors
 
-from models.torchscript import MOST_PICKLE_BYTES
 from utils.command_line import OneLineParser
 from utils.download import resolve_file
-from utils.files import atomic_write, parse_json
+from utils.files import atomic_write
 from utils.log import run_main
 
+if TYPE_CHECKING:
+    import torch
+
 logger = logging.getLogger(__name__)
+
+StateDict = dict[str, "torch.Tensor"]
 
 DECODER = "text_decoder."
 DECODER_POSITIONS = "text_decoder.bert.embeddings.position_embeddings.weight"
@@ -33,99 +40,79 @@ OPTIONAL_PARTS = {
     DECODER: "the caption decoder",
 }
 
-# What the pickle of a checkpoint may call: what makes tensors of the archive's bytes, and plain values.
-CALLS = {"collections OrderedDict", "torch Size", "torch device"}
-CALLS |= {f"torch._utils _rebuild_{name}" for name in ("tensor", "tensor_v2", "parameter")}
-STORAGE = re.compile(r"torch(\.storage)? \w*Storage")
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint file cannot be read: truncated, changed, or not a checkpoint."""
 
 
-def read_checkpoint(source):
-    """Load a checkpoint file without ever running code from it, nor taking more memory than the file has bytes.
+class TorchScriptArchive(ValueError):
+    """A TorchScript archive, which executes code when it is loaded, in place of a checkpoint."""
+
+
+def read_checkpoint(source: str | os.PathLike) -> Any:
+    """Load a checkpoint file without running code from it.
 
     Args:
-        source: path or URL of a file that `torch.save` wrote, or of a safetensors file.
+        source: path or URL of a file that `torch.save` wrote (zip format, of PyTorch 1.6 and later), or of a
+            safetensors file.
     Returns:
-        what the file holds, tensors on the CPU. They are mapped from the file: what is not read takes no memory, and
-        a writer of the same name must replace the file, not change it. A safetensors file gives `model`, and `config`
-        where its metadata has one.
+        The content of the file, tensors on the CPU. They are memory-mapped: a writer of the same path must replace
+        the file, not change it. A safetensors file gives `model`, and `config` where its metadata has one.
     Raises:
         FileNotFoundError: no such file.
-        DamagedCheckpoint: the file is torn or changed, not a checkpoint, or wants to run code when loaded.
+        TorchScriptArchive: the file is a TorchScript archive.
+        DamagedCheckpoint: the file is truncated or changed, not a checkpoint, or would run code when loaded.
     """
     path = resolve_file(source)
     try:
         with open(path, "rb") as file:
-            head = file.read(9)
-        if head.startswith(b"PK"):
-            _check_archive(path)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        if head[8:] == b"{":
-            return _read_safetensors(path)
-        raise ValueError("neither torch's zip format, of 1.6 and later, nor safetensors")
-    except Exception as error:  # damaged bytes raise nearly anything in zipfile and the unpickler
-        if isinstance(error, _WouldRunCode):
-            reason = f"{error}: refused"
-        else:
-            text = " ".join(ascii(str(error))[1:-1].split())[:200]
-            reason = f"damaged or not a checkpoint ({type(error).__name__}: {text})"
-        raise DamagedCheckpoint(f"{path}: checkpoint: {reason}") from None
+            is_safetensors = file.read(9)[8:] == b"{"
+        return _read_safetensors(path) if is_safetensors else _read_zip(path)
+    except TorchScriptArchive:
+        raise
+    except pickle.UnpicklingError:
+        reason = "found objects other than tensors and plain values, which may run code: refused"
+    except Exception as error:  # damaged bytes raise nearly anything in zipfile, torch and safetensors
+        text = " ".join(ascii(str(error))[1:-1].split())[:200]
+        expected = "a whole file of torch.save (PyTorch 1.6 or later) or safetensors"
+        reason = f"damaged or not a checkpoint, expected {expected} ({type(error).__name__}: {text})"
+    raise DamagedCheckpoint(f"{path}: checkpoint: {reason}")
 
 
-class DamagedCheckpoint(ValueError):
-    """A checkpoint file cannot be read: torn, changed, or never one."""
+def _read_zip(path: str | os.PathLike) -> Any:
+    import torch
 
-
-class _WouldRunCode(Exception):
-    """A checkpoint holds more than tensors and plain values."""
-
-
-def _check_archive(path):
-    """Make sure of a file of `torch.save`, before anything of it is built: its sizes, its checksums, what it calls."""
     with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        for member in members:
-            if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
-                raise ValueError(f"{member.filename}: compressed, which torch never writes")
-        if sum(member.file_size for member in members) > os.path.getsize(path):
-            raise ValueError("members that overlap")
-        pickled = [member for member in members if member.filename.endswith(".pkl")]
-        if len(pickled) != 1 or pickled[0].file_size > MOST_PICKLE_BYTES:
-            raise ValueError(f"expected one data.pkl of at most {MOST_PICKLE_BYTES} bytes")
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise TorchScriptArchive(
+                f"{path}: checkpoint: found a TorchScript archive, which executes code when loaded, expected "
+                f"parameters; convert it with `python -m models.weights convert {path} OUT.safetensors "
+                "--allow_torchscript`, or name one of OpenAI's CLIPs as open_clip does, for example ViT-B-16"
+            )
         changed = archive.testzip()  # torch.load does not compare checksums
         if changed is not None:
-            raise ValueError(f"{changed}: its checksum is wrong")
-        _check_calls(archive.read(pickled[0]))
+            raise zipfile.BadZipFile(f"{changed}: wrong checksum")
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
-def _check_calls(pickled):
-    """Raise `_WouldRunCode` unless a pickle calls nothing but what makes a tensor out of the archive's bytes."""
-    for code, argument, _ in pickletools.genops(pickled):
-        if code.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4") or (
-            code.name == "GLOBAL" and argument not in CALLS and not STORAGE.fullmatch(argument)
-        ):
-            called = ascii(argument or code.name)[1:-1].replace(" ", ".")[:100]
-            raise _WouldRunCode(f"it calls {called}, which loading tensors and plain values does not need")
-
-
-def _read_safetensors(path):
-    """Read a safetensors file, whose header the library checks against the file's size."""
-    tensors, config = {}, {}
+def _read_safetensors(path: str | os.PathLike) -> dict[str, dict[str, Any]]:
     with safetensors.safe_open(path, framework="pt") as file:
-        config = parse_json((file.metadata() or {}).get("config", "{}"))
-        for name in file.keys():  # noqa: SIM118 (it is no dictionary)
-            tensors[name] = file.get_tensor(name)
-    return dict(model=tensors, config=config)
+        config = json.loads((file.metadata() or {}).get("config", "{}"))
+        return dict(model={name: file.get_tensor(name) for name in file.keys()}, config=config)  # noqa: SIM118
 
 
-def write_weights(path, state, config):
+def write_weights(path: str | os.PathLike, state: StateDict, config: dict[str, Any]) -> None:
     """Write parameters as safetensors (a name that ends in .safetensors) or as `torch.save` does.
 
     Args:
         path: file to write or replace.
         state: parameters by name.
-        config: dictionary of plain values that goes with them.
+        config: dictionary of plain values that is stored with them.
     """
-    state = {name: value.contiguous().clone() for name, value in state.items()}  # safetensors takes none that share
+    import safetensors.torch
+    import torch
+
+    state = {name: value.contiguous().clone() for name, value in state.items()}  # safetensors refuses shared storage
     with atomic_write(path, "wb") as file:
         if str(path).endswith(".safetensors"):
             file.write(safetensors.torch.save(state, metadata=dict(format="pt", config=json.dumps(config))))
@@ -133,32 +120,39 @@ def write_weights(path, state, config):
             torch.save(dict(model=state, config=config), file)
 
 
-def state_dict_of(checkpoint, path):
-    """Find the parameters in a checkpoint: under `model`, or the checkpoint itself; without DDP's `module.`.
+def state_dict_of(checkpoint: Any, path: str | os.PathLike) -> StateDict:
+    """Select the parameters of a checkpoint: under `model`, or the checkpoint itself; without DDP's `module.`.
 
     Raises:
-        ValueError: neither is a dictionary from names to dense tensors that own their bytes.
+        ValueError: neither is a dictionary from names to dense tensors.
     """
     state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, dict) else checkpoint
     if not isinstance(state, dict) or not state:
         raise ValueError(f"{path}: model: found {type(state).__name__}, expected a dictionary of parameters")
-    wrong = [str(name) for name, value in state.items() if not isinstance(name, str) or not _is_plain(value)]
+    wrong = [str(name) for name, value in state.items() if not isinstance(name, str) or not _is_dense(value)]
     if wrong:
-        raise ValueError(f"{path}: model: expected only dense tensors by name, found something else at {_some(wrong)}")
+        raise ValueError(f"{path}: model: expected only dense tensors by name, found something else at {_first(wrong)}")
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return {name: value for name, value in state.items() if not name.endswith("position_ids")}
 
 
-def require_finite(state, path):
+def _is_dense(value: Any) -> bool:
+    import torch
+
+    is_strided = isinstance(value, torch.Tensor) and value.layout is torch.strided
+    return is_strided and not value.is_quantized and value.device.type == "cpu"
+
+
+def require_finite(state: StateDict, path: str | os.PathLike) -> None:
     """Raise a ValueError that names the parameters of a state dict that hold NaN or infinity."""
     bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
-        raise ValueError(f"{path}: model: found NaN or infinity in {_some(bad)}")
+        raise ValueError(f"{path}: model: found NaN or infinity in {_first(bad)}")
 
 
-def weights_sha256(module):
-    """Hex SHA-256 of a module's parameters and their names, whatever file they came in."""
+def weights_sha256(module: "torch.nn.Module") -> str:
+    """Hex SHA-256 of a module's parameters and their names, independent of the file that they came in."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} ".encode())
@@ -166,23 +160,13 @@ def weights_sha256(module):
     return digest.hexdigest()
 
 
-def _is_plain(value):
-    return (
-        isinstance(value, torch.Tensor)
-        and value.layout is torch.strided
-        and not value.is_quantized
-        and value.device.type == "cpu"
-        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()  # not one number shown as many
-    )
-
-
-def is_blip(state):
-    """Tell a BLIP checkpoint from one of VTSUM-BLIP by what it holds."""
+def is_blip(state: StateDict) -> bool:
+    """Distinguish a BLIP checkpoint from one of VTSUM-BLIP by its parameter names."""
     return POSITION_TABLE not in state and any(name.startswith(("visual_encoder.", DECODER)) for name in state)
 
 
-def from_blip(state):
-    """Turn BLIP's parameters into those it initialises here.
+def from_blip(state: StateDict) -> StateDict:
+    """Convert BLIP's parameters to those of VTSUM-BLIP that they initialize.
 
     The caption decoder is taken as it is, the frames' position table from the decoder's; the image and text
     encoders are not part of VTSUM-BLIP.
@@ -193,108 +177,136 @@ def from_blip(state):
     return taken
 
 
-class DoesNotFit(ValueError):
-    """A checkpoint that is not one of the model; `trained_with` is the configuration that it says, perhaps {}."""
+class IncompatibleCheckpoint(ValueError):
+    """A checkpoint is not one of the model.
 
-    def __init__(self, message, trained_with):
+    Attributes:
+        trained_with: the configuration stored in the checkpoint, {} where it has none.
+    """
+
+    def __init__(self, message: str, trained_with: dict[str, Any]) -> None:
         super().__init__(message)
         self.trained_with = trained_with
 
 
-def load_weights(model, source):
-    """Load a checkpoint of BLIP or of VTSUM-BLIP into a model; which one it is, its content tells.
+def load_weights(model: "torch.nn.Module", source: str | os.PathLike) -> dict[str, Any]:
+    """Load a checkpoint of BLIP or of VTSUM-BLIP, told apart by their parameter names, into a model.
 
-    A BLIP checkpoint leaves the temporal transformer, context aggregation and saliency head as initialised. A
-    VTSUM-BLIP checkpoint must fit exactly, but parts that the model does not have (context aggregation, a head)
+    A BLIP checkpoint leaves the temporal transformer, context aggregation and saliency head as initialized. A
+    VTSUM-BLIP checkpoint must match exactly, but parts that the model does not have (context aggregation, a head)
     are left out with a warning.
 
     Args:
         model: `VTSumBLIP`; parameters are copied in place.
         source: path or URL, see `utils.download.resolve_file`.
     Returns:
-        the configuration that the checkpoint says it was trained with: a dictionary, {} where it says none.
+        The configuration that the checkpoint was trained with, {} where it has none.
     Raises:
-        FileNotFoundError, ValueError: see `read_checkpoint`; parameters missing, extra or of another shape.
+        FileNotFoundError, ValueError: see `read_checkpoint`.
+        IncompatibleCheckpoint: parameters are missing, extra or of another shape.
     """
     checkpoint = read_checkpoint(source)
     state = state_dict_of(checkpoint, source)
-    expected = {name: value.shape for name, value in model.state_dict().items()}
+    expected = model.state_dict()
+    required = set(expected)
     if is_blip(state):
-        state = from_blip(state)
         required = {name for name in expected if name.startswith(DECODER)}
-        width = expected[POSITION_TABLE][1]
-        if POSITION_TABLE in state and state[POSITION_TABLE].shape[-1:] != (width,):
-            found = state.pop(POSITION_TABLE).shape[-1]
-            logger.warning(
-                "%s: the position table is %d wide and the frame features %d: position_embeddings stays as initialised",
-                source,
-                found,
-                width,
-            )
-    else:
-        required = set(expected)
+        state = from_blip(state)
+        _drop_position_table_of_other_width(state, expected[POSITION_TABLE].shape[1], source)
     for prefix, part in OPTIONAL_PARTS.items():
-        left_out = [name for name in state if name.startswith(prefix)]
-        if left_out and not any(name.startswith(prefix) for name in expected):
+        extra = [name for name in state if name.startswith(prefix)]
+        if extra and not any(name.startswith(prefix) for name in expected):
             logger.warning("%s: left out %s (%s*), which this model does not have", source, part, prefix)
             state = {name: value for name, value in state.items() if not name.startswith(prefix)}
-    missing = sorted(required - set(state))
-    extra = sorted(set(state) - set(expected))
-    shapes = [
-        f"{name} (found {tuple(state[name].shape)}, expected {tuple(expected[name])})"
-        for name in sorted(set(state) & set(expected))
-        if state[name].shape != expected[name]
-    ]
-    whole = {name: value.dtype for name, value in state.items() if not value.is_floating_point()}
-    shapes += [f"{name} (found {dtype}, expected real numbers)" for name, dtype in whole.items()]
-    kinds = (("missing", missing), ("extra", extra), ("wrong shape", shapes))
-    problems = [f"{kind}: {_some(names)}" for kind, names in kinds if names]
-    if problems:
-        raise DoesNotFit(f"{source}: checkpoint does not fit the model; " + "; ".join(problems), config_of(checkpoint))
+    mismatches = _mismatches(state, expected, required)
+    if mismatches:
+        message = f"{source}: checkpoint does not fit the model; {mismatches}"
+        raise IncompatibleCheckpoint(message, config_of(checkpoint))
     require_finite(state, source)
     model.load_state_dict(state, strict=False)
     return config_of(checkpoint)
 
 
-def config_of(checkpoint):
-    """The configuration that a checkpoint says it was trained with: a dictionary, {} where it says none."""
+def _drop_position_table_of_other_width(state: StateDict, width: int, source: str | os.PathLike) -> None:
+    if POSITION_TABLE in state and state[POSITION_TABLE].shape[-1:] != (width,):
+        table = state.pop(POSITION_TABLE)
+        logger.warning(
+            "%s: the position table is %d wide and the frame features %d: position_embeddings stays as initialized",
+            source,
+            table.shape[-1],
+            width,
+        )
+
+
+def _mismatches(state: StateDict, expected: StateDict, required: set[str]) -> str:
+    """Describe where a state dict differs from a model's; "" where it matches."""
+    shapes = [
+        f"{name} (found {tuple(state[name].shape)}, expected {tuple(expected[name].shape)})"
+        for name in sorted(state.keys() & expected.keys())
+        if state[name].shape != expected[name].shape
+    ]
+    shapes += [
+        f"{name} (found {value.dtype}, expected real numbers)"
+        for name, value in state.items()
+        if not value.is_floating_point()
+    ]
+    names_by_kind = {
+        "missing": sorted(required - state.keys()),
+        "extra": sorted(state.keys() - expected.keys()),
+        "wrong shape": shapes,
+    }
+    return "; ".join(f"{kind}: {_first(names)}" for kind, names in names_by_kind.items() if names)
+
+
+def config_of(checkpoint: Any) -> dict[str, Any]:
+    """The configuration that a checkpoint was trained with, {} where it has none."""
     config = checkpoint.get("config") if isinstance(checkpoint, dict) else None
     return config if isinstance(config, dict) else {}
 
 
-def _some(names, most=5):
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+def _first(names: Sequence[str], count: int = 5) -> str:
+    rest = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + rest
 
 
-def main(argv=None):
-    parser = OneLineParser(prog="python -m models.weights", description="Convert checkpoints, write model cards.")
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = OneLineParser(prog="python -m models.weights", description="Convert checkpoints.")
     commands = parser.add_subparsers(dest="command", required=True)
-    convert = commands.add_parser("convert", help="write the weights alone, without optimiser, as the name of OUT says")
+    convert = commands.add_parser("convert", help="write the weights alone, without the optimizer")
     convert.add_argument("source", metavar="IN", help="checkpoint: path or URL")
     convert.add_argument("out", metavar="OUT", help="file that ends in .safetensors or .pth")
-    card = commands.add_parser("card", help="write the model card of a run")
-    card.add_argument("run", metavar="RUN", help="folder with checkpoint.pth and results")
-    card.add_argument("--out", help="Markdown file to write (default: RUN/README.md)")
-    args = parser.parse_args(argv)
-    if args.command == "card":
-        from report.card import write_card
-
-        path = args.out or os.path.join(args.run, "README.md")
-        write_card(args.run, path)
-        print(f"{path}: look for [fill in]")
-    else:
-        _convert(args)
+    convert.add_argument(
+        "--allow_torchscript",
+        action="store_true",
+        help="load a TorchScript archive by torch.jit.load, which EXECUTES the code in it: for trusted files only",
+    )
+    _convert(parser.parse_args(argv))
 
 
-def _convert(args):
+def _convert(args: argparse.Namespace) -> None:
     if not args.out.endswith((".safetensors", ".pth")):
         raise ValueError(f"{args.out}: OUT: expected a name that ends in .safetensors or .pth")
-    checkpoint = read_checkpoint(args.source)
+    try:
+        checkpoint = read_checkpoint(args.source)
+    except TorchScriptArchive:
+        if not args.allow_torchscript:
+            raise
+        print(f"{args.source}: executing the TorchScript archive to read its parameters")
+        checkpoint = _execute_torchscript(resolve_file(args.source))
     state = state_dict_of(checkpoint, args.source)
     write_weights(args.out, state, config_of(checkpoint))
     numbers = sum(value.numel() for value in state.values())
     print(f"{args.out}: {len(state)} tensors, {numbers} numbers, {os.path.getsize(args.out)} bytes")
+
+
+def _execute_torchscript(path: str | os.PathLike) -> StateDict:
+    import torch
+
+    try:
+        return torch.jit.load(str(path), map_location="cpu").state_dict()
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DamagedCheckpoint(f"{path}: checkpoint: damaged TorchScript archive ({reason})") from None
 
 
 if __name__ == "__main__":

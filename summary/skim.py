@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data.video.reader import OtherPictures, Video, as_shown, orientation
+from data.video.reader import TimelineChanged, VideoFile, orientation, to_upright_rgb
 from data.video.timeline import Timeline, demux
 
 Segments = Sequence[tuple[float, float]]  # start and end in seconds, ascending, apart
@@ -25,7 +25,7 @@ JITTER = 0.02  # seconds; containers round the times of sound, and what is off b
 
 
 def write_skim(
-    video: Video,
+    video: VideoFile,
     segments: Segments,
     path: str | os.PathLike,
     on_frame: Callable[[int, Any], None] | None = None,
@@ -53,7 +53,7 @@ def write_skim(
                     for packet in heapq.merge(*streams, key=lambda packet: packet.dts * packet.time_base):
                         container.mux(packet)
             return
-        except OtherPictures:  # the video's timeline is corrected now
+        except TimelineChanged:  # the video's timeline is corrected now
             continue
         except av.error.FFmpegError as error:
             if isinstance(error, OSError):
@@ -91,7 +91,7 @@ def _encode_frames(stream, video, ticks_of, on_frame):
             packet.duration = durations.pop(packet.pts)
             yield packet
 
-    for k, frame in video.pictures(sorted(ticks_of)):
+    for k, frame in video.iter_frames(sorted(ticks_of)):
         if on_frame is not None:
             on_frame(k, frame)
         frame = _convert_frame(frame, stream)
@@ -109,7 +109,7 @@ def _convert_frame(frame, stream):
     colors = {name: getattr(frame, name) for name in ("colorspace", "color_primaries", "color_trc")}
     colorspace = None
     if any(orientation(frame)):
-        frame = av.VideoFrame.from_image(as_shown(frame))
+        frame = av.VideoFrame.from_image(to_upright_rgb(frame))
     if frame.format.is_rgb:  # has no matrix to keep
         colors["colorspace"] = colorspace = Colorspace.ITU709
     context = stream.codec_context

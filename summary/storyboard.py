@@ -5,7 +5,7 @@ import os
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from data.video.reader import Video, as_shown
+from data.video.reader import VideoFile, to_upright_rgb
 from utils.text import format_time
 
 MAX_FRAMES = 48  # of more, the most salient are shown
@@ -24,7 +24,7 @@ class Storyboard:
         frames: second -> image.
     """
 
-    def __init__(self, video: Video, saliency: np.ndarray, selected: np.ndarray) -> None:
+    def __init__(self, video: VideoFile, saliency: np.ndarray, selected: np.ndarray) -> None:
         seconds = np.flatnonzero(selected)
         self.video = video
         self.T = len(saliency)
@@ -37,10 +37,10 @@ class Storyboard:
         """Take the k-th frame of the video, an `av.VideoFrame`, if it is one of those to show."""
         if self.timeline is not self.video.timeline:  # at the first frame, and when reading has corrected it
             self.timeline, self.frames, self.wanted = self.video.timeline, {}, {}
-            for second, middle in zip(self.seconds, self.timeline.middles(self.T)[self.seconds]):
+            for second, middle in zip(self.seconds, self.timeline.sample_indices(self.T)[self.seconds]):
                 self.wanted.setdefault(int(middle), []).append(int(second))
         if k in self.wanted:
-            image = ImageOps.contain(as_shown(frame), (WIDTH, WIDTH), Image.Resampling.LANCZOS)
+            image = ImageOps.contain(to_upright_rgb(frame), (WIDTH, WIDTH), Image.Resampling.LANCZOS)
             self.frames |= dict.fromkeys(self.wanted[k], image)
 
     def write(self, path: str | os.PathLike) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.video.decoding import Job
+from data.video.decoding import DecodeJob
 from data.video.files import video_id_of
-from data.video.reader import Video
+from data.video.reader import VideoFile
 from engine.config import Config
 from engine.extraction import encode_videos
 from engine.setup import build_model, load_trained
@@ -146,9 +146,9 @@ class Summarizer:
         _write(summary, source, Storyboard(source, saliency, selected), folder, timed)
         return summary
 
-    def _encode(self, path: pathlib.Path, on_second: Callable[[float], None]) -> tuple[Video, np.ndarray]:
+    def _encode(self, path: pathlib.Path, on_second: Callable[[float], None]) -> tuple[VideoFile, np.ndarray]:
         """Decode and encode a video at 1 fps: the file and its features (T, D)."""
-        job, encoded = Job(path.stem, str(path)), 0
+        job, encoded = DecodeJob(path.stem, str(path)), 0
         with progress_bar(None, True, desc=path.name, unit="frame") as bar:
 
             def on_frames(count: int) -> None:
@@ -188,7 +188,7 @@ def _timed(timings: dict[str, float], on_stage: OnStage, stage: str) -> Iterator
 
 def _write(
     summary: dict[str, Any],
-    video: Video,
+    video: VideoFile,
     storyboard: Storyboard,
     folder: pathlib.Path,
     timed: Callable[[str], contextlib.AbstractContextManager[Callable[[float], None]]],

@@ -18,7 +18,7 @@ from data.captions import reference_caption
 from data.features import load_features
 from data.mini.encoders import FRAME_SIZE
 from data.video.preprocessing import preprocess
-from data.video.reader import Video, as_shown
+from data.video.reader import VideoFile, to_upright_rgb
 from models.blip_vit import load_blip_vit
 from models.vt_clip import load_vt_clip
 from tests.clips import constant_rate, write_clip
@@ -67,7 +67,9 @@ def test_features_are_those_of_the_frames(extracted, mini_videos):
     assert len(contents(extracted)) == 2 * len(records) == 16
     mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
     for record in records[:2]:
-        frames = [as_shown(f) for _, f in Video(mini_videos / f"videos/{record.video_id}.mp4").each_second()]
+        frames = [
+            to_upright_rgb(f) for _, f in VideoFile(mini_videos / f"videos/{record.video_id}.mp4").iter_sampled_frames()
+        ]
         assert len(frames) == record.num_frames
         for name, field, size, encode in (
             ("blip", "features", FRAME_SIZE, vit),
@@ -301,6 +303,6 @@ def test_no_permission(tmp_path):
     os.seteuid(65534)
     try:
         with pytest.raises(ValueError, match=r"clip.mp4: video: cannot be read \(Permission denied\)$"):
-            Video(path)
+            VideoFile(path)
     finally:
         os.seteuid(0)

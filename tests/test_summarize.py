@@ -13,7 +13,7 @@ from PIL import Image
 
 import summarize as script
 from data.mini.encoders import FRAME_SIZE
-from data.video.reader import Video
+from data.video.reader import VideoFile
 from summary import Summarizer
 from tests.browser import open_page
 from tests.clips import constant_rate, write_clip
@@ -40,7 +40,7 @@ def test_a_summary(summarizer, mini_videos, untrained, tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == FILES
     assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
 
-    video = Video(path)
+    video = VideoFile(path)
     T = video.timeline.seconds
     assert len(summary["saliency"]) == len(summary["chosen"]) == T
     assert all(0 < value < 1 for value in summary["saliency"])
@@ -48,7 +48,7 @@ def test_a_summary(summarizer, mini_videos, untrained, tmp_path):
     assert np.flatnonzero(summary["chosen"]).tolist() == sorted(best.tolist())
     kept = sum(end - start for start, end in summary["segments"])
     assert summary["budget"] == dict(asked=0.15, used=pytest.approx(kept / video.timeline.duration))
-    assert Video(folder / "summary.mp4").timeline.duration == pytest.approx(kept, abs=0.002)
+    assert VideoFile(folder / "summary.mp4").timeline.duration == pytest.approx(kept, abs=0.002)
     assert summary["checkpoints"]["model"]["sha256"] == hashlib.sha256(untrained.read_bytes()).hexdigest()
     assert set(summary["timings"]) == {"features", "model", "choose", "skim", "page"}
     with Image.open(folder / "storyboard.png") as storyboard:
@@ -87,7 +87,7 @@ def test_shots_and_budget(summarizer, mini_videos, tmp_path):
 def test_the_shortest_videos(summarizer, tmp_path, name, times, sound):
     path = write_clip(tmp_path / name, times, sound=sound)
     summary = summarizer.summarize(path, tmp_path / "out")
-    assert len(summary["segments"]) == 1 and len(summary["saliency"]) == Video(path).timeline.seconds
+    assert len(summary["segments"]) == 1 and len(summary["saliency"]) == VideoFile(path).timeline.seconds
     assert sorted(p.name for p in (tmp_path / "out" / path.stem).iterdir()) == FILES
 
 

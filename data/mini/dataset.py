@@ -91,7 +91,7 @@ class Video:
 
 
 def plan_videos(seed, counts):
-    """Draw the videos of all splits: dictionary from split to list of `Video`, `counts` of them."""
+    """Draw the videos of all splits: dictionary from split to list of `VideoFile`, `counts` of them."""
     rng = np.random.default_rng(seed)
     return {split: [_plan(rng, f"mini_{split}_{i:03d}") for i in range(count)] for split, count in counts.items()}
 
@@ -214,7 +214,7 @@ def write_mini(out, seed=0, counts=SPLITS, ready_made=False):
 
 
 def write_features(folder, videos, clip, rng):
-    """Write ready-made features of all videos: dictionary from split to list of `Video`."""
+    """Write ready-made features of all videos: dictionary from split to list of `VideoFile`."""
     plans = [video for split in videos.values() for video in split]
     captions = {video.video_id: reference_caption(video.tsum) for video in plans}
     texts = text_features(clip, sorted({*all_sentences(), *captions.values()}))

@@ -1,6 +1,6 @@
 """Decode many videos in worker processes while the caller computes.
 
-A worker that FFmpeg takes down with it costs one video, not the run.
+A crash of FFmpeg ends a worker process and costs one video, not the run.
 """
 
 import collections
@@ -11,16 +11,26 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 
 from data.video.preprocessing import preprocess
-from data.video.reader import Video, as_shown
+from data.video.reader import VideoFile, to_upright_rgb
+from utils.frame_transform import FrameTransform
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """A video to decode at 1 fps: `frames` of them, None for as many as its duration says."""
+class DecodeJob:
+    """A video to decode at 1 fps.
+
+    Attributes:
+        video_id: its id.
+        path: its file.
+        frames: number of frames to decode, None for as many as its duration gives.
+    """
 
     video_id: str
     path: str
@@ -28,71 +38,90 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class Frames:
-    """Consecutive frames of a video, as each encoder wants to see them: name -> (n, S, S, 3) uint8."""
+class FrameChunk:
+    """Consecutive frames of a video, preprocessed for each encoder: name -> (n, S, S, 3) uint8."""
 
-    job: Job
+    job: DecodeJob
     pixels: dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class End:
-    """A video is through: the `Video`, its timeline verified, or the reason why it cannot be decoded."""
+class DecodeResult:
+    """The end of a job.
 
-    job: Job
-    video: Video | None = None
+    Attributes:
+        job: the job.
+        video: the video, its timeline verified; None if it cannot be decoded.
+        reason: why it cannot, one line.
+    """
+
+    job: DecodeJob
+    video: VideoFile | None = None
     reason: str | None = None
 
 
-def decode(job, transforms, chunk):
-    """Decode one video: yields `Frames` of `chunk` seconds each (the last of fewer), then `End`; never raises."""
-    try:
-        video, rows = Video(job.path), []
-        for _, frame in video.each_second(job.frames):
-            image = as_shown(frame)
-            rows.append({name: preprocess(image, transform) for name, transform in transforms.items()})
-            if len(rows) == chunk:
-                yield _together(job, rows)
-                rows = []
-        if rows:
-            yield _together(job, rows)
-        yield End(job, video=video)
-    except (OSError, ValueError) as error:  # already a line that names the file
-        yield End(job, reason=" ".join(str(error).split()))
-    except Exception as error:  # no file may stop the run, whatever it makes FFmpeg or Pillow raise
-        yield End(job, reason=" ".join(f"{job.path}: video: {type(error).__name__}: {error}".split()))
+DecodeEvent = FrameChunk | DecodeResult
 
 
-def _together(job, rows):
-    return Frames(job, {name: np.stack([row[name] for row in rows]) for name in rows[0]})
-
-
-def decode_videos(jobs, transforms, *, chunk, workers):
-    """Decode videos side by side.
+def decode(job: DecodeJob, transforms: dict[str, FrameTransform], chunk: int) -> Iterator[DecodeEvent]:
+    """Decode one video; never raises.
 
     Args:
-        jobs: list of `Job`, begun in this order.
-        transforms: name -> `FrameTransform`.
-        chunk: frames that come together; each worker is at most one chunk ahead.
-        workers: processes; 0 decodes in a thread of this one, which no program that a user writes need prepare for.
+        job: the video.
+        transforms: by encoder.
+        chunk: frames per `FrameChunk`; the last one has fewer.
     Yields:
-        `Frames` and one `End` for each job. Those of one job come in order, those of several jobs mixed.
+        `FrameChunk`s in order, then one `DecodeResult`.
+    """
+    try:
+        video, rows = VideoFile(job.path), []
+        for _, frame in video.iter_sampled_frames(job.frames):
+            image = to_upright_rgb(frame)
+            rows.append({name: preprocess(image, transform) for name, transform in transforms.items()})
+            if len(rows) == chunk:
+                yield _stack(job, rows)
+                rows = []
+        if rows:
+            yield _stack(job, rows)
+        yield DecodeResult(job, video=video)
+    except (OSError, ValueError) as error:  # their messages name the file
+        yield DecodeResult(job, reason=" ".join(str(error).split()))
+    except Exception as error:  # no file may stop the run, whatever FFmpeg or Pillow raise
+        yield DecodeResult(job, reason=" ".join(f"{job.path}: video: {type(error).__name__}: {error}".split()))
+
+
+def _stack(job: DecodeJob, rows: Sequence[dict[str, np.ndarray]]) -> FrameChunk:
+    return FrameChunk(job, {name: np.stack([row[name] for row in rows]) for name in rows[0]})
+
+
+def decode_videos(
+    jobs: Sequence[DecodeJob], transforms: dict[str, FrameTransform], *, chunk: int, workers: int
+) -> Iterator[DecodeEvent]:
+    """Decode videos in parallel.
+
+    Args:
+        jobs: videos, started in this order.
+        transforms: by encoder.
+        chunk: frames per `FrameChunk`; each worker is at most one chunk ahead.
+        workers: processes; 0 decodes in a thread of this process, for programs without a main guard.
+    Yields:
+        `FrameChunk`s and one `DecodeResult` for each job. Those of one job come in order, those of several interleaved.
     """
     if workers == 0:
-        yield from _ahead(event for job in jobs for event in decode(job, transforms, chunk))
+        yield from _prefetch(event for job in jobs for event in decode(job, transforms, chunk))
         return
     waiting = collections.deque(jobs)
     with contextlib.ExitStack() as stack:
         busy = {}  # connection -> (process, job)
 
-        def start():
+        def start() -> None:
             connection, process = _start_worker(transforms, chunk)
             stack.callback(_stop_worker, connection, process)
-            give(connection, process)
+            assign(connection, process)
 
-        def give(connection, process):
+        def assign(connection: Connection, process: BaseProcess) -> None:
             if waiting:
-                with contextlib.suppress(OSError):  # it has just died: its answer will not come
+                with contextlib.suppress(OSError):  # the worker has crashed, which receiving from it will show
                     connection.send(waiting[0])
                 busy[connection] = process, waiting.popleft()
 
@@ -106,44 +135,45 @@ def decode_videos(jobs, transforms, *, chunk, workers):
                 except (EOFError, OSError):
                     del busy[connection]
                     process.join()
-                    yield End(job, reason=f"{job.path}: video: its decoder ended with {_how(process.exitcode)}")
+                    cause = _describe_exit(process.exitcode)
+                    yield DecodeResult(job, reason=f"{job.path}: video: its decoder ended with {cause}")
                     if waiting:
                         start()
                     continue
-                if isinstance(event, End):
+                if isinstance(event, DecodeResult):
                     del busy[connection]
-                    give(connection, process)
+                    assign(connection, process)
                 yield event
 
 
-def _ahead(events):
-    """Let a thread be one event ahead of the consumer."""
+def _prefetch(events: Iterator[DecodeEvent]) -> Iterator[DecodeEvent]:
+    """Compute one event ahead of the consumer, in a thread."""
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, events, None)
-        while (event := coming.result()) is not None:
-            coming = thread.submit(next, events, None)
+        future = thread.submit(next, events, None)
+        while (event := future.result()) is not None:
+            future = thread.submit(next, events, None)
             yield event
 
 
-def _start_worker(transforms, chunk):
-    # A fresh process to fork from: this one may have threads, a GPU and the other workers' pipes.
+def _start_worker(transforms: dict[str, FrameTransform], chunk: int) -> tuple[Connection, BaseProcess]:
+    # Forked from a fresh process: this one may have threads, a GPU and the other workers' pipes.
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, transforms, chunk), daemon=True)
+    parent_end, worker_end = context.Pipe()
+    process = context.Process(target=_run_worker, args=(worker_end, transforms, chunk), daemon=True)
     process.start()
-    theirs.close()
-    return ours, process
+    worker_end.close()
+    return parent_end, process
 
 
-def _stop_worker(connection, process):
+def _stop_worker(connection: Connection, process: BaseProcess) -> None:
     connection.close()
     process.terminate()
     process.join()
 
 
-def _work(connection, transforms, chunk):
-    """A worker: takes jobs until the other side is gone."""
-    for number in (signal.SIGINT, signal.SIGUSR1):  # the caller ends it
+def _run_worker(connection: Connection, transforms: dict[str, FrameTransform], chunk: int) -> None:
+    """Decode jobs from the connection until it is closed."""
+    for number in (signal.SIGINT, signal.SIGUSR1):  # the parent process ends the worker
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -151,5 +181,5 @@ def _work(connection, transforms, chunk):
                 connection.send(event)
 
 
-def _how(exitcode):
+def _describe_exit(exitcode: int | None) -> str:
     return signal.Signals(-exitcode).name if exitcode and exitcode < 0 else f"status {exitcode}"

@@ -1,7 +1,8 @@
-"""Which video files a command line means."""
+"""Video files by the paths on a command line."""
 
 import os
 import pathlib
+from collections.abc import Iterable
 
 SUFFIXES = {
     *(".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
@@ -9,11 +10,11 @@ SUFFIXES = {
 }
 
 
-def video_id_of(path):
+def video_id_of(path: str | os.PathLike) -> str:
     """The file's name without its suffix.
 
     Raises:
-        ValueError: that would be no name.
+        ValueError: that is empty or dots.
     """
     stem = pathlib.Path(path).stem
     if stem in ("", ".", ".."):
@@ -21,19 +22,19 @@ def video_id_of(path):
     return stem
 
 
-def find_videos(sources):
+def find_videos(sources: Iterable[str | os.PathLike]) -> dict[str, pathlib.Path]:
     """List videos.
 
     Args:
-        sources: paths, each a video file, a folder (searched with its sub-folders for names that end as videos do,
+        sources: paths, each a video file, a folder (searched with its subfolders for names with a video's suffix,
             hidden ones left out) or a `.txt` file with one path a line (relative to the current folder, or to the
-            list's own).
+            folder of the list).
     Returns:
-        dictionary from video id, see `video_id_of`, to path, ordered by id. What a list names need not exist.
+        Path by video id (see `video_id_of`), ordered by id. Paths from a list need not exist.
     Raises:
         FileNotFoundError, ValueError: a source is missing, names no video, or two videos have one id.
     """
-    found = {}
+    videos = {}
     for source in map(pathlib.Path, sources):
         if source.is_dir():
             paths = _in_folder(source)
@@ -48,21 +49,21 @@ def find_videos(sources):
             raise ValueError(f"{source}: videos: found none, expected {expected}")
         for path in paths:
             video_id = video_id_of(path)
-            other = found.setdefault(video_id, path)
+            other = videos.setdefault(video_id, path)
             if os.path.realpath(other) != os.path.realpath(path):
                 raise ValueError(f"{path}: videos: found the id {video_id} twice, also in {other}, expected once")
-    return dict(sorted(found.items()))
+    return dict(sorted(videos.items()))
 
 
-def _in_folder(folder):
+def _in_folder(folder: pathlib.Path) -> list[pathlib.Path]:
     paths = []
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths += [pathlib.Path(place, name) for name in names if not name.startswith(".")]
+        paths += [pathlib.Path(parent, name) for name in names if not name.startswith(".")]
     return sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
 
 
-def _in_list(source):
+def _in_list(source: pathlib.Path) -> list[pathlib.Path]:
     try:
         lines = source.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
@@ -70,9 +71,9 @@ def _in_list(source):
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{source}: videos: not a list of paths ({error})") from None
     paths = [pathlib.Path(line.strip()) for line in lines if line.strip()]
-    return [path if path.exists() or path.is_absolute() else _beside(source, path) for path in paths]
+    return [path if path.exists() or path.is_absolute() else _relative_to_list(source, path) for path in paths]
 
 
-def _beside(source, path):
-    beside = source.parent / path
-    return beside if beside.exists() else path
+def _relative_to_list(source: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+    candidate = source.parent / path
+    return candidate if candidate.exists() else path

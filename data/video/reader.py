@@ -1,223 +1,236 @@
-"""Video files: when their pictures are shown, and the pictures shown at given times.
+"""Video files: the presentation times of their frames, and the frames presented at given times.
 
-Presentation times decide, never frame counts. Second 0 is when the first picture appears; k numbers the pictures in
-the order in which they are shown. PyAV (FFmpeg) decodes; it is imported where it is used, so that training needs no
-codec.
+Presentation times decide, never frame counts. Second 0 is the presentation time of the first frame; k numbers the
+frames in presentation order. PyAV (FFmpeg) decodes; it is imported where it is used, so that training needs no codec.
 """
 
 import collections
 import contextlib
 import os
 import stat
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from data.video.timeline import LONGEST_STILL, Packets, Timeline, demux
 
-# FFmpeg's names of the kinds of files that are opened. Playlists, which name other files and addresses, are not.
+if TYPE_CHECKING:
+    import av
+
+Item = TypeVar("Item")
+
+# FFmpeg's names of the container formats that are opened. Playlists, which refer to other files and URLs, are not.
 KINDS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,ogg,flv,asf,mxf,nut,dv,rm,gif,ivf,h264,hevc"
 
 
-class OtherPictures(Exception):
-    """Decoding gave other pictures than the packets promised; the video's timeline is now corrected."""
+class TimelineChanged(Exception):
+    """Decoding gave other frames than the packets' headers; the video's timeline is corrected."""
 
 
-class Video:
+class VideoFile:
     """A video file.
 
-    Normally the packets' time stamps tell which pictures there are, and only those packets are decoded that a wanted
-    picture needs. Where decoding gives other pictures than that (a truncated or damaged file, no time stamps),
-    everything is decoded, and what comes out decides.
+    Normally the time stamps of the packets give the timeline, and only those packets are decoded that a wanted frame
+    needs. Where decoding gives other frames (a truncated or damaged file, no time stamps), everything is decoded, and
+    the decoded frames give the timeline.
 
     Args:
         path: file of any format that FFmpeg reads.
     Attributes:
-        timeline: `Timeline`; reading may correct it.
-        rate: mean number of pictures per second, a Fraction.
-        start: when the first picture appears on the file's own clock, in seconds.
-        has_clock: whether that clock is to be believed.
+        timeline: presentation times; reading may correct it.
+        rate: mean number of frames per second.
+        start: presentation time of the first frame on the file's own clock, in seconds.
+        has_clock: whether that clock is reliable.
     Raises:
-        FileNotFoundError, ValueError: no such file, not a video, no video stream, no picture; the message names it.
+        FileNotFoundError, ValueError: no such file, not a video, no video stream, no frame; the message names it.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike) -> None:
         self.path = path
         with self.open() as (container, stream):
-            self.rate = stream.average_rate or stream.guessed_rate or 25
+            self.rate: Fraction | int = stream.average_rate or stream.guessed_rate or 25
             self._packets = Packets.read(container, stream)
             if self._packets is not None:
                 self._set_timeline(self._packets.pts, self._packets.last_duration, stream.time_base)
         if self._packets is None:
-            self._scan_pictures()
+            self._scan_frames()
 
     @property
-    def has_clock(self):
+    def has_clock(self) -> bool:
         return self._packets is not None
 
     @contextlib.contextmanager
-    def open(self):
-        """Open the file: PyAV's container and its stream of moving pictures, decoded on one thread.
+    def open(self) -> "Iterator[tuple[av.container.InputContainer, av.VideoStream]]":
+        """Open the file: PyAV's container and its video stream, decoded on one thread.
 
         Raises:
             FileNotFoundError, ValueError: see the class.
         """
         import av
 
-        place = f"{self.path}: video"
+        prefix = f"{self.path}: video"
         try:
             status = os.stat(self.path)
         except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
             kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-            raise kind(f"{place}: {getattr(error, 'strerror', str(error)).lower()}") from None
+            raise kind(f"{prefix}: {getattr(error, 'strerror', str(error)).lower()}") from None
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{place}: found a folder or a device, expected a file")
+            raise ValueError(f"{prefix}: found a folder or a device, expected a file")
         if status.st_size == 0:
-            raise ValueError(f"{place}: the file is empty")
+            raise ValueError(f"{prefix}: the file is empty")
         try:
-            # Not a relative path: FFmpeg would take what is before a colon for a protocol.
+            # Not a relative path: FFmpeg would parse the part before a colon as a protocol.
             options = dict(format_whitelist=KINDS, protocol_whitelist="file")
             container = av.open(os.path.abspath(self.path), metadata_errors="replace", options=options)
         except av.error.FFmpegError as error:
-            what = "cannot be read" if isinstance(error, OSError) else "not a video, or damaged"
-            raise ValueError(f"{place}: {what} ({error.strerror})") from None
+            problem = "cannot be read" if isinstance(error, OSError) else "not a video, or damaged"
+            raise ValueError(f"{prefix}: {problem} ({error.strerror})") from None
         with container:
             yield container, self._stream(container)
 
-    def _stream(self, container):
-        """The first stream of moving pictures; the cover of a music file is none."""
+    def _stream(self, container: "av.container.InputContainer") -> "av.VideoStream":
+        """The first video stream; the cover image of a music file does not count."""
         from av.stream import Disposition
 
         for stream in container.streams.video:
             if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:
-                stream.codec_context.thread_count = 1  # videos are decoded side by side, not one on all cores
+                stream.codec_context.thread_count = 1  # videos are decoded in parallel, one per core
                 return stream
         raise ValueError(f"{self.path}: video: found no video stream")
 
-    def _set_timeline(self, pts, last_duration, time_base):
-        """Take the pictures' time stamps (N,), in units of `time_base`."""
+    def _set_timeline(self, pts: np.ndarray, last_duration: int, time_base: Fraction) -> None:
+        """Set the timeline from the frames' time stamps (N,), in units of `time_base`."""
         ticks = pts - pts[0]
         self.start = float(int(pts[0]) * time_base)
         if not last_duration:
             last_duration = np.median(np.diff(ticks)) if len(ticks) > 1 else 1 / (self.rate * time_base)
         up, down = time_base.numerator, time_base.denominator  # one division, so that whole seconds stay whole
-        starts, duration = ticks * up / down, (int(ticks[-1]) + float(last_duration)) * up / down
-        stays = np.diff(np.append(starts, duration))
-        if stays.max() > LONGEST_STILL:
-            found = f"found a picture that stays for {stays.max():.0f} s at second {starts[stays.argmax()]:.0f}"
-            raise ValueError(f"{self.path}: video: {found}, expected at most {LONGEST_STILL:.0f} s: its clock jumps")
+        starts = ticks * up / down
+        duration = (int(ticks[-1]) + float(last_duration)) * up / down
+        lengths = np.diff(np.append(starts, duration))
+        if lengths.max() > LONGEST_STILL:
+            longest = f"a frame of {lengths.max():.0f} s at second {starts[lengths.argmax()]:.0f}"
+            raise ValueError(
+                f"{self.path}: video: found {longest}, expected at most {LONGEST_STILL:.0f} s: its clock jumps"
+            )
         self.timeline = Timeline(starts, duration)
 
-    def _scan_pictures(self):
-        """Take the timeline from what decoding the whole file gives."""
+    def _scan_frames(self) -> None:
+        """Set the timeline by decoding the whole file."""
         self._packets = None
         with self.open() as (_, stream):
             time_base = stream.time_base
-        usual = max(1, round(1 / (self.rate * time_base)))
+        default_duration = max(1, round(1 / (self.rate * time_base)))
         pts, duration = [], 0
         for frame in self._decode_all():
-            # A picture without a time, or with one not after its predecessor's, follows when that one ends.
-            known = frame.pts is not None and (not pts or frame.pts > pts[-1])
-            pts.append(frame.pts if known else pts[-1] + duration if pts else 0)
-            duration = frame.duration or usual
+            # A frame without a time stamp, or with one not after its predecessor's, starts when that one ends.
+            is_known = frame.pts is not None and (not pts or frame.pts > pts[-1])
+            pts.append(frame.pts if is_known else pts[-1] + duration if pts else 0)
+            duration = frame.duration or default_duration
         if not pts:
-            raise ValueError(f"{self.path}: video: damaged, not one picture can be decoded")
+            raise ValueError(f"{self.path}: video: damaged, not one frame can be decoded")
         self._set_timeline(np.array(pts), duration, time_base)
 
-    def _decode_all(self):
-        """Yield every picture that can be decoded."""
+    def _decode_all(self) -> "Iterator[av.VideoFrame]":
+        """Yield every frame that can be decoded."""
         with self.open() as (container, stream):
             for packet in demux(container, stream):
                 yield from _decode(stream, packet)
             yield from _decode(stream, None)
 
-    def _decode_needed(self, wanted):
-        """Decode just the packets that these pictures need; yields (k, frame) of those of them that come out."""
-        needed, wanted_places = self._packets.needed(wanted), set(self._packets.places[wanted].tolist())
+    def _decode_needed(self, wanted: Sequence[int]) -> "Iterator[tuple[int, av.VideoFrame]]":
+        """Decode only the packets that these frames need; yields (k, frame) of those that can be decoded."""
+        needed, wanted_packets = self._packets.needed(wanted), set(self._packets.packets[wanted].tolist())
         k_of = dict(zip(self._packets.pts[wanted].tolist(), wanted))
         with self.open() as (container, stream):
-            context, fed = stream.codec_context, False
+            context, has_pending = stream.codec_context, False
 
-            def drained():
+            def drain() -> "Iterator[av.VideoFrame]":
                 yield from _decode(stream, None)
                 context.flush_buffers()
 
-            def frames():
-                nonlocal fed
-                for place, packet in zip(range(len(needed)), demux(container, stream)):
-                    if needed[place]:
-                        if context.name == "h264":  # pictures that no other refers to need not be decoded
-                            context.skip_frame = "DEFAULT" if place in wanted_places else "NONREF"
+            def decode_runs() -> "Iterator[av.VideoFrame]":
+                nonlocal has_pending
+                for i, packet in zip(range(len(needed)), demux(container, stream)):
+                    if needed[i]:
+                        if context.name == "h264":  # frames that no other refers to need not be decoded
+                            context.skip_frame = "DEFAULT" if i in wanted_packets else "NONREF"
                         yield from _decode(stream, packet)
-                    elif fed:
-                        yield from drained()
-                    fed = bool(needed[place])
-                yield from drained()
+                    elif has_pending:
+                        yield from drain()
+                    has_pending = bool(needed[i])
+                yield from drain()
 
-            for frame in frames():
+            for frame in decode_runs():
                 if frame.pts in k_of:
                     yield k_of[frame.pts], frame
 
-    def pictures(self, wanted):
-        """Decode pictures.
+    def iter_frames(self, wanted: Iterable[int]) -> "Iterator[tuple[int, av.VideoFrame]]":
+        """Decode frames.
 
         Args:
             wanted: ascending k, without repetition.
         Yields:
-            (k, `av.VideoFrame`), see `as_shown`.
+            (k, frame), see `to_upright_rgb`.
         Raises:
-            OtherPictures: what the packets promised did not come out. The timeline is corrected: choose again.
+            TimelineChanged: decoding gave other frames than the packets' headers. The timeline is corrected, so that
+                the caller can select again.
         """
         wanted = [int(k) for k in wanted]
         if self._packets is None:
-            chosen = set(wanted)
-            yield from ((k, frame) for k, frame in enumerate(self._decode_all()) if k in chosen)
+            selected = set(wanted)
+            yield from ((k, frame) for k, frame in enumerate(self._decode_all()) if k in selected)
             return
-        # The first and the last picture carry the timeline, so they are checked too.
-        promised = sorted({0, *wanted, len(self._packets.pts) - 1})
-        chosen, found = set(wanted), 0
-        for k, frame in self._decode_needed(promised):
-            if k != promised[found]:
+        # The first and the last frame determine the timeline, so they are checked too.
+        expected = sorted({0, *wanted, len(self._packets.pts) - 1})
+        selected, decoded = set(wanted), 0
+        for k, frame in self._decode_needed(expected):
+            if k != expected[decoded]:
                 break
-            found += 1
-            if k in chosen:
+            decoded += 1
+            if k in selected:
                 yield k, frame
-        if found < len(promised):
-            self._scan_pictures()
-            raise OtherPictures
+        if decoded < len(expected):
+            self._scan_frames()
+            raise TimelineChanged
 
-    def each_second(self, T=None, only=None):
-        """Decode the picture shown at the middle of each second, see `Timeline.middles`.
+    def iter_sampled_frames(
+        self, T: int | None = None, only: Sequence[int] | None = None
+    ) -> "Iterator[tuple[int, av.VideoFrame]]":
+        """Decode the frame presented at the middle of each second, see `Timeline.sample_indices`.
 
         Args:
-            T: seconds; None means all that the video reaches into.
-            only: ascending seconds; None gives all of them.
+            T: number of seconds; None gives those of the duration, rounded up.
+            only: ascending seconds to decode; None decodes all.
         Yields:
-            (i, `av.VideoFrame`) for i = 0 … T-1, or for those asked for.
+            (i, frame) for i = 0 … T-1, or for i in `only`.
         """
-        given = -1
+        last = -1  # second that was yielded
         while True:
-            middles = self.timeline.middles(T or self.timeline.seconds)
-            seconds = range(len(middles)) if only is None else only
+            indices = self.timeline.sample_indices(T or self.timeline.seconds)
+            seconds = range(len(indices)) if only is None else only
             try:
-                for i, frame in _one_behind(self._at_middles(middles, seconds)):
-                    if i > given:
+                for i, frame in _delay_by_one(self._iter_seconds(indices, seconds)):
+                    if i > last:
                         yield i, frame
-                        given = i
+                        last = i
                 return
-            except OtherPictures:
+            except TimelineChanged:
                 continue
 
-    def _at_middles(self, middles, seconds):
-        """Yield (i, frame) for these seconds; one picture may last for several."""
-        waiting = collections.deque(seconds)
-        for k, frame in self.pictures(np.unique(middles[list(seconds)])):
-            while waiting and middles[waiting[0]] == k:
-                yield waiting.popleft(), frame
+    def _iter_seconds(self, indices: np.ndarray, seconds: Sequence[int]) -> "Iterator[tuple[int, av.VideoFrame]]":
+        """Yield (i, frame) for these seconds, whose frames are `indices`; one frame may be that of several."""
+        pending = collections.deque(seconds)
+        for k, frame in self.iter_frames(np.unique(indices[list(seconds)])):
+            while pending and indices[pending[0]] == k:
+                yield pending.popleft(), frame
 
 
-def _one_behind(items):
-    """Give each item when the next has come: the last second of a file cut short is only known at its end."""
+def _delay_by_one(items: Iterator[Item]) -> Iterator[Item]:
+    """Yield each item when the next is there: the last second of a truncated file is only known at its end."""
     held = None
     for item in items:
         if held is not None:
@@ -227,8 +240,8 @@ def _one_behind(items):
         yield held
 
 
-def _decode(stream, packet):
-    """Decode a packet, None to get what is left; a damaged one gives nothing."""
+def _decode(stream: "av.VideoStream", packet: "av.Packet | None") -> "list[av.VideoFrame]":
+    """Decode a packet, None to flush the decoder; a damaged one gives no frames."""
     import av
 
     try:
@@ -237,23 +250,23 @@ def _decode(stream, packet):
         return []
 
 
-def orientation(frame):
-    """Tell how a decoded picture is to be turned: (transpose, flip left-right, flip upside-down), in this order."""
+def orientation(frame: "av.VideoFrame") -> tuple[bool, bool, bool]:
+    """Operations that make a decoded frame upright: (transpose, flip left-right, flip upside-down), in this order."""
     from av.sidedata.sidedata import Type
 
     data = frame.side_data.get(Type.DISPLAYMATRIX)
     if data is None:
         return False, False, False
     a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32)  # x' = a x + c y, y' = b x + d y
-    across = abs(int(b)) > abs(int(a))
-    return across, (c if across else a) < 0, (b if across else d) < 0
+    transpose = abs(int(b)) > abs(int(a))
+    return transpose, (c if transpose else a) < 0, (b if transpose else d) < 0
 
 
-def as_shown(frame):
-    """Turn a decoded picture into what a player shows: `PIL.Image`, RGB, upright."""
+def to_upright_rgb(frame: "av.VideoFrame") -> Image.Image:
+    """Convert a decoded frame to what a player displays: RGB, upright."""
     array = frame.to_ndarray(format="rgb24")  # (H, W, 3)
-    transpose, mirror, overturn = orientation(frame)
+    transpose, flip_horizontally, flip_vertically = orientation(frame)
     if transpose:
         array = array.transpose(1, 0, 2)
-    array = array[:: -1 if overturn else 1, :: -1 if mirror else 1]
+    array = array[:: -1 if flip_vertically else 1, :: -1 if flip_horizontally else 1]
     return Image.fromarray(np.ascontiguousarray(array))

@@ -2,7 +2,7 @@
 
 import os
 
-from data.video.reader import KINDS, Video
+from data.video.reader import KINDS, VideoFile
 from utils.text import format_time
 
 MAX_PIXELS = 4096 * 2304  # of a frame
@@ -24,7 +24,7 @@ def check_upload(path: str | os.PathLike, max_seconds: float) -> float:
         raise ValueError(f"{path}: video: not a video, damaged, or of a kind that is not accepted here") from None
     if largest > MAX_PIXELS:
         raise ValueError(f"{path}: video: found frames of {largest:,} pixels, expected at most {MAX_PIXELS:,}")
-    duration = Video(path).timeline.duration
+    duration = VideoFile(path).timeline.duration
     if duration > max_seconds:
         raise ValueError(
             f"{path}: video: found a length of {format_time(duration)}, "

@@ -10,7 +10,7 @@ from data.mini.dataset import all_sentences, clip_features, plan_videos, vocabul
 from data.mini.encoders import text_features
 from data.mini.rendering import PITCH, RGB, draw
 from data.video.preprocessing import preprocess
-from data.video.reader import Video, as_shown
+from data.video.reader import VideoFile, to_upright_rgb
 from metrics.baselines import human_baseline, random_baseline
 from models.frame_encoders import clip_frame_encoder
 from models.vt_clip import load_vt_clip
@@ -70,10 +70,12 @@ def test_videos(mini_videos):
     )
     for plan in plans[:3]:
         path = mini_videos / f"videos/{plan.video_id}.mp4"
-        video = Video(path)
+        video = VideoFile(path)
         assert video.timeline.seconds == plan.frames
         assert video.timeline.duration == pytest.approx(plan.duration, abs=0.002)
-        frames = {second: np.asarray(as_shown(frame)).astype(int) for second, frame in video.each_second()}
+        frames = {
+            second: np.asarray(to_upright_rgb(frame)).astype(int) for second, frame in video.iter_sampled_frames()
+        }
         for event in plan.events:
             inside = frames[(event.start + event.stop) // 2]
             strongest = np.argsort(RGB[event.colour])[::-1][: 2 if event.colour == "yellow" else 1]

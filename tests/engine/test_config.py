@@ -3,7 +3,7 @@ import pytest
 from engine.config import Config, VTClipConfig, load_config
 from metrics.registry import METRICS
 from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES
-from models.vtsum_blip import TASKS, VERSIONS, WIDTHS
+from models.vtsum_blip import ARCHITECTURES, TASKS, WIDTHS
 from tests.conftest import ROOT
 from tests.documents import document
 from utils.command_line import load_settings, reference_table
@@ -232,7 +232,7 @@ def test_choices_are_those_of_the_registries():
         loss_type=KEYFRAME_LOSSES,
         smoothing_scope=SMOOTHING_SCOPES,
         vit=WIDTHS,
-        model=VERSIONS,
+        model=ARCHITECTURES,
         task=TASKS,
         precision=PRECISIONS,
         best_metric=METRICS,

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.reference_search import reference_search
 from models import beam_search as search
-from models.beam_search import apply_repetition_penalty, keep_top
+from models.beam_search import apply_repetition_penalty, top_k_top_p_filter
 
 END = 102
 
@@ -60,12 +60,12 @@ def test_sampling_is_seeded(small_model, random_videos):
     assert draw(0) == draw(0, repetition_penalty=1.1) != draw(0, repetition_penalty=5.0)
 
 
-def test_keep_top():
+def test_top_k_top_p_filter():
     probs = torch.tensor([[0.5, 0.3, 0.1, 0.06, 0.04], [0.2, 0.2, 0.21, 0.19, 0.2]])
-    kept = torch.isfinite(keep_top(probs.log(), 50, 0.85))
+    kept = torch.isfinite(top_k_top_p_filter(probs.log(), 50, 0.85))
     assert kept.tolist() == [[True, True, True, False, False], [True, True, True, True, True]]
-    assert torch.isfinite(keep_top(probs.log(), 2, 1.0))[0].tolist() == [True, True, False, False, False]
-    assert torch.isfinite(keep_top(probs.log(), 50, 0.0)).sum(1).tolist() == [1, 1]
+    assert torch.isfinite(top_k_top_p_filter(probs.log(), 2, 1.0))[0].tolist() == [True, True, False, False, False]
+    assert torch.isfinite(top_k_top_p_filter(probs.log(), 50, 0.0)).sum(1).tolist() == [1, 1]
 
 
 def test_repetition_penalty():

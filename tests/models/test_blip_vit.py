@@ -7,7 +7,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 
-from models.blip_vit import load_blip_vit
+from models.blip_vit import UnsuitableImageSize, load_blip_vit
 from tests.golden.weights import fill_state_dict
 
 
@@ -75,7 +75,7 @@ def test_the_position_table_is_resized_as_timm_does(small, size):
 def test_mistakes(small, tmp_path):
     vit, path = small
     state = vit.state_dict()
-    with pytest.raises(ValueError, match=r"^image_size: found 100, expected a multiple of 16"):
+    with pytest.raises(UnsuitableImageSize, match=r"^image_size: found 100, expected a multiple of 16"):
         load_blip_vit(path, 100)
     with pytest.raises(FileNotFoundError, match="none.pth: checkpoint: no such file"):
         load_blip_vit(tmp_path / "none.pth")

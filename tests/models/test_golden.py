@@ -28,7 +28,7 @@ def inputs(figures):
 def test_losses_and_gradients(
     golden, small_model, name, version, scale, dtype, grad_tolerance, one_by_one, monkeypatch
 ):
-    monkeypatch.setattr(ragged, "ONE_BY_ONE", one_by_one)
+    monkeypatch.setattr(ragged, "PER_SEQUENCE_DEVICES", one_by_one)
     figures, model = golden(f"{name}.npz"), small_model(version, scale).to(dtype)
     embeddings, mask = inputs(figures)
     ids = torch.from_numpy(figures["tokenizer_input_ids"])

@@ -78,7 +78,7 @@ def test_published_smoothing_counts_every_place(caption):
 @pytest.mark.parametrize("scope", ["published", "scored"])
 @pytest.mark.parametrize("rows", [1, 7, 1000])
 def test_chunks_change_neither_loss_nor_gradients(caption, scope, rows, monkeypatch):
-    monkeypatch.setattr(losses, "CHUNK", rows * 50)
+    monkeypatch.setattr(losses, "MAX_LOGITS", rows * 50)
     learnt = caption[:3]
     expected = torch.autograd.grad(3.0 * by_the_book(*caption, scope), learnt)
     found = torch.autograd.grad(3.0 * caption_loss(*caption, scope), learnt)
@@ -105,7 +105,7 @@ def test_half_precision_keeps_the_small_gradients(caption, low):
 
 def test_no_tensor_of_all_scores_is_made(caption, monkeypatch):
     sizes = []
-    monkeypatch.setattr(losses, "CHUNK", 4 * 50)
+    monkeypatch.setattr(losses, "MAX_LOGITS", 4 * 50)
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):

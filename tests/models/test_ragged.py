@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from models import ragged
-from models.packed_linear import AVAILABLE, packed_linears
-from models.ragged import Ragged, attend, take_rows
+from models.packed_linear import AVAILABLE, prepacked_linears
+from models.ragged import Ragged, unique_index_select, varlen_attention
 
 LENGTHS, N = [5, 1, 9, 4], 9
 
@@ -29,17 +29,17 @@ def test_packing_and_back(places):
 
 def test_rows_of_rows(places):
     fewer = Ragged([3, 1, 0, 4], N, "cpu")
-    rows = fewer.inside(places)
+    rows = fewer.row_indices(places)
     x = torch.randn(19, 2, requires_grad=True)
-    assert torch.equal(take_rows(x, rows), fewer.pack(places.unpack(x)))
-    take_rows(x, rows).sum().backward()
+    assert torch.equal(unique_index_select(x, rows), fewer.pack(places.unpack(x)))
+    unique_index_select(x, rows).sum().backward()
     assert torch.equal(x.grad[:, 0], torch.zeros(19).index_fill(0, rows, 1.0))
-    assert places.inside(Ragged(LENGTHS, N, "cpu")) is None
+    assert places.row_indices(Ragged(LENGTHS, N, "cpu")) is None
 
 
 @pytest.mark.parametrize(("mask", "shape"), [([[1, 0, 1]], (1, 3)), ([[0, 0]], (1, 2)), ([[]], (1, 0))])
 def test_padding_must_lie_behind(mask, shape):
-    with pytest.raises(ValueError, match="frames: found an empty sequence or padding before a real place"):
+    with pytest.raises(ValueError, match="frames: found an empty sequence or padding before a real element"):
         Ragged.of(torch.tensor(mask).view(shape), "frames", "cpu")
 
 
@@ -55,23 +55,23 @@ def test_one_by_one_equals_one_padded_call(places, how, query_lengths, monkeypat
     k, v = (torch.randn(len(places.rows), 2, 8, requires_grad=True) for _ in range(2))
     weights, results = torch.randn_like(q), []
     for one_by_one in ({"cpu"}, set()):
-        monkeypatch.setattr(ragged, "ONE_BY_ONE", one_by_one)
-        found = attend(q, k, v, queries, places, **how)
+        monkeypatch.setattr(ragged, "PER_SEQUENCE_DEVICES", one_by_one)
+        found = varlen_attention(q, k, v, queries, places, **how)
         results.append((found, *torch.autograd.grad((found * weights).sum(), (q, k, v))))
     for ours, theirs in zip(*results):
         torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="this torch has no oneDNN")
-def test_packed_linears_are_linear_and_let_go():
+def test_prepacked_linears_are_linear_and_let_go():
     layers = torch.nn.Sequential(torch.nn.Linear(64, 96), torch.nn.GELU(), torch.nn.Linear(96, 7))
     x = torch.randn(3, 5, 64)
     expected = layers(x)
-    with torch.no_grad(), packed_linears(layers):
+    with torch.no_grad(), prepacked_linears(layers):
         assert all("forward" in vars(layer) for layer in layers if isinstance(layer, torch.nn.Linear))
         torch.testing.assert_close(layers(x), expected)
         torch.testing.assert_close(layers(x[:1, :2]), expected[:1, :2])
     assert not any("forward" in vars(layer) for layer in layers)
     assert torch.equal(layers(x), expected)
-    with packed_linears(layers.double()):
+    with prepacked_linears(layers.double()):
         assert layers(x.double()).dtype == torch.float64

@@ -1,3 +1,4 @@
+import huggingface_hub
 import pytest
 import tokenizers
 
@@ -64,6 +65,27 @@ def test_damaged_tokenizers(tmp_path, mini_root):
     plain.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ValueError, match=r"found no \[CLS\] and \[SEP\] around a text"):
         CaptionTokenizer(str(tmp_path), "")
+
+
+def test_tokenizers_on_the_hub(hub, bert_vocabulary, tokenizer, tmp_path, monkeypatch):
+    tokenizer._wordpiece.save_pretrained(tmp_path)
+    hub.files["org/words", "vocab.txt"] = (bert_vocabulary / "vocab.txt").read_bytes()
+    hub.files["org/json", "tokenizer.json"] = (tmp_path / "tokenizer.json").read_bytes()
+    hub.files["org/none", "README.md"] = b"no vocabulary"
+    hub.gated.add("org/gated")
+    for name in ("org/words", "org/json"):
+        assert CaptionTokenizer(name, "a video of ").encode("he") == tokenizer.encode("he")
+    requests = hub.asked
+    assert len(CaptionTokenizer("org/json", "")) == 30524 and hub.asked == requests  # from the cache
+    with pytest.raises(FileNotFoundError, match=r"^tokenizer: org/none: the hub's repository has neither vocab.txt"):
+        CaptionTokenizer("org/none", "")
+    for name, error in (("org/gated", "GatedRepoError"), ("org/unknown", "RepositoryNotFoundError")):
+        with pytest.raises(FileNotFoundError, match=rf"{name}: .*the hub is not available \({error}\); set the"):
+            CaptionTokenizer(name, "")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert len(CaptionTokenizer("org/words", "")) == 30524
+    with pytest.raises(FileNotFoundError, match=r"org/none: .*HF_HUB_OFFLINE is set"):
+        CaptionTokenizer("org/none", "")
 
 
 def test_missing_tokenizers(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.vtsum_blip import TASKS, VERSIONS, v2vt_sum
+from models.vtsum_blip import ARCHITECTURES, TASKS, v2vt_sum
 from models.weights import load_weights
 from tests.conftest import ROOT
 from tests.models.padded import through
@@ -32,7 +32,7 @@ def test_stale_position_ids_are_accepted(mini_model):
     model.load_state_dict(state)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", ARCHITECTURES)
 @pytest.mark.parametrize("loss_type", ["cross_entropy", "l2"])
 @pytest.mark.parametrize("smoothing_scope", ["published", "scored"])
 def test_every_parameter_gets_a_gradient(mini_model, random_videos, version, loss_type, smoothing_scope):
@@ -43,7 +43,7 @@ def test_every_parameter_gets_a_gradient(mini_model, random_videos, version, los
     assert not without
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", ARCHITECTURES)
 @torch.no_grad()
 def test_padding_changes_nothing(mini_model, random_videos, version):
     model = mini_model(version).eval()
@@ -221,7 +221,7 @@ def test_wrong_inputs(mini_model, random_videos):
         model(embeddings, mask, labels, CAPTIONS)
     with pytest.raises(ValueError, match="tsum_labels: found caption 1 of 2 tokens, expected more than the 4 of the"):
         model(embeddings, mask, labels, [CAPTIONS[0], ""])
-    with pytest.raises(ValueError, match="video_mask: found an empty sequence or padding before a real place"):
+    with pytest.raises(ValueError, match="video_mask: found an empty sequence or padding before a real element"):
         model.generate(embeddings, mask.flip(1))
     with pytest.raises(ValueError, match="num_beams: found 0, expected at least 1"):
         model.generate(embeddings, mask, num_beams=0)

@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from data.video.decoding import End, Frames, Job, decode_videos
+from data.video.decoding import DecodeJob, DecodeResult, FrameChunk, decode_videos
 from tests.clips import constant_rate, write_clip
 from utils.frame_transform import FrameTransform
 
@@ -15,18 +15,20 @@ from utils.frame_transform import FrameTransform
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
-    return [Job(str(n), str(write_clip(folder / f"{n}.mp4", constant_rate(25, 25 * n)))) for n in (12, 7, 5, 3, 2, 1)]
+    return [
+        DecodeJob(str(n), str(write_clip(folder / f"{n}.mp4", constant_rate(25, 25 * n)))) for n in (12, 7, 5, 3, 2, 1)
+    ]
 
 
 def by_job(events):
     """Pixels of each video, and its end."""
     pixels, ends = {}, {}
     for event in events:
-        if isinstance(event, End):
+        if isinstance(event, DecodeResult):
             assert event.job.video_id not in ends
             ends[event.job.video_id] = event
         else:
-            assert isinstance(event, Frames) and event.job.video_id not in ends
+            assert isinstance(event, FrameChunk) and event.job.video_id not in ends
             pixels.setdefault(event.job.video_id, []).append(event.pixels["square"])
     return {name: np.concatenate(parts) for name, parts in pixels.items()}, ends
 

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from data.video.reader import OtherPictures, Video, as_shown
+from data.video.reader import TimelineChanged, VideoFile, to_upright_rgb
 from tests.clips import constant_rate, picture_of, time_in, write_clip
 
 F = fractions.Fraction
@@ -70,7 +70,7 @@ def shown_at_middles(times, last):
 
 
 def seconds_of(path, T=None):
-    return [time_in(np.asarray(as_shown(frame))) for _, frame in Video(path).each_second(T)]
+    return [time_in(np.asarray(to_upright_rgb(frame))) for _, frame in VideoFile(path).iter_sampled_frames(T)]
 
 
 @pytest.mark.parametrize("name", CLIPS)
@@ -78,22 +78,22 @@ def test_each_second_shows_its_middle(name, tmp_path):
     clip = CLIPS[name]
     path = write_clip(tmp_path / name, **clip)
     times, last = clip["times"], clip.get("last", F(1, 25))
-    video = Video(path)
+    video = VideoFile(path)
     assert video.timeline.duration == pytest.approx(float(times[-1] + last), abs=0.002)
-    given = list(video.each_second())
+    given = list(video.iter_sampled_frames())
     assert [i for i, _ in given] == list(range(video.timeline.seconds))
-    assert [time_in(np.asarray(as_shown(frame))) for _, frame in given] == shown_at_middles(times, last)
+    assert [time_in(np.asarray(to_upright_rgb(frame))) for _, frame in given] == shown_at_middles(times, last)
     assert (video._packets is None) == (name in DECODED_WHOLE)
 
 
 @pytest.mark.parametrize("name", ["b_frames.mp4", "open_gop.mp4", "short_gop.mp4", "hevc.mp4", "film.mkv"])
 def test_decoding_only_what_is_needed_gives_the_same_pixels(name, tmp_path):
-    video = Video(write_clip(tmp_path / name, **CLIPS[name]))
+    video = VideoFile(write_clip(tmp_path / name, **CLIPS[name]))
     every = [frame.to_ndarray(format="rgb24") for frame in video._decode_all()]
     assert len(every) == len(CLIPS[name]["times"])
     wanted = [1, 40, 41, 77, 100]
     assert video._packets.needed([40]).sum() < len(every) or name == "b_frames.mp4"
-    found = dict(video.pictures(wanted))
+    found = dict(video.iter_frames(wanted))
     assert list(found) == wanted
     assert all(np.array_equal(frame.to_ndarray(format="rgb24"), every[k]) for k, frame in found.items())
 
@@ -115,8 +115,8 @@ def test_a_truncated_file_gives_what_is_left(name, kept, tmp_path):
     cut = tmp_path / f"cut_{name}"
     content = whole.read_bytes()
     cut.write_bytes(content[: int(kept * len(content))])
-    video = Video(cut)
-    found = [time_in(np.asarray(as_shown(frame))) for _, frame in video.each_second()]
+    video = VideoFile(cut)
+    found = [time_in(np.asarray(to_upright_rgb(frame))) for _, frame in video.iter_sampled_frames()]
     there = video.timeline.duration
     assert 0.5 < there < 10 and len(found) == math.ceil(there)
     middle_of_the_rest = (len(found) - 1 + there) / 2
@@ -131,8 +131,8 @@ def test_a_damaged_file_gives_something_for_every_second(tmp_path):
     for place in rng.integers(len(content) // 4, len(content) // 2, 30):
         content[place] ^= 255
     path.write_bytes(content)
-    video = Video(path)
-    assert len(list(video.each_second())) == video.timeline.seconds == 11
+    video = VideoFile(path)
+    assert len(list(video.iter_sampled_frames())) == video.timeline.seconds == 11
 
 
 def test_what_comes_out_decides(tmp_path):
@@ -143,12 +143,12 @@ def test_what_comes_out_decides(tmp_path):
     )
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(path.read_bytes()[: int(0.7 * path.stat().st_size)])
-    video = Video(cut)
+    video = VideoFile(cut)
     promised = video.timeline.duration
-    with pytest.raises(OtherPictures):
-        list(video.pictures([0, 10]))
+    with pytest.raises(TimelineChanged):
+        list(video.iter_frames([0, 10]))
     assert video.timeline.duration < promised
-    assert [k for k, _ in video.pictures([0, 10])] == [0, 10]
+    assert [k for k, _ in video.iter_frames([0, 10])] == [0, 10]
 
 
 @pytest.mark.parametrize(
@@ -158,10 +158,10 @@ def test_what_comes_out_decides(tmp_path):
 )
 def test_pictures_are_upright(tmp_path, rotation, turns, mirrored):
     path = write_clip(tmp_path / "clip.mp4", constant_rate(25, 3), rotation=rotation)
-    (_, frame), *_ = Video(path).each_second()
+    (_, frame), *_ = VideoFile(path).iter_sampled_frames()
     expected = np.rot90(picture_of(40), turns)
     expected = expected[:, ::-1] if mirrored else expected
-    found = np.asarray(as_shown(frame)).astype(int)
+    found = np.asarray(to_upright_rgb(frame)).astype(int)
     assert found.shape == expected.shape
     assert np.abs(found - expected).mean() < 12
 
@@ -179,7 +179,7 @@ def test_the_cover_of_a_music_file_is_no_video(tmp_path):
         container.mux([*cover.encode(picture), *cover.encode()])
         container.mux([*sound.encode(frame), *sound.encode()])
     with pytest.raises(ValueError, match=r"music.mp4: video: found no video stream$"):
-        Video(path)
+        VideoFile(path)
 
 
 @pytest.mark.parametrize(("kind", "name"), [("m3u8", "list.m3u8"), ("ffconcat", "list.mp4")])
@@ -194,7 +194,7 @@ def test_a_playlist_is_not_followed(tmp_path, kind, name):
     with av.open(str(tmp_path / name)):
         pass  # as it would without our care
     with pytest.raises(ValueError, match=rf"{name}: video: not a video, or damaged"):
-        Video(tmp_path / name)
+        VideoFile(tmp_path / name)
 
 
 def test_what_is_no_video_is_one_line(tmp_path):
@@ -212,7 +212,7 @@ def test_what_is_no_video_is_one_line(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     for name, reason in cases.items():
         with pytest.raises((ValueError, FileNotFoundError)) as caught:
-            Video(tmp_path / name)
+            VideoFile(tmp_path / name)
         assert str(caught.value) == f"{tmp_path / name}: video: {reason}"
 
 
@@ -221,8 +221,8 @@ def test_a_clock_that_jumps_is_an_error(tmp_path, name):
     """Not years of frames of one picture."""
     times = [*constant_rate(25, 30), *(F(8 * 3600) + t for t in constant_rate(25, 10))]
     path = write_clip(tmp_path / name, times)
-    with pytest.raises(ValueError, match=r"found a picture that stays for 28799 s at second 1, expected at most 600 s"):
-        Video(path)
+    with pytest.raises(ValueError, match=r"found a frame of 28799 s at second 1, expected at most 600 s"):
+        VideoFile(path)
 
 
 def test_a_clock_that_starts_again_goes_on(tmp_path):
