@@ -18,6 +18,7 @@ from summary.demo.service import Limits, SummaryService
 from summary.selection import METHODS
 from tests.clips import constant_rate, write_clip
 from tests.conftest import ROOT
+from utils.log import setup_logging
 
 if importlib.util.find_spec("gradio") is None:
     pytest.skip("no gradio", allow_module_level=True)
@@ -255,6 +256,7 @@ def test_files_are_removed_after_keep_seconds(mini_videos, tmp_path, monkeypatch
 
     cache = tmp_path / "files"
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(cache))
+    setup_logging(True)  # not to a file of another test's run
     examples = {"mini_test_000.mp4": mini_videos / "videos/mini_test_000.mp4"}
     service = SummaryService(None, examples, tmp_path, Limits(keep_seconds=4))
     page = build_page(service)
