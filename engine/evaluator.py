@@ -15,7 +15,7 @@ from data.collate import Batch
 from data.dataset import VideoXum
 from data.loaders import EvalBatches, make_loader
 from engine.config import Config
-from engine.predictions import write_predictions
+from engine.predictions import Prediction, write_predictions
 from engine.scoring import format_table, score_predictions, write_scores
 from engine.setup import annotation_file, build_model, init_run, load_trained
 from metrics.alignment import vt_clip_score
@@ -86,8 +86,8 @@ class Evaluator:
         return dataset
 
     @torch.no_grad()
-    def predict(self, model: VTSumBLIP, split: str) -> list[tuple[int, dict[str, Any]]]:
-        """Predict this process's share of a split: (index of the video, line of `predictions_{split}.jsonl`).
+    def predict(self, model: VTSumBLIP, split: str) -> list[tuple[int, Prediction]]:
+        """Predict this process's share of a split: (index of the video, its prediction).
 
         Returns early when a signal asks the run to stop.
         """
@@ -107,7 +107,7 @@ class Evaluator:
                     break
         return predictions
 
-    def _predict_batch(self, model: VTSumBLIP, batch: Batch) -> list[tuple[int, dict[str, Any]]]:
+    def _predict_batch(self, model: VTSumBLIP, batch: Batch) -> list[tuple[int, Prediction]]:
         config = self.config
         with autocast(config.precision, self.context.device):
             captions, saliency = model.generate(
@@ -129,15 +129,15 @@ class Evaluator:
             clip_scores = vt_clip_score(scores, batch.lengths, batch.clip_vision, text).tolist()
         predictions = []
         for i, video_id in enumerate(batch.video_ids):
-            entry = dict(
+            is_cut = batch.lengths[i] != batch.num_labels[i]
+            prediction = Prediction(
                 video_id=video_id,
                 caption=None if captions is None else captions[i],
                 saliency=None if rows is None else rows[i],
                 vt_clip_score=None if clip_scores is None else clip_scores[i],
+                cut_from=batch.num_labels[i] if is_cut else None,
             )
-            if batch.lengths[i] != batch.num_labels[i]:
-                entry["cut_from"] = batch.num_labels[i]
-            predictions.append((batch.indices[i], entry))
+            predictions.append((batch.indices[i], prediction))
         return predictions
 
     def evaluate(
@@ -189,7 +189,7 @@ class Evaluator:
         if distributed.any_rank(interrupt.stop_requested() is not None, self.context):
             raise interrupt.Interrupted(interrupt.stop_requested() or "a signal to another process")
 
-    def _score(self, split: str, by_index: dict[int, dict[str, Any]], origin: dict[str, Any]) -> dict[str, Any]:
+    def _score(self, split: str, by_index: dict[int, Prediction], origin: dict[str, Any]) -> dict[str, Any]:
         records = self.datasets[split].records
         assert sorted(by_index) == list(range(len(records))), "a video is missing, or too many"
         predictions = [by_index[i] for i in range(len(records))]

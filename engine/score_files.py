@@ -12,7 +12,7 @@ import numpy as np
 import pydantic
 
 from data.tvsum_summe import BenchmarkVideo, by_name, normalize_name
-from engine.scoring import read_predictions
+from engine.predictions import read_predictions
 from utils.files import parse_json, read_json, read_text
 from utils.text import printable
 from utils.validation import brief, first_problem
@@ -70,12 +70,12 @@ def _is_jsonl(text: str) -> bool:
 def _read_predictions(path: str | os.PathLike) -> dict[str, np.ndarray]:
     scores = {}
     for entry in read_predictions(path):
-        context = f"{path}: video {entry['video_id']}"
-        if entry["saliency"] is None:
+        context = f"{path}: video {entry.video_id}"
+        if entry.saliency is None:
             raise ValueError(f"{context}: saliency: found null, expected one number per second")
-        if entry["video_id"] in scores:
+        if entry.video_id in scores:
             raise ValueError(f"{context}: found twice, expected once")
-        scores[entry["video_id"]] = np.exp(-np.logaddexp(0, -np.array(entry["saliency"], np.float64)))
+        scores[entry.video_id] = np.exp(-np.logaddexp(0, -np.array(entry.saliency, np.float64)))
     return scores
 
 

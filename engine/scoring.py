@@ -1,74 +1,54 @@
-"""Predictions + annotations -> results: scores of every video, of the split, and of chance and the annotators."""
+"""Predictions + annotations -> results: scores of every video, of the split, and of chance and the annotators.
+
+Axes: R annotators, T frames at 1 fps.
+"""
 
 import json
 import logging
+import os
 import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from data.annotations import is_number, is_text
+from data.annotations import VideoRecord
 from data.captions import reference_caption
+from engine.predictions import Prediction
 from metrics.baselines import human_baseline, random_baseline
 from metrics.keyframes import average
-from metrics.registry import METRICS, caption_scores, format_score, keyframe_scores, metrics_that_need
-from utils.files import atomic_write, parse_json, read_text
+from metrics.registry import METRICS, Need, caption_scores, format_score, keyframe_scores, metrics_that_need
+from utils.files import atomic_write, read_text
 
 logger = logging.getLogger(__name__)
 
-
-def read_predictions(path):
-    """Read a `predictions_{split}.jsonl`.
-
-    Returns:
-        list of dictionaries with `video_id`, `caption` (str or None), `saliency` (list of numbers or None),
-        `vt_clip_score` (number or None) and, where VT-CLIP's features cut the video, `cut_from`.
-    Raises:
-        FileNotFoundError, ValueError: the message names file, line, field, found and expected.
-    """
-    lines = read_text(path, "predictions").split("\n")
-    return [_prediction(line, f"{path}: line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+Pairs = Sequence[tuple[Prediction, VideoRecord]]
+Scores = dict[str, float]  # by metric
 
 
-def _prediction(line, place):
-    try:
-        entry = parse_json(line)
-    except ValueError as error:
-        raise ValueError(f"{place}: not valid JSON ({error})") from None
-    if not isinstance(entry, dict) or not isinstance(entry.get("video_id"), str) or not entry["video_id"].isprintable():
-        raise ValueError(f"{place}: video_id: missing, expected an object with the video's name")
-    place = f"{place}: video {entry['video_id']}"
-    caption, saliency, clip = (entry.get(name) for name in ("caption", "saliency", "vt_clip_score"))
-    if caption is not None and not is_text(caption):
-        raise ValueError(f"{place}: caption: found {ascii(caption)[:60]}, expected text or null")
-    if saliency is not None and not (isinstance(saliency, list) and saliency and all(map(is_number, saliency))):
-        raise ValueError(f"{place}: saliency: expected a list of finite numbers, one per frame, or null")
-    if clip is not None and not is_number(clip):
-        raise ValueError(f"{place}: vt_clip_score: found {repr(clip)[:60]}, expected a finite number or null")
-    return dict(entry, caption=caption, saliency=saliency, vt_clip_score=clip)
-
-
-def _match(predictions, records):
+def _match(predictions: Sequence[Prediction], records: Sequence[VideoRecord]) -> Pairs:
     """Pair predictions with their records, in the records' order.
 
     Raises:
-        ValueError: a video is unknown, there twice, or its number of frames is wrong.
+        ValueError: a video is unknown, twice there, or its number of frames is wrong.
     """
-    by_id, predicted = {record.video_id: record for record in records}, {}
-    for entry in predictions:
-        video_id = entry["video_id"]
+    by_id = {record.video_id: record for record in records}
+    predicted: dict[str, Prediction] = {}
+    for prediction in predictions:
+        video_id = prediction.video_id
         if video_id not in by_id:
             raise ValueError(f"predictions: video {video_id}: not in the annotations")
         if video_id in predicted:
             raise ValueError(f"predictions: video {video_id}: found twice, expected once")
-        frames = by_id[video_id].num_frames
-        found = len(entry["saliency"]) if entry["saliency"] is not None else frames
-        if found != frames and not (found < frames and entry.get("cut_from") == frames):
-            raise ValueError(f"predictions: video {video_id}: saliency: found {found} frames, expected {frames}")
-        predicted[video_id] = entry
+        expected = by_id[video_id].num_frames
+        frames = expected if prediction.saliency is None else len(prediction.saliency)
+        if frames != expected and not (frames < expected and prediction.cut_from == expected):
+            raise ValueError(f"predictions: video {video_id}: saliency: found {frames} frames, expected {expected}")
+        predicted[video_id] = prediction
     if not predicted:
         raise ValueError("predictions: found none, expected at least one video")
-    for field in ("saliency", "caption", "vt_clip_score"):
-        without = [video_id for video_id, entry in predicted.items() if entry[field] is None]
+    for field in SCORERS:
+        without = [video_id for video_id, prediction in predicted.items() if getattr(prediction, field) is None]
         if 0 < len(without) < len(predicted):
             raise ValueError(
                 f"predictions: video {without[0]}: {field}: found null, expected it for every video or none"
@@ -82,28 +62,32 @@ def _match(predictions, records):
     return [(predicted[record.video_id], record) for record in records if record.video_id in predicted]
 
 
-def score_predictions(predictions, records, baselines=None):
+def score_predictions(
+    predictions: Sequence[Prediction],
+    records: Sequence[VideoRecord],
+    baselines: Mapping[str, Scores] | None = None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Score the predictions of one split.
 
     Args:
-        predictions: list of dictionaries as `read_predictions` gives them. A part that is None for all videos
-            (saliency, caption, VT-CLIPScore) is left out of the scores.
-        records: list of `VideoRecord`, the whole split.
-        baselines: those of an earlier call for the same split, so that they need not be computed again.
+        predictions: in any order. A part that is None for all videos is left out of the scores.
+        records: the whole split.
+        baselines: of an earlier call for the same split, so that they are not computed again.
     Returns:
-        results: dictionary with `metrics`, `baselines` (`random` and `human`) and `num_videos`.
-        scores: list of dictionaries, one per video: `video_id` and all its scores.
+        results: `metrics`, `baselines` (`random` and `human`) and `num_videos`.
+        scores: of each video: `video_id` and all its scores.
     Raises:
         ValueError: a prediction does not fit the annotations.
     """
     pairs = _match(predictions, records)
-    metrics, per_video = {}, [{} for _ in pairs]
+    metrics: Scores = {}
+    per_video: list[Scores] = [{} for _ in pairs]
     for field, score in SCORERS.items():
-        if all(entry[field] is not None for entry, _ in pairs):
+        if getattr(pairs[0][0], field) is not None:
             split_scores, video_scores = score(pairs)
             metrics |= split_scores
             per_video = [known | new for known, new in zip(per_video, video_scores)]
-    if baselines is None and all(entry["saliency"] is not None for entry, _ in pairs):
+    if baselines is None and pairs[0][0].saliency is not None:
         keyframes = [_keyframes(*pair) for pair in pairs]
         baselines = dict(random=random_baseline(keyframes), human=human_baseline(keyframes))
     counts = dict(expected=len(records), scored=len(pairs))
@@ -111,33 +95,39 @@ def score_predictions(predictions, records, baselines=None):
     return dict(metrics=metrics, baselines=baselines or {}, num_videos=counts), scores
 
 
-def _keyframes(entry, record):
+def _keyframes(prediction: Prediction, record: VideoRecord) -> np.ndarray:
     """Key-frames (R, T) of the frames that a prediction has."""
-    return record.vsum_onehot[:, : len(entry["saliency"])]
+    assert prediction.saliency is not None
+    return record.vsum_onehot[:, : len(prediction.saliency)]
 
 
-def _score_saliency(pairs):
-    singles = [keyframe_scores(np.array(entry["saliency"]), _keyframes(entry, record)) for entry, record in pairs]
-    return average(singles), singles
+def _score_saliency(pairs: Pairs) -> tuple[Scores, list[Scores]]:
+    per_video = [keyframe_scores(np.array(p.saliency), _keyframes(p, record)) for p, record in pairs]
+    return average(per_video), per_video
 
 
-def _score_captions(pairs):
-    captions = {record.video_id: entry["caption"] for entry, record in pairs}
+def _score_captions(pairs: Pairs) -> tuple[Scores, list[Scores]]:
+    captions = {record.video_id: str(prediction.caption) for prediction, record in pairs}
     references = {record.video_id: reference_caption(record.tsum) for _, record in pairs}
     corpus, per_video = caption_scores(captions, references)
     return corpus, [per_video[record.video_id] for _, record in pairs]
 
 
-def _score_agreement(pairs):
-    singles = [dict(VT_CLIPScore=entry["vt_clip_score"]) for entry, _ in pairs]
-    return average(singles), singles
+def _score_agreement(pairs: Pairs) -> tuple[Scores, list[Scores]]:
+    (name,) = metrics_that_need("vt_clip_score")
+    per_video = [{name: float(prediction.vt_clip_score or 0.0)} for prediction, _ in pairs]
+    return average(per_video), per_video
 
 
-# Field of a prediction -> function from pairs of prediction and record to scores of the split and of each video.
-SCORERS = dict(saliency=_score_saliency, caption=_score_captions, vt_clip_score=_score_agreement)
+# Field of a prediction -> function from pairs to scores of the split and of each video.
+SCORERS: dict[Need, Callable[[Pairs], tuple[Scores, list[Scores]]]] = dict(
+    saliency=_score_saliency, caption=_score_captions, vt_clip_score=_score_agreement
+)
 
 
-def write_scores(output_dir, split, results, scores):
+def write_scores(
+    output_dir: str | os.PathLike, split: str, results: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]
+) -> None:
     """Write `results_{split}.json` and `scores_{split}.jsonl`, and add a line to `evaluate_{split}.txt`."""
     output_dir = pathlib.Path(output_dir)
     with atomic_write(output_dir / f"scores_{split}.jsonl") as file:
@@ -156,7 +146,7 @@ def write_scores(output_dir, split, results, scores):
         file.write(lines + json.dumps(line) + "\n")
 
 
-def format_table(results, title):
+def format_table(results: Mapping[str, Any], title: str) -> str:
     """Lay results out as text: one row each for the model, chance and the annotators. Scores but τ and ρ are x 100."""
     from tabulate import tabulate
 

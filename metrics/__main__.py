@@ -3,7 +3,8 @@
 import pathlib
 
 from data.annotations import load_annotations
-from engine.scoring import format_table, read_predictions, score_predictions, write_scores
+from engine.predictions import read_predictions
+from engine.scoring import format_table, score_predictions, write_scores
 from utils.command_line import OneLineParser
 from utils.log import run_main
 

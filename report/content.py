@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data.annotations import VideoRecord, load_annotations
-from engine.scoring import read_predictions
+from engine.predictions import Prediction, read_predictions
 from metrics.keyframes import top_frames
 from report.runs import Run, read_log, read_run
 
@@ -89,7 +89,7 @@ def load_report_data(
             raise FileNotFoundError(f"{annotations}: annotations: no such file; name it with --annotations")
     predictions_file = run.folder / f"predictions_{split}.jsonl"
     records = {record.video_id: record for record in load_annotations(annotations)}
-    predictions = {entry["video_id"]: entry for entry in read_predictions(predictions_file)}
+    predictions = {entry.video_id: entry for entry in read_predictions(predictions_file)}
     for source, known in ((annotations, records), (predictions_file, predictions)):
         for video_id in run.video_ids:
             if video_id not in known:
@@ -98,7 +98,7 @@ def load_report_data(
         raise ValueError(f"by: found {rank_by}, expected one of {', '.join(run.metrics)}")
     rank_by = rank_by or ("Kendall" if "Kendall" in run.metrics else next(iter(run.metrics)))
     rows = [
-        (name, records[name].num_frames, predictions[name]["caption"], " ".join(records[name].tsum))
+        (name, records[name].num_frames, predictions[name].caption, " ".join(records[name].tsum))
         for name in run.video_ids
     ]
     videos = []
@@ -130,19 +130,17 @@ def _choose_videos(
     return reasons
 
 
-def _report_video(
-    record: VideoRecord, prediction: dict[str, Any], scores: dict[str, float], reason: str
-) -> ReportVideo:
+def _report_video(record: VideoRecord, prediction: Prediction, scores: dict[str, float], reason: str) -> ReportVideo:
     saliency = selected = None
-    if prediction["saliency"] is not None:
-        logits = np.array(prediction["saliency"], np.float64)
+    if prediction.saliency is not None:
+        logits = np.array(prediction.saliency, np.float64)
         if len(logits) > record.num_frames:
             raise ValueError(
                 f"predictions: video {record.video_id}: saliency: found {len(logits)} frames, "
                 f"expected {record.num_frames}"
             )
         saliency, selected = 0.5 * (1 + np.tanh(logits / 2)), top_frames(logits)
-    return ReportVideo(record, saliency, selected, prediction["caption"], scores, reason)
+    return ReportVideo(record, saliency, selected, prediction.caption, scores, reason)
 
 
 def log_curves(log: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list[float], list[float]]]]:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from data.annotations import load_annotations
 from data.features import PACKED_FORMAT, PackedFeatures, load_features
 from engine.config import Config
-from engine.scoring import read_predictions, score_predictions
+from engine.predictions import read_predictions
+from engine.scoring import score_predictions
 from models.med_config import TextDecoderConfig
 from models.weights import read_checkpoint, state_dict_of
 from utils.settings import read_settings
@@ -177,7 +178,7 @@ def test_predictions(tmp_path, changes, field, value, of_bytes):
     records = load_annotations(anno)
     with one_line(path):
         found = read_predictions(path)
-        found = [dict(entry, caption=None) for entry in found]  # needs no Java
+        found = [entry.model_copy(update=dict(caption=None)) for entry in found]  # needs no Java
         try:
             results, _ = score_predictions(found, records)
         except ValueError as error:

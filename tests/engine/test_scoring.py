@@ -5,9 +5,15 @@ import pytest
 
 from data.annotations import load_annotations
 from data.captions import reference_caption
-from engine.scoring import format_table, read_predictions, score_predictions
+from engine.predictions import Prediction, read_predictions
+from engine.scoring import format_table
+from engine.scoring import score_predictions as score
 from metrics.__main__ import main
 from tests.documents import document
+
+
+def score_predictions(entries, records):
+    return score([Prediction(**entry) for entry in entries], records)
 
 
 @pytest.fixture
@@ -76,12 +82,16 @@ def test_videos_that_vt_clip_cut(predictions, records):
     ("line", "message"),
     [
         ("{", "line 1: not valid JSON"),
-        ("[]", "line 1: video_id: missing"),
-        ('{"video_id": 3}', "line 1: video_id: missing"),
-        ('{"video_id": "v", "saliency": [1, NaN]}', "line 1: video v: saliency: expected a list of finite numbers"),
+        ("[]", "line 1: found a list of 0, expected an object"),
+        ("{}", "line 1: video_id: missing"),
+        ('{"video_id": 3}', "line 1: video_id: found 3, expected text"),
+        (
+            '{"video_id": "v", "saliency": [1, NaN]}',
+            "line 1: video v: saliency: 1: found nan, expected a finite number",
+        ),
         ('{"video_id": "v", "saliency": []}', "line 1: video v: saliency"),
         ('{"video_id": "v", "saliency": ["1"]}', "line 1: video v: saliency"),
-        ('{"video_id": "v\\nw"}', "line 1: video_id: missing"),
+        ('{"video_id": "v\\nw"}', "line 1: video_id: found 'v\\\\nw', expected a name"),
         ('{"video_id": "v", "saliency": [1' + "0" * 400 + "]}", "line 1: video v: saliency"),
         ('{"video_id": "v", "caption": "\\ud800"}', "line 1: video v: caption: found '\\ud800'"),
         ('{"video_id": "v", "caption": 3}', "line 1: video v: caption: found 3"),

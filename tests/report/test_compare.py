@@ -8,6 +8,7 @@ import pytest
 
 from data.annotations import load_annotations
 from engine.config import Config
+from engine.predictions import Prediction
 from engine.scoring import score_predictions, write_scores
 from metrics.registry import PAPER_METRICS
 from report import compare
@@ -25,10 +26,7 @@ def scored(mini_root, tmp_path):
     def leave(name, noise, draw, trained_with=None, processes=1, vt_clip_sha256=None, **settings):
         rng = np.random.default_rng(draw)
         saliency = [r.vsum_onehot.mean(0) + noise * rng.random(r.num_frames) for r in records]
-        rows = [
-            dict(video_id=r.video_id, caption=None, saliency=s.tolist(), vt_clip_score=None)
-            for r, s in zip(records, saliency)
-        ]
+        rows = [Prediction(video_id=r.video_id, saliency=s.tolist()) for r, s in zip(records, saliency)]
         results, scores = score_predictions(rows, records)
         (tmp_path / name).mkdir()
         config = Config(output_dir=str(tmp_path / name), **settings).as_dict()

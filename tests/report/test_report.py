@@ -9,8 +9,8 @@ import pytest
 
 from data.annotations import load_annotations
 from engine.config import Config
-from engine.predictions import write_predictions
-from engine.scoring import read_predictions, score_predictions, write_scores
+from engine.predictions import Prediction, read_predictions, write_predictions
+from engine.scoring import score_predictions, write_scores
 from metrics.keyframes import f1_per_annotator
 from report import __main__ as command
 from report import figures
@@ -34,7 +34,7 @@ def run_folder(mini_root, tmp_path_factory):
         saliency = 3 * record.vsum_onehot.mean(0) - 1 + 0.2 * i * rng.random(record.num_frames)
         caption = f"{record.tsum[0]} then video{i} ends"
         predictions.append(
-            dict(video_id=record.video_id, caption=caption, saliency=saliency.tolist(), vt_clip_score=0.1 * i)
+            Prediction(video_id=record.video_id, caption=caption, saliency=saliency.tolist(), vt_clip_score=0.1 * i)
         )
     results, scores = score_predictions(predictions, records)
     config = Config(ann_root=str(folder / "anno"), output_dir=str(folder), kernel_size=7).as_dict()
@@ -101,10 +101,10 @@ def test_the_page_in_a_browser(browser, run_folder, page_file):
 
 def test_a_videos_section_says_what_its_timeline_shows(browser, run_folder, page_file):
     record = {r.video_id: r for r in load_annotations(run_folder / "anno/test_videoxum.json")}["mini_test_003"]
-    entry = {p["video_id"]: p for p in read_predictions(run_folder / "predictions_test.jsonl")}["mini_test_003"]
+    entry = {p.video_id: p for p in read_predictions(run_folder / "predictions_test.jsonl")}["mini_test_003"]
     (video,) = load_report_data(run_folder, best=0, worst=0, random=0, ids=["mini_test_003"]).videos
-    assert np.array_equal(video.selected, f1_top(entry["saliency"]))
-    assert video.saliency == pytest.approx(1 / (1 + np.exp(-np.array(entry["saliency"]))))
+    assert np.array_equal(video.selected, f1_top(entry.saliency))
+    assert video.saliency == pytest.approx(1 / (1 + np.exp(-np.array(entry.saliency))))
     with open_page(browser, page_file.as_uri()) as (page, _, _):
         article = page.locator("article[data-video=mini_test_003]")
         svg = article.get_by_role("img", name="Timeline of video mini_test_003, described below")
@@ -233,12 +233,12 @@ def test_four_thousand_videos(browser, tmp_path):
     (tmp_path / "test_videoxum.json").write_text(json.dumps(entries))
     records = load_annotations(tmp_path / "test_videoxum.json")
     predictions = [
-        dict(
+        Prediction(
             video_id=r.video_id, caption="word " * 30 + r.video_id, saliency=rng.random(120).tolist(), vt_clip_score=0.3
         )
         for r in records
     ]
-    results, scores = score_predictions([dict(p, caption=None) for p in predictions], records)
+    results, scores = score_predictions([p.model_copy(update=dict(caption=None)) for p in predictions], records)
     write_predictions(tmp_path, "test", predictions, records)
     write_scores(tmp_path, "test", results | dict(config=Config(ann_root=str(tmp_path)).as_dict()), scores)
     command.main([str(tmp_path)])
