@@ -93,7 +93,7 @@ def test_videos_that_vt_clip_cut(predictions, records):
         ('{"video_id": "v", "saliency": ["1"]}', "line 1: video v: saliency"),
         ('{"video_id": "v\\nw"}', "line 1: video_id: found 'v\\\\nw', expected a name"),
         ('{"video_id": "v", "saliency": [1' + "0" * 400 + "]}", "line 1: video v: saliency"),
-        ('{"video_id": "v", "caption": "\\ud800"}', "line 1: video v: caption: found '\\ud800'"),
+        ('{"video_id": "v", "caption": "\\ud800"}', "line 1: not valid JSON"),
         ('{"video_id": "v", "caption": 3}', "line 1: video v: caption: found 3"),
         ('{"video_id": "v", "vt_clip_score": Infinity}', "line 1: video v: vt_clip_score: found inf"),
     ],
