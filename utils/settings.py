@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from utils.files import atomic_write, read_text
-from utils.validation import locate_first_problem
+from utils.validation import brief, locate_first_problem
 
 
 def option(default: Any, help: str, *, may_change_on_resume: bool = False, **limits: float) -> Any:
@@ -75,9 +75,9 @@ class Settings(pydantic.BaseModel):
         if is_list(field):
             value = [value] if isinstance(value, str) else value
             if not isinstance(value, list | tuple) or not value:
-                raise ValueError(f"found {value!r}, expected a list of names")
+                raise ValueError(f"found {brief(value)}, expected a list of names")
             if len(set(map(str, value))) < len(value):
-                raise ValueError(f"found {', '.join(map(str, value))}, expected each name once")
+                raise ValueError(f"found {', '.join(map(brief, value))}, expected each name once")
             return tuple(value)
         return "" if value is None and flag_type(field) is str else value
 

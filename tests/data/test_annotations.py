@@ -89,7 +89,7 @@ ROWS = record()["vsum_onehot"]
         ([record("a\nb")], "video_id: found"),
         ([record(), record()], "video v_1: video_id: found twice, expected once"),
         ([without("duration")], "video v_1: duration: missing"),
-        ([record(duration="4")], "video v_1: duration: found '4', expected a valid number"),
+        ([record(duration="4")], "video v_1: duration: found '4', expected a finite number"),
         ([record(duration=float("nan"))], "video v_1: duration: found nan"),
         ([record(duration=10**400)], "video v_1: duration: found 1000"),
         ([record(tsum=["\ud800"])], "annotations: not valid JSON (unexpected end of hex escape"),

@@ -87,11 +87,11 @@ def test_videos_that_vt_clip_cut(predictions, records):
         ('{"video_id": 3}', "line 1: video_id: found 3, expected text"),
         (
             '{"video_id": "v", "saliency": [1, NaN]}',
-            "line 1: video v: saliency: 1: found nan, expected a finite number",
+            "line 1: video v: saliency: 1: found nan, expected a finite",
         ),
         ('{"video_id": "v", "saliency": []}', "line 1: video v: saliency"),
         ('{"video_id": "v", "saliency": ["1"]}', "line 1: video v: saliency"),
-        ('{"video_id": "v\\nw"}', "line 1: video_id: found 'v\\\\nw', expected a name"),
+        ('{"video_id": "v\\nw"}', "line 1: video_id: found 'v\\nw', expected a name"),
         ('{"video_id": "v", "saliency": [1' + "0" * 400 + "]}", "line 1: video v: saliency"),
         ('{"video_id": "v", "caption": "\\ud800"}', "line 1: not valid JSON"),
         ('{"video_id": "v", "caption": 3}', "line 1: video v: caption: found 3"),

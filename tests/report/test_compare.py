@@ -168,7 +168,7 @@ def test_what_cannot_be_compared(scored, tmp_path):
         ([*lines, lines[0]], "expected at least one video, and each once"),
         ([*lines, "{"], rf"line {len(lines) + 1}: not valid JSON"),
         ([*lines, '{"F1": 0.5}'], rf"line {len(lines) + 1}: video_id: missing"),
-        ([*lines, json.dumps(dict(video_id="x", F1="0.5"))], "F1: found '0.5', expected a valid number"),
+        ([*lines, json.dumps(dict(video_id="x", F1="0.5"))], "F1: found '0.5', expected a finite number"),
         ([*lines, json.dumps(dict(video_id="x", F1=0.5))], "video x: found other scores than in the first line"),
     ):
         (b / "scores_test.jsonl").write_text("\n".join(damaged))
@@ -183,15 +183,15 @@ def test_what_cannot_be_compared(scored, tmp_path):
     for damaged, message in (
         (
             dict(metrics=dict(F1="high")),
-            "results_test.json: results: metrics: F1: found 'high', expected a valid number",
+            "results_test.json: results: metrics: F1: found 'high', expected a finite number",
         ),
         (dict(metrics=dict(F1=float("nan"))), "metrics: F1: found nan, expected a finite number"),
         (dict(metrics={}), "metrics: found an object of 0, "),
         (dict(metrics=dict(SPICE=0.5)), "metrics: SPICE: .*expected 'F1', "),
         (dict(metrics=dict(CIDEr=0.5)), r"scores_test.jsonl: CIDEr: missing, expected as it is in results_test.json"),
         (dict(num_videos={}), "num_videos: expected: missing"),
-        (dict(baselines=[]), "baselines: found a list of 0, expected a valid dictionary"),
-        (dict(config=[1]), "config: found a list of 1, expected a valid dictionary"),
+        (dict(baselines=[]), "baselines: found a list of 0, expected an object"),
+        (dict(config=[1]), "config: found a list of 1, expected an object"),
     ):
         (b / "results_test.json").write_text(json.dumps(results | damaged))
         with pytest.raises(ValueError, match=message):
