@@ -8,6 +8,7 @@ from models.vtsum_blip import ARCHITECTURES, TASKS, v2vt_sum
 from models.weights import load_weights
 from tests.conftest import ROOT
 from tests.models.padded import through
+from tests.processes import run
 
 CAPTIONS = [
     "a video of a red circle bounces",
@@ -231,3 +232,10 @@ def test_vocabulary_must_fit(bert_vocabulary):
     config = str(ROOT / "configs/med_config_mini.json")
     with pytest.raises(ValueError, match="vocab_size: found 256, expected at least the 30524 tokens"):
         v2vt_sum("vtsum_blip_tt", med_config=config, tokenizer=str(bert_vocabulary))
+
+
+def test_import_is_light():
+    """What takes a second or more to import is imported where it is used."""
+    code = "import sys, models.vtsum_blip, models.vt_clip, models.frame_encoders; print(*sys.modules)"
+    status, output = run(["python", "-c", code], ROOT)
+    assert status == 0 and not {"torch._dynamo", "timm", "transformers", "open_clip"} & set(output.split())
