@@ -312,7 +312,7 @@ def test_scoring_with_other_settings_than_trained_warns(train):
         (
             train_v2vt_sum,
             [],
-            "outputs/blip/model_base_capfilt_large.pth: pretrained: no such file; it is of BLIP's own release",
+            "outputs/blip/model_base_capfilt_large.pth: pretrained: no such file; it is part of BLIP's release",
         ),
         (
             train_v2vt_sum,

@@ -187,7 +187,7 @@ def test_what_cannot_be_compared(scored, tmp_path):
         ),
         (dict(metrics=dict(F1=float("nan"))), "metrics: F1: found nan, expected a finite number"),
         (dict(metrics={}), "metrics: found an object of 0, "),
-        (dict(metrics=dict(SPICE=0.5)), "metrics: SPICE: .*expected 'F1', "),
+        (dict(metrics=dict(SPICE=0.5)), "metrics: SPICE: .*expected one of F1, "),
         (dict(metrics=dict(CIDEr=0.5)), r"scores_test.jsonl: CIDEr: missing, expected as it is in results_test.json"),
         (dict(num_videos={}), "num_videos: expected: missing"),
         (dict(baselines=[]), "baselines: found a list of 0, expected an object"),

@@ -117,7 +117,7 @@ def test_a_videos_section_says_what_its_timeline_shows(browser, run_folder, page
             f"The model chose {spans[0]}–" in words and f"({10 * record.vsum_onehot.mean(0).max():.0f} of 10)" in words
         )
         assert f"Events: 1: 0:{int(record.spans[0][0]):02}–" in words
-        assert article.get_by_text(entry["caption"]).is_visible()
+        assert article.get_by_text(entry.caption).is_visible()
         assert article.locator("ol li").all_text_contents() == list(record.tsum)
         assert "asked for" in article.locator("header").inner_text()
 
