@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach a hub
 
 import json
+import logging
 import pathlib
 
 import numpy as np
@@ -18,6 +19,7 @@ from models.vtsum_blip import v2vt_sum
 from tests.browser import CHROMIUM
 from tests.golden.weights import fill_state_dict
 from tests.hub_server import hub  # noqa: F401 (a fixture)
+from utils.log import LogFile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests/golden"
@@ -35,6 +37,16 @@ BERT_WORDS |= {7659: "cuts", 10026: "chef"}
 def threads():
     """Two, or one in each of the processes that pytest-xdist starts: threads that wait for a core slow each other."""
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+@pytest.fixture(autouse=True)
+def log_files():
+    """Close the log files of commands that a test ran in this process."""
+    yield
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, LogFile)]:
+        root.removeHandler(handler)
+        handler.close()
 
 
 @pytest.fixture(scope="session")

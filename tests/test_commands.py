@@ -264,7 +264,7 @@ def test_a_bad_feature_file_is_one_line_and_status_2(clone, mini_flags, tmp_path
     assert status == 2
     assert (
         shown.strip().splitlines()[-1]
-        == f"error: {path}: video mini_train_003: features: found width 700, expected 768"
+        == f"error: {path}: video mini_train_003: features: found shape (4, 700), expected (frames, 768)"
     )
     assert "Traceback" not in shown
 

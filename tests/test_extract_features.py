@@ -153,7 +153,7 @@ def test_interrupted(mini_videos, tmp_path):
         os.killpg(process.pid, signal.SIGINT)
         shown, _ = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert shown.strip().splitlines()[-1] == "ended by SIGINT; the same command goes on from here"
+    assert shown.strip().splitlines()[-1] == "stopped by SIGINT; the same command resumes from here"
     assert "Traceback" not in shown and not (out / "failures.jsonl").exists()
     assert 0 < len(list(out.rglob("*.npz"))) < 400 and not list(out.rglob("*.tmp"))
 

@@ -97,7 +97,7 @@ def test_a_rank_that_fails_for_good(command, mini_root, tmp_path):
     assert time.monotonic() - began < 60
     shown = (tmp_path / "output.txt").read_text()
     report = shown[shown.index("Root Cause") :]
-    assert "found width 700, expected 768" in report
+    assert "found shape (4, 700), expected (frames, 768)" in report
 
 
 def test_srun_like_processes_end_when_one_is_killed(begin):
