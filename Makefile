@@ -13,9 +13,9 @@ help:
 	@echo "make app    the demo page on the model that make demo trained, at http://127.0.0.1:7860"
 	@echo "make test   run the test suite"
 	@echo "make soak   the tests, with 200 kills and 50,000 damaged files (half an hour); see docs/reliability.md"
-	@echo "make bench  measure speed beside peers and the machine's limits (minutes); see docs/performance.md"
+	@echo "make bench  measure speed against peers and the machine's limits (minutes); see docs/performance.md"
 	@echo "make venv   only make the environment in $(VENV)"
-	@echo "make lint   ruff check and format check; make format mends"
+	@echo "make lint   ruff check and format check; make format fixes it"
 
 venv: $(VENV)/.installed
 
@@ -43,12 +43,12 @@ app: venv
 	$(RUN) app.py --config configs/mini.yaml --pretrained_model outputs/mini/checkpoint.pth \
 		--blip $(MINI)/frame_encoder.pth --examples $(MINI)/videos/mini_test_00*.mp4
 
-# In two processes of one thread each: most tests are short and wait for a disk, a Java or a browser.
+# In three processes of one thread each: many tests wait for a disk, a Java or a browser.
 test: venv
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 3 --dist loadgroup
 
 soak: venv
-	VTSUM_KILLS=200 VTSUM_DAMAGES=5000 OMP_NUM_THREADS=1 $(RUN) -m pytest -m "" -n 2 --dist loadfile
+	VTSUM_KILLS=200 VTSUM_DAMAGES=5000 OMP_NUM_THREADS=1 $(RUN) -m pytest -m "" -n 3 --dist loadgroup
 
 bench: venv
 	$(RUN) -m benchmarks

@@ -33,6 +33,18 @@ BERT_WORDS |= {3542: "mile", 3608: "ball", 3899: "dog", 4925: "roads", 5442: "kn
 BERT_WORDS |= {7659: "cuts", 10026: "chef"}
 
 
+# Files whose fixtures are expensive: their tests stay in one process.
+KEPT_TOGETHER = {"test_app.py", "test_extract_features.py", "test_video_commands.py", "test_summarize.py"}
+KEPT_TOGETHER |= {"test_report.py", "test_captions.py", "test_training.py", "test_processes.py"}
+
+
+def pytest_collection_modifyitems(items):
+    """Balance the processes of pytest-xdist (`--dist loadgroup`): by files with expensive fixtures, else by tests."""
+    for item in items:
+        if item.path.name in KEPT_TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def threads():
     """Two, or one in each of the processes that pytest-xdist starts: threads that wait for a core slow each other."""

@@ -77,13 +77,13 @@ def worker(launcher, rank):
 
 
 def test_the_launcher_restarts_a_run_whose_rank_is_killed(command, undisturbed, tmp_path):
-    launcher = launched(command, tmp_path, "--max_restarts=1", words=("--ckpt_steps", "1"))
+    launcher = launched(command, tmp_path, "--max_restarts=1", words=(*VISUAL, "--ckpt_steps", "1"))
     while steps(tmp_path / "run") < 4:
         assert launcher.poll() is None, (tmp_path / "output.txt").read_text()
         time.sleep(0.01)
     os.kill(worker(launcher, 1), signal.SIGKILL)
     assert launcher.wait(timeout=240) == 0, (tmp_path / "output.txt").read_text()
-    assert_same(tmp_path / "run", undisturbed(2))
+    assert_same(tmp_path / "run", undisturbed(2, *VISUAL))
 
 
 def test_a_rank_that_fails_for_good(command, mini_root, tmp_path):

@@ -106,7 +106,7 @@ def test_cache_follows_its_beams_and_lets_videos_go(pair):
     ("text", "message"),
     [
         ("{", "not valid JSON"),
-        ("[]", "found \\[\\], expected an object"),
+        ("[]", "found a list of 0, expected an object"),
         ('{"hidden_size": 128}', "num_hidden_layers: missing"),
         (SIZES % ("0", "2"), "hidden_size: found 0, expected at least 1"),
         (SIZES % ("128.5", "2"), "hidden_size: found 128.5, expected a whole number"),
