@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from data.video.decoding import DecodeJob, decode
 from data.video.preprocessing import preprocess
 from data.video.reader import VideoFile, to_upright_rgb
-from engine.extraction import encode_videos, share_of_cores
+from engine.extraction import default_workers, encode_videos
 from models.frame_encoders import PRECISIONS, FrameEncoder
 from utils.frame_transform import FrameTransform
 from utils.log import run_main
@@ -51,7 +51,7 @@ def main(argv=None):
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--num_workers", type=int, default=share_of_cores())
+    parser.add_argument("--num_workers", type=int, default=default_workers())
     parser.add_argument("--repeat", type=int, default=4, help="times that the video is extracted in one go")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--depth", type=int, default=12, help="blocks of the encoder; 12 is ViT-B")

@@ -11,6 +11,7 @@ import pathlib
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 import train_v2vt_sum
 from data.mini.dataset import write_mini
@@ -116,20 +117,36 @@ def small_model(bert_vocabulary):
     return build
 
 
+def make_once(tmp_path_factory, name, make):
+    """Fill a folder once for all processes of pytest-xdist; returns its path. Tests only read it.
+
+    Args:
+        name: of the folder.
+        make: function that fills it, given its path.
+    """
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, partial = root / name, root / f"{name}.partial"
+    with FileLock(root / f"{name}.lock"):
+        if not folder.is_dir():
+            partial.mkdir()
+            make(partial)
+            partial.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def mini_root(tmp_path_factory):
     """Mini VideoXum with few videos: just enough training videos for two processes of 16, odd numbers to score."""
-    root = tmp_path_factory.mktemp("mini")
-    write_mini(root, counts=dict(train=33, val=3, test=7), ready_made=True)
-    return root
+    counts = dict(train=33, val=3, test=7)
+    return make_once(tmp_path_factory, "mini", lambda root: write_mini(root, counts=counts, ready_made=True))
 
 
 @pytest.fixture(scope="session")
 def mini_videos(tmp_path_factory):
     """A few videos of mini VideoXum as files, with annotations and encoders."""
-    root = tmp_path_factory.mktemp("mini_videos")
-    write_mini(root, counts=dict(train=4, val=2, test=2))
-    return root
+    counts = dict(train=4, val=2, test=2)
+    return make_once(tmp_path_factory, "mini_videos", lambda root: write_mini(root, counts=counts))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, make_once
 from tests.faults.harness import Run
 
 
@@ -40,9 +40,13 @@ def undisturbed(command, tmp_path_factory):
 
     def folder(size=1, *flags):
         if (size, *flags) not in folders:
-            run = Run("train_v2vt_sum", command(*flags, size=size), tmp_path_factory.mktemp("undisturbed"), size)
-            assert run.wait() == [0] * size, run.said()
-            folders[size, *flags] = run.folder / "run"
+
+            def train(folder):
+                run = Run("train_v2vt_sum", command(*flags, size=size), folder, size)
+                assert run.wait() == [0] * size, run.said()
+
+            name = "_".join(["undisturbed", str(size), *flags])
+            folders[size, *flags] = make_once(tmp_path_factory, name, train) / "run"
         return folders[size, *flags]
 
     return folder
