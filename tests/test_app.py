@@ -296,8 +296,12 @@ def test_mistakes_on_the_command_line(server, words, tmp_path, monkeypatch):
             app.main([*words, *flags])
 
 
-def test_the_end_leaves_nothing(server):
+def test_the_end_leaves_nothing(server, clips):
     """Everything the server wrote was under its folder; SIGTERM removes that. No traceback was ever shown."""
+    api = ApiClient(server)
+    (path,) = api.upload(clips / "six.webm").json()
+    success, output = api.call([file_data(path), 15, "topk"])
+    assert success, output
     assert any((server.root / "files").rglob("summary.mp4"))
     assert {path.name for path in (server.root / "work").iterdir()} <= {"secret.mp4"}  # a test's own
     server.process.send_signal(signal.SIGTERM)
