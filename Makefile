@@ -43,12 +43,12 @@ app: venv
 	$(RUN) app.py --config configs/mini.yaml --pretrained_model outputs/mini/checkpoint.pth \
 		--blip $(MINI)/frame_encoder.pth --examples $(MINI)/videos/mini_test_00*.mp4
 
-# In three processes of one thread each: many tests wait for a disk, a Java or a browser.
+# In two processes of one thread each: many tests wait for a disk, a Java or a browser.
 test: venv
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 3 --dist loadgroup
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup
 
 soak: venv
-	VTSUM_KILLS=200 VTSUM_DAMAGES=5000 OMP_NUM_THREADS=1 $(RUN) -m pytest -m "" -n 3 --dist loadgroup
+	VTSUM_KILLS=200 VTSUM_DAMAGES=5000 OMP_NUM_THREADS=1 $(RUN) -m pytest -m "" -n 2 --dist loadgroup
 
 bench: venv
 	$(RUN) -m benchmarks
