@@ -186,8 +186,3 @@ def is_number(value: Any) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
-
-
-def is_text(value: Any) -> bool:
-    """Whether a JSON value is text that UTF-8 can hold (JSON can also write half a surrogate pair)."""
-    return isinstance(value, str) and not any("\ud800" <= sign <= "\udfff" for sign in value)

@@ -36,8 +36,8 @@ def human_baseline(keyframes: Sequence[np.ndarray]) -> dict[str, float]:
     scores = []
     for rows in keyframes:
         rows = np.asarray(rows, np.float64)
-        found = {name: values for human in functions for name, values in human(rows).items()}
-        scores.append(_means({name: found[name] for name in METRICS if name in found}))
+        values_by_name = {name: values for human in functions for name, values in human(rows).items()}
+        scores.append(_means({name: values_by_name[name] for name in METRICS if name in values_by_name}))
     return average(scores)
 
 

@@ -108,10 +108,10 @@ def keyframe_scores(saliency: np.ndarray, keyframe_rows: np.ndarray) -> dict[str
 
 def score_rows(saliency: np.ndarray, keyframe_rows: np.ndarray) -> dict[str, np.ndarray]:
     """All key-frame scores of N scorings (N, T) of one video: name -> (N,)."""
-    found: dict[str, np.ndarray] = {}
+    scores: dict[str, np.ndarray] = {}
     for compute in functions_that_need("saliency"):
-        found |= compute(saliency, keyframe_rows)
-    return {name: found[name] for name in metrics_that_need("saliency")}
+        scores |= compute(saliency, keyframe_rows)
+    return {name: scores[name] for name in metrics_that_need("saliency")}
 
 
 def caption_scores(
