@@ -190,12 +190,11 @@ class Trainer:
         for i, batch in enumerate(window.batches, 1):
             is_last = i == window.size
             batch = batch.to(self.context.device)
-            with contextlib.ExitStack() as stack:
-                if self.context.world_size > 1:
-                    # Gradients are all-reduced in the backward pass of the window's last batch.
-                    stack.enter_context(distributed.peer_failures() if is_last else self.ddp_model.no_sync())
+            # Gradients are all-reduced in the backward pass of the window's last batch.
+            with contextlib.nullcontext() if is_last or self.context.world_size == 1 else self.ddp_model.no_sync():
                 losses = self.compute_losses(batch)
-                self.scaler.scale(losses[0] / window.size).backward()
+                with distributed.peer_failures():
+                    self.scaler.scale(losses[0] / window.size).backward()
             rows.append(torch.stack([loss.detach().double() for loss in losses]))
             video_ids.append(batch.video_ids)
         return torch.stack(rows), video_ids
