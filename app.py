@@ -1,4 +1,4 @@
-"""Summarize videos in a browser: upload one or choose an example, watch its skim beside it.
+"""Summarize videos in a browser: upload a video or choose an example, and watch its skim.
 
     python app.py --config configs/vtsum_blip_tt_ca.yaml --pretrained_model outputs/vtsum_tt_ca/vtsum_tt_ca.pth
 
@@ -11,6 +11,7 @@ import pathlib
 import signal
 import tempfile
 import threading
+from collections.abc import Callable
 
 from data.video.files import find_videos
 from engine.config import Config
@@ -20,25 +21,25 @@ from utils.log import run_main, setup_logging
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    def at_least_one(number_type: type) -> type:
-        def read(text: str) -> float:
+    def at_least_one(number_type: type[int] | type[float]) -> Callable[[str], float]:
+        def parse(text: str) -> float:
             if not (value := number_type(text)) >= 1:
                 raise ValueError
             return value
 
-        read.__name__ = "number of at least 1"  # in argparse's message
-        return read
+        parse.__name__ = "number of at least 1"  # in argparse's message
+        return parse
 
     add = parser.add_argument
     add("--blip", default=None, help="checkpoint (path or URL) with BLIP's image encoder (default: `pretrained`)")
-    add("--examples", nargs="*", default=[], metavar="VIDEO", help="videos to choose from: files, folders, .txt lists")
+    add("--examples", nargs="*", default=[], metavar="VIDEO", help="example videos: files, folders, .txt lists")
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
     add("--port", type=at_least_one(int), default=7860, help="port to listen on (default: 7860)")
     for name, number_type, meaning in (
-        ("max_seconds", float, "longest video that is accepted"),
-        ("max_megabytes", int, "largest file that is accepted"),
-        ("max_waiting", int, "requests that may wait while one is served"),
-        ("keep_seconds", float, "files are removed after so long"),
+        ("max_seconds", float, "maximum length of a video"),
+        ("max_megabytes", int, "maximum size of a file"),
+        ("max_waiting", int, "maximum number of waiting requests"),
+        ("keep_seconds", float, "lifetime of files"),
     ):
         default = getattr(Limits, name)
         add(f"--{name}", type=at_least_one(number_type), default=default, help=f"{meaning} (default: {default})")

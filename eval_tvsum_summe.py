@@ -15,7 +15,7 @@ from utils.command_line import OneLineParser
 from utils.log import run_main
 
 
-def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config | None]:
+def _parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config | None]:
     """The script's own arguments, and with --features the `Config` that the other arguments give."""
     parser = OneLineParser(
         description=__doc__.splitlines()[0],
@@ -51,7 +51,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config | None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args, config = parse(argv)
+    args, config = _parse_arguments(argv)
     from engine.tvsum_summe import run_benchmark
 
     run_benchmark(args, config)

@@ -13,26 +13,26 @@ from collections.abc import Sequence
 
 from utils.command_line import OneLineParser
 from utils.log import run_main
+from utils.precision import PRECISION_NAMES, canonical_precision
 
 BLIP = "outputs/blip/model_base_capfilt_large.pth"
 VT_CLIP = "outputs/vt_clipscore/vt_clip.pth"
-PRECISIONS = ("float32", "bf16", "fp16")
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = parser.add_argument
     add("--videos", nargs="+", required=True, metavar="PATH", help="folder, .txt list of paths, or video files")
-    add("--out", required=True, help="folder of features; blip/ and vt_clipscore/ are made in it")
+    add("--out", required=True, help="output folder, with subfolders blip/ and vt_clipscore/")
     add("--blip", help=f"checkpoint (path or URL) with BLIP's image encoder; '': no BLIP features ({BLIP})")
     add("--vt_clip", help=f"VT-CLIP or CLIP: file, URL or name on open_clip's hub; '': no such features ({VT_CLIP})")
-    add("--annotations", nargs="+", default=[], metavar="FILE", help="annotation files: number of frames, texts")
+    add("--annotations", nargs="+", default=[], metavar="FILE", help="annotation files: numbers of frames, captions")
     add("--image_size", type=int, default=224, help="side of BLIP's frames in pixels (%(default)s)")
-    add("--precision", choices=PRECISIONS, default="float32", help="of the encoders (%(default)s)")
-    add("--batch_size", type=int, default=32, help="frames that are encoded together (%(default)s)")
-    add("--num_workers", type=int, help="decoding processes per process (its share of the cores)")
+    add("--precision", type=canonical_precision, choices=PRECISION_NAMES, default="fp32", help="(%(default)s)")
+    add("--batch_size", type=int, default=32, help="frames per batch of the encoders (%(default)s)")
+    add("--num_workers", type=int, help="decoding processes per process (default: its share of the cores)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
-    add("--overwrite", action="store_true", help="make all features anew; those made with other settings are removed")
+    add("--overwrite", action="store_true", help="replace existing features, and remove those of other settings")
     parser.set_defaults(default_blip=BLIP, default_vt_clip=VT_CLIP)
     args = parser.parse_args(argv)
     for name, least in dict(image_size=1, batch_size=1, num_workers=0).items():
@@ -43,7 +43,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse(argv)
+    args = _parse_arguments(argv)
     from engine.extraction import run_extraction
 
     if run_extraction(args):

@@ -1,4 +1,4 @@
-"""Summarize videos: a skim to watch, a caption to read, a storyboard and a page that shows them.
+"""Summarize videos: a skim, a caption, a storyboard and an HTML page.
 
     python summarize.py VIDEO... --config configs/vtsum_blip_tt_ca.yaml \\
         --pretrained_model outputs/vtsum_tt_ca/vtsum_tt_ca.pth --out summaries
@@ -27,13 +27,13 @@ from utils.text import printable, printable_path
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("videos", nargs="+", metavar="VIDEO", help="video files, folders of them, or .txt lists")
-    add("--out", required=True, help="folder; each video gets its own in it")
+    add("--out", required=True, help="output folder, with a subfolder per video")
     add(
         "--blip",
         default=None,
         help="checkpoint (path, https:// or hf://) with BLIP's image encoder (default: `pretrained`)",
     )
-    add("--budget", type=float, default=0.15, help="part of the video to keep (default: 0.15)")
+    add("--budget", type=float, default=0.15, help="fraction of the video to keep (default: 0.15)")
     add(
         "--method",
         choices=tuple(METHODS),

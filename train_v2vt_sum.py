@@ -15,17 +15,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = load_config(argv, __doc__.splitlines()[0])
     config = command.settings
     from engine.evaluator import evaluate_checkpoint
-    from engine.setup import check_initial_weights, weights_to_score
+    from engine.setup import check_initial_weights, find_weights_to_evaluate
     from engine.trackers import check_trackers
-    from engine.training import build_trainer
+    from engine.training import build_vtsum_trainer
     from utils import distributed
 
     if config.evaluate:
-        evaluate_checkpoint(config, command.notes, weights_to_score(config))
+        evaluate_checkpoint(config, command.notes, find_weights_to_evaluate(config))
     else:
         check_initial_weights(config)
         check_trackers(config)
-        build_trainer(config, command.notes).fit()
+        build_vtsum_trainer(config, command.notes).fit()
     distributed.shutdown()
 
 

@@ -1,4 +1,4 @@
-"""Fine-tune CLIP into VT-CLIP, the model behind VT-CLIPScore.
+"""Fine-tune CLIP into VT-CLIP, the model of VT-CLIPScore.
 
     python -m torch.distributed.run --nproc_per_node=4 train_vt_clip.py --config configs/vt_clip.yaml
 
@@ -15,10 +15,10 @@ from utils.log import run_main
 
 def main(argv: Sequence[str] | None = None) -> None:
     command = load_settings(VTClipConfig, argv, __doc__.splitlines()[0])
-    from engine.vt_clip_training import build_trainer
+    from engine.vt_clip_training import build_vt_clip_trainer
     from utils import distributed
 
-    build_trainer(command.settings, command.notes).fit()
+    build_vt_clip_trainer(command.settings, command.notes).fit()
     distributed.shutdown()
 
 

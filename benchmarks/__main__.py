@@ -1,69 +1,91 @@
-"""Speed of the project beside its peers and the machine's limits: `python -m benchmarks` (`make bench`).
+"""Compare the project's speed with its peers' and the machine's limits: `python -m benchmarks` (`make bench`).
 
-Each timing is taken in turns with its peer's, in one process, after the results were found to be the same. Absolute
-times mean little on shared machines; ratios and fractions of the limit are what to read.
+Project and peer run alternately in one process, after a check that their results are equal. Absolute times mean little
+on shared machines; read the ratios and the fractions of the limit.
 """
 
 import argparse
 import datetime
-import json
+import functools
 import pathlib
 import re
+from collections.abc import Callable, Sequence
 
 import torch
 
 from benchmarks import decoding, growth, loading, report, scoring, training
-from benchmarks.machine import bandwidth, describe, peak_rate
-from utils.files import atomic_write
+from benchmarks.machine import describe_machine, measure_bandwidth, measure_product_rate
+from benchmarks.records import (
+    MachineDescription,
+    MachineResults,
+    MeasuredLimits,
+    Row,
+    read_machine_results,
+    write_machine_results,
+)
 from utils.log import run_main
 
-RESULTS = pathlib.Path(__file__).parent / "results"
+RESULTS_FOLDER = pathlib.Path(__file__).parent / "results"
 
 
-def groups(device, full):
-    """Name of a group of measurements -> function that takes them."""
-    found = dict(
-        padding=training.padding,
-        scoring=scoring.run,
-        loading=loading.run,
-        training=lambda: training.run(device),
-        decoding=lambda: decoding.run(device),
-        growth=lambda: growth.run(device),
+def list_benchmarks(device: torch.device, full: bool) -> dict[str, Callable[[], list[Row]]]:
+    """List the groups of measurements: name -> function that takes them.
+
+    Args:
+        device: that the model runs on.
+        full: include the groups that take reasonable time on a GPU only.
+    """
+    benchmarks: dict[str, Callable[[], list[Row]]] = dict(
+        padding=training.benchmark_padding,
+        scoring=scoring.benchmark_scoring,
+        loading=loading.benchmark_loading,
+        training=functools.partial(training.benchmark_training, device),
+        decoding=functools.partial(decoding.benchmark_decoding, device),
+        growth=functools.partial(growth.benchmark_growth, device),
     )
     if full:
-        found["training in bf16"] = lambda: training.run(device, precision="bf16", rounds=10)
-        found["test split"] = lambda: decoding.test_split(device)
-    return found
+        benchmarks["training in bf16"] = functools.partial(
+            training.benchmark_training, device, precision="bf16", rounds=10
+        )
+        benchmarks["test split"] = functools.partial(decoding.benchmark_test_split, device)
+    return benchmarks
 
 
-def main(argv=None):
+def derive_machine_name(machine: MachineDescription) -> str:
+    """Derive the name of a machine's result file from its GPU, or its processor and threads."""
+    name = machine.gpu or f"{machine.processor} {machine.threads} threads"
+    return re.sub(r"\W+", "-", name).lower()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="what only a GPU does in reasonable time, too")
+    parser.add_argument("--full", action="store_true", help="include the groups that need a GPU")
     parser.add_argument("--only", nargs="+", metavar="GROUP", help="training, padding, decoding, scoring, …")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--name", help="of the machine, for the file of results")
     args = parser.parse_args(argv)
     device = torch.device(args.device)
-    unknown = set(args.only or ()) - groups(device, args.full).keys()
+    benchmarks = list_benchmarks(device, args.full)
+    unknown = set(args.only or ()) - benchmarks.keys()
     if unknown:
-        raise ValueError(f"--only: found {min(unknown)!r}, expected some of {', '.join(groups(device, args.full))}")
-    about = describe(device)
-    name = (
-        args.name or re.sub(r"\W+", "-", about.get("gpu", f"{about['processor']} {about['threads']} threads")).lower()
+        raise ValueError(f"--only: found {min(unknown)!r}, expected some of {', '.join(benchmarks)}")
+    machine = describe_machine(device)
+    path = RESULTS_FOLDER / f"{args.name or derive_machine_name(machine)}.json"
+    limits = MeasuredLimits(
+        product_gflops=measure_product_rate(device, torch.float32) / 1e9,
+        bandwidth_gbs=measure_bandwidth(device) / 1e9,
     )
-    path = RESULTS / f"{name}.json"
-    rates = dict(product_gflops=peak_rate(device, torch.float32) / 1e9, bandwidth_gbs=bandwidth(device) / 1e9)
-    results = dict(machine=about, rates=rates, date=str(datetime.date.today()), rows={})
-    if args.only and path.is_file():  # the other groups stay as they were
-        results["rows"] = json.loads(path.read_text())["rows"]
-    for group, measure in groups(device, args.full).items():
+    rows: dict[str, list[Row]] = {}
+    if args.only and path.is_file():  # keep the other groups
+        rows = read_machine_results(path).rows
+    for group, run_benchmark in benchmarks.items():
         if not args.only or group in args.only:
-            results["rows"][group] = measure()
-            print(report.table(results["rows"][group]), flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    with atomic_write(path) as file:
-        json.dump(results, file, indent=1, ensure_ascii=False)
-    report.update(RESULTS)
+            rows[group] = run_benchmark()
+            print(report.format_benchmark_table(rows[group]), flush=True)
+    RESULTS_FOLDER.mkdir(exist_ok=True)
+    results = MachineResults(machine=machine, limits=limits, date=str(datetime.date.today()), rows=rows)
+    write_machine_results(path, results)
+    report.update_document(RESULTS_FOLDER)
     print(f"written: {path} and the tables of docs/performance.md")
 
 

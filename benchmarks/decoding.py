@@ -1,98 +1,217 @@
-"""Beam search at the published size, beside transformers' `generate` on the same weights."""
+"""Beam search at the published size, compared with transformers' `generate` on the same weights.
+
+Axes: B videos, T frames, K beams, L tokens of a caption, D width.
+"""
+
+import functools
+from typing import NamedTuple
 
 import torch
 
-from benchmarks.machine import bandwidth, in_turns, peak_rate, seconds
-from benchmarks.peers import Peer
+from benchmarks.machine import (
+    measure_alternately,
+    measure_bandwidth,
+    measure_product_rate,
+    measure_seconds,
+)
+from benchmarks.peers import PeerModel
+from benchmarks.records import Row
 from benchmarks.reference_search import reference_search
-from benchmarks.workload import draw_lengths, draw_videos, full_size_model
+from benchmarks.workload import FULL_SIZE_CONFIG, build_full_size_model, draw_lengths, draw_videos
+from models.vtsum_blip import VTSumBLIP
 from utils.device import PRECISIONS, autocast
+from utils.precision import PrecisionName
 
 
-def lively(model):
-    """Widen the random weights, so that captions are not one word again and again."""
+def widen_weights(model: VTSumBLIP) -> VTSumBLIP:
+    """Draw decoder weights with a larger deviation, so that captions do not repeat one token; in evaluation mode."""
+    assert model.text_decoder is not None
     for parameter in model.text_decoder.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.05)
     return model.eval()
 
 
-def search(model, embeddings, mask, *, num_beams, max_length, precision="fp32"):
-    """Captions of exactly `max_length` tokens: none ends early. (B, n) ids."""
-    how = dict(num_beams=num_beams, max_length=max_length, min_length=max_length)
+def search_captions(
+    model: VTSumBLIP,
+    embeddings: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    num_beams: int,
+    length: int,
+    precision: PrecisionName = "fp32",
+) -> torch.Tensor:
+    """Search captions of exactly `length` tokens, prompt included: none ends early.
+
+    Args:
+        model: has a caption decoder.
+        embeddings: (B, T, D) float.
+        mask: (B, T), 1 = real frame.
+        num_beams: K.
+        length: L.
+        precision: autocast precision.
+    Returns:
+        (B, L) ids.
+    """
     with autocast(precision, embeddings.device):
-        frames = model.encode(embeddings, mask)
-        return model.generate_ids(*frames, sample=False, top_p=0.9, repetition_penalty=1.0, **how)
+        frames, frame_mask = model.encode(embeddings, mask)
+        return model.generate_ids(
+            frames,
+            frame_mask,
+            sample=False,
+            num_beams=num_beams,
+            max_length=length,
+            min_length=length,
+            top_p=0.9,
+            repetition_penalty=1.0,
+        )
 
 
-def needed(model, B, T, K, L):
-    """Operations and bytes that a search cannot do without: every token once, every weight once per step."""
-    c, D = model.text_decoder.config, model.position_embeddings.embedding_dim
-    W, layers, prompt = c.hidden_size, c.num_hidden_layers, len(model.tokenizer.prompt_ids)
-    per_token = layers * (6 * W * W + 2 * W * c.intermediate_size) + W * W + W * c.vocab_size
-    per_frame = 16 * D * D + layers * 2 * D * W  # TT, CA, keys and values of cross-attention
-    steps = L - prompt - 1
-    tokens = B * (K * steps + prompt)
-    seen = sum(prompt + t for t in range(steps))  # self-attention reads so many places of each beam
-    attention = layers * 2 * W * B * K * (seen + steps * T)
-    operations = 2 * (tokens * per_token + B * T * per_frame + attention)
-    cached = layers * 2 * W * B * (K * seen + steps * T)
-    return operations, (steps * per_token + cached) * 4
+class SearchCost(NamedTuple):
+    """Arithmetic operations and bytes read from memory, in float32."""
+
+    operations: int
+    num_bytes: int
 
 
-def run(device, *, B=16, T=120, K=3, L=48, rounds=2, references=1, model_options=None):
-    """Compare with transformers' generate; a few videos also with the slow reference search."""
-    model = lively(full_size_model(**(model_options or {})).to(device))
-    peer = Peer(model).to(device).eval()
+def count_search_cost(model: VTSumBLIP, B: int, T: int, K: int, L: int) -> SearchCost:
+    """Count the cost that a search cannot avoid: each token once; each weight, key and value once per step."""
+    assert model.text_decoder is not None and model.tokenizer is not None
+    config = model.text_decoder.config
+    D = model.position_embeddings.embedding_dim
+    width = config.hidden_size
+    layers = config.num_hidden_layers
+    prompt_length = len(model.tokenizer.prompt_ids)
+    products_per_token = (
+        layers * (6 * width * width + 2 * width * config.intermediate_size) + width * width + width * config.vocab_size
+    )
+    products_per_frame = 16 * D * D + layers * 2 * D * width  # TT, CA, keys and values of cross-attention
+    num_steps = L - prompt_length - 1
+    num_tokens = B * (K * num_steps + prompt_length)
+    self_attention_keys = sum(prompt_length + step for step in range(num_steps))  # of a beam, over all steps
+    attention_products = layers * 2 * width * B * K * (self_attention_keys + num_steps * T)
+    operations = 2 * (num_tokens * products_per_token + B * T * products_per_frame + attention_products)
+    cached_values = layers * 2 * width * B * (K * self_attention_keys + num_steps * T)
+    return SearchCost(operations, (num_steps * products_per_token + cached_values) * 4)
+
+
+def benchmark_decoding(
+    device: torch.device,
+    *,
+    B: int = 16,
+    T: int = 120,
+    K: int = 3,
+    L: int = 48,
+    rounds: int = 2,
+    references: int = 1,
+    med_config: str = FULL_SIZE_CONFIG,
+) -> list[Row]:
+    """Compare with transformers' `generate`, and on a few videos with the slow reference search.
+
+    Args:
+        device: device of the models.
+        B: videos.
+        T: frames of each.
+        K: beams.
+        L: tokens of each caption.
+        rounds: number of alternating measurements.
+        references: number of videos that are compared with the reference search.
+        med_config: see `build_full_size_model`.
+    """
+    model = widen_weights(build_full_size_model(med_config=med_config).to(device))
+    assert model.tokenizer is not None
+    tokenizer = model.tokenizer
+    peer = PeerModel(model).to(device).eval()
     embeddings, mask, _ = draw_videos([T] * B)
     embeddings = embeddings.to(device)
-    ids = dict(end_id=model.tokenizer.end_id, pad_id=model.tokenizer.pad_id)
 
-    def theirs():
-        how = dict(num_beams=K, max_length=L, min_length=L)
-        return peer.generate(embeddings, mask.to(device), model.tokenizer.prompt_ids, **how, **ids)
+    def decode_with_project() -> torch.Tensor:
+        return search_captions(model, embeddings, mask, num_beams=K, length=L)
 
-    def ours():
-        return search(model, embeddings, mask, num_beams=K, max_length=L)
+    def decode_with_peer() -> torch.Tensor:
+        return peer.generate(
+            embeddings,
+            mask.to(device),
+            tokenizer.prompt_ids,
+            num_beams=K,
+            max_length=L,
+            min_length=L,
+            end_id=tokenizer.end_id,
+            pad_id=tokenizer.pad_id,
+        )
 
-    found, expected = ours(), theirs()
-    same = (found == expected).all(1).float().mean().item()
+    ids = decode_with_project()
+    equal_fraction = (ids == decode_with_peer()).all(1).float().mean().item()
     frames, _ = model.encode(embeddings, mask)
     for i in range(references):
-        slow = reference_search(model, frames[i], num_beams=K, max_length=L, min_length=L)
-        assert device.type != "cpu" or found[i].tolist() == slow, f"video {i}: the captions differ"
-    # On a GPU, where sums are taken in another order each time, two beams may be as good as each other.
-    assert same == 1 or (device.type != "cpu" and same > 0.8), f"{same:.0%} of transformers' captions are the same"
-    mine, other, ratio = in_turns(ours, theirs, device, rounds)
-    operations, size = needed(model, B, T, K, L)
-    limit = max(operations / peak_rate(device, torch.float32), size / bandwidth(device))
-    row = dict(
-        what=f"beam search, B = {B}, K = {K}, T = {T}, {L} tokens",
-        project=mine,
-        peer=other,
-        unit="s",
-        peer_is="transformers' generate",
-        ratio=ratio,
-        of_limit=limit / mine,
-        limit_is="operations at the rate of a large product, or bytes at memory's",
-        check=f"{same:.0%} of {B} captions are transformers', {references} compared with the reference search",
+        reference = reference_search(model, frames[i], num_beams=K, max_length=L, min_length=L)
+        assert device.type != "cpu" or ids[i].tolist() == reference, f"video {i}: the captions differ"
+    # On a GPU, where the order of summation varies, two beams may have equal scores.
+    is_equal = equal_fraction == 1 or (device.type != "cpu" and equal_fraction > 0.8)
+    assert is_equal, f"{equal_fraction:.0%} of transformers' captions are the same"
+    project_seconds, peer_seconds, ratio = measure_alternately(decode_with_project, decode_with_peer, device, rounds)
+    cost = count_search_cost(model, B, T, K, L)
+    limit_seconds = max(
+        cost.operations / measure_product_rate(device, torch.float32), cost.num_bytes / measure_bandwidth(device)
     )
-    return [row]
+    return [
+        Row(
+            measurement=f"beam search, B = {B}, K = {K}, T = {T}, {L} tokens",
+            project_value=project_seconds,
+            peer_value=peer_seconds,
+            unit="s",
+            peer_name="transformers' generate",
+            ratio=ratio,
+            limit_fraction=limit_seconds / project_seconds,
+            limit_description="operations at the rate of a large product, or bytes at memory's",
+            check=f"{equal_fraction:.0%} of {B} captions are transformers', "
+            f"{references} compared with the reference search",
+        )
+    ]
 
 
-def test_split(device, *, count=4000, batch_size=64, L=48, precision="bf16", model_options=None):
-    """Decode as many videos as the test split has, by length, in low precision: a GPU's work."""
-    model = lively(full_size_model(**(model_options or {})).to(device))
-    lengths = sorted(draw_lengths(count, seed=2)[0].tolist())
-    batches = [draw_videos(lengths[i : i + batch_size], seed=i)[:2] for i in range(0, count, batch_size)]
+def benchmark_test_split(
+    device: torch.device,
+    *,
+    count: int = 4000,
+    batch_size: int = 64,
+    L: int = 48,
+    precision: PrecisionName = "bf16",
+    med_config: str = FULL_SIZE_CONFIG,
+) -> list[Row]:
+    """Decode as many videos as the test split has, by length, in low precision; takes too long on a CPU.
 
-    def decode(precision):
-        how = dict(num_beams=3, max_length=L, precision=precision)
-        return [row for e, m in batches for row in search(model, e.to(device), m, **how).tolist()]
-
-    low, full = decode(precision), decode("fp32")
-    same = sum(a == b for a, b in zip(low, full)) / count
-    mine, other = (seconds(lambda p=p: decode(p), device, 1) for p in (precision, "fp32"))
+    Args:
+        device: device of the model.
+        count: number of videos.
+        batch_size: videos per batch.
+        L: tokens of each caption.
+        precision: compared with float32.
+        med_config: see `build_full_size_model`.
+    """
     assert PRECISIONS[precision] is not None
-    row = dict(what=f"{count} videos decoded, {precision}", project=mine, peer=other, unit="s", peer_is="float32")
-    return [row | dict(ratio=other / mine, check=f"{same:.1%} of the captions are those of float32")]
+    model = widen_weights(build_full_size_model(med_config=med_config).to(device))
+    lengths = sorted(draw_lengths(count, seed=2)[0].tolist())
+    batches = [draw_videos(lengths[start : start + batch_size], seed=start) for start in range(0, count, batch_size)]
+
+    def decode_split(precision: PrecisionName) -> list[list[int]]:
+        captions: list[list[int]] = []
+        for embeddings, mask, _ in batches:
+            ids = search_captions(model, embeddings.to(device), mask, num_beams=3, length=L, precision=precision)
+            captions += ids.tolist()
+        return captions
+
+    equal_count = sum(low == full for low, full in zip(decode_split(precision), decode_split("fp32")))
+    low_seconds = measure_seconds(functools.partial(decode_split, precision), device, 1)
+    full_seconds = measure_seconds(functools.partial(decode_split, "fp32"), device, 1)
+    return [
+        Row(
+            measurement=f"{count} videos decoded, {precision}",
+            project_value=low_seconds,
+            peer_value=full_seconds,
+            unit="s",
+            peer_name="float32",
+            ratio=full_seconds / low_seconds,
+            check=f"{equal_count / count:.1%} of the captions are those of float32",
+        )
+    ]

@@ -1,65 +1,92 @@
-"""Samples per second from packed features, beside `.npz` files, all of it in the machine's cache."""
+"""Samples per second from packed features, compared with `.npz` files, all in the operating system's file cache.
+
+Axes: T frames, D width.
+"""
 
 import json
 import pathlib
 import tempfile
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.workload import ANNOTATORS, WIDTH, draw_lengths
+from benchmarks.records import Row
+from benchmarks.workload import BASE_WIDTH, draw_lengths
+from data.annotations import NUM_ANNOTATORS
 from data.features import NpzFeatures, PackedFeatures, open_features
-from data.pack import pack
+from data.pack import pack_features
 
 
-def write_data(root, count):
-    """Write features and annotations of as many videos; returns their names."""
+def write_random_features(root: pathlib.Path, count: int) -> list[str]:
+    """Write features and annotations of `count` videos into a folder.
+
+    Returns:
+        ids of the videos.
+    """
     rng = np.random.default_rng(0)
     (root / "npz").mkdir()
     records = []
     for i, T in enumerate(draw_lengths(count, seed=4)[0].tolist()):
-        np.savez(root / f"npz/v{i}.npz", features=rng.standard_normal((T, WIDTH), dtype=np.float32))
-        onehot = np.zeros((ANNOTATORS, T), int).tolist()
+        np.savez(root / f"npz/v{i}.npz", features=rng.standard_normal((T, BASE_WIDTH), dtype=np.float32))
+        onehot = np.zeros((NUM_ANNOTATORS, T), int).tolist()
         records.append(dict(video_id=f"v{i}", duration=float(T), tsum=["A video."], vsum_onehot=onehot))
     (root / "train_videoxum.json").write_text(json.dumps(records))
-    return [record["video_id"] for record in records]
+    return [f"v{i}" for i in range(count)]
 
 
-def rate(features: NpzFeatures | PackedFeatures, order: list[str], longest: int) -> float:
-    """Samples per second, copied into a batch as the loader does, the second time over."""
-    batch = np.empty((longest, WIDTH), np.float32)
+def measure_sample_rate(features: NpzFeatures | PackedFeatures, video_ids: Sequence[str], longest: int) -> float:
+    """Measure the samples per second of the second pass over videos; each is copied into a batch, as by the loader.
+
+    Args:
+        features: features of the videos.
+        video_ids: in the order of reading.
+        longest: frames of the longest video.
+    """
+    batch = np.empty((longest, BASE_WIDTH), np.float32)
     for _ in range(2):
         start = time.perf_counter()
-        for video_id in order:
+        for video_id in video_ids:
             array = features.load(video_id)  # (T, D)
             batch[: len(array)] = array
-        samples_per_second = len(order) / (time.perf_counter() - start)
+        samples_per_second = len(video_ids) / (time.perf_counter() - start)
     return samples_per_second
 
 
-def run(count=300, rounds=3):
-    """Read videos in random order from both kinds of packed features and from files."""
+def benchmark_loading(count: int = 300, rounds: int = 3) -> list[Row]:
+    """Read videos in random order from both kinds of packed features and from files.
+
+    Args:
+        count: number of videos.
+        rounds: number of alternating measurements.
+    """
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
-        names = write_data(root, count)
-        order = [names[i] for i in np.random.default_rng(1).permutation(count)]
-        sources = {"npz": open_features(root / "npz", names, "features", WIDTH, "features")}
+        video_ids = write_random_features(root, count)
+        order = [video_ids[i] for i in np.random.default_rng(1).permutation(count)]
+        npz = open_features(root / "npz", video_ids, "features", BASE_WIDTH, "features")
+        arrays = [npz.load(video_id) for video_id in order]
+        longest = max(map(len, arrays))
         for dtype in ("float32", "float16"):
-            pack(root / "npz", [root / "train_videoxum.json"], root / dtype, field="features", dtype=dtype)
-            sources[dtype] = open_features(root / dtype, names, "features", WIDTH, "features")
+            pack_features(root / "npz", [root / "train_videoxum.json"], root / dtype, field="features", dtype=dtype)
         for dtype in ("float32", "float16"):
-            files = [sources["npz"].load(name) for name in order]
-            longest = max(map(len, files))
-            pairs = [[rate(sources[kind], order, longest) for kind in (dtype, "npz")] for _ in range(rounds)]
-            ours, theirs = np.median(pairs, axis=0)
-            same = all(np.array_equal(sources[dtype].load(n), f.astype(dtype)) for n, f in zip(order, files))
-            assert same, f"packed features in {dtype} differ from the files"
-            row = dict(
-                what=f"samples, packed in {dtype}", project=ours, peer=theirs, unit="per s", peer_is=".npz files"
+            packed = open_features(root / dtype, video_ids, "features", BASE_WIDTH, "features")
+            pairs = [[measure_sample_rate(source, order, longest) for source in (packed, npz)] for _ in range(rounds)]
+            project_rate, peer_rate = np.median(pairs, axis=0).tolist()
+            is_equal = all(
+                np.array_equal(packed.load(video_id), array.astype(dtype)) for video_id, array in zip(order, arrays)
             )
+            assert is_equal, f"packed features in {dtype} differ from the files"
             rows.append(
-                row
-                | dict(peer_is=".npz files", ratio=float(np.median([a / b for a, b in pairs])), check="the same values")
+                Row(
+                    measurement=f"samples, packed in {dtype}",
+                    project_value=project_rate,
+                    peer_value=peer_rate,
+                    unit="per s",
+                    peer_name=".npz files",
+                    ratio=float(np.median([packed_rate / npz_rate for packed_rate, npz_rate in pairs])),
+                    check="the same values",
+                )
             )
     return rows

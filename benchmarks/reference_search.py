@@ -1,55 +1,75 @@
-"""Beam search by the rule, line by line: no cache, no batch, plain lists. What the fast one must equal."""
+"""Beam search without a cache or a batch, in plain lists: the reference for `models.beam_search`.
+
+Axes: K beams, T frames, D width, L tokens, V tokens of the vocabulary.
+"""
 
 import torch
 
-from models.ragged import Ragged
+from models.ragged import RaggedLayout
+from models.vtsum_blip import VTSumBLIP
+
+Hypothesis = tuple[float, list[int]]  # score, ids
 
 
 @torch.no_grad()
-def reference_search(model, frames, *, num_beams, max_length, min_length):
+def reference_search(
+    model: VTSumBLIP, frames: torch.Tensor, *, num_beams: int, max_length: int, min_length: int
+) -> list[int]:
     """Search one video's caption.
 
     Args:
-        model: `VTSumBLIP`.
+        model: has a caption decoder.
         frames: (T, D) frame states.
         num_beams: K.
-        max_length, min_length: limits in tokens, prompt included.
+        max_length: limit in tokens, prompt included.
+        min_length: [SEP] is forbidden below this many tokens, prompt included.
     Returns:
-        list of ids: prompt, caption, [SEP] unless the limit was reached.
+        ids: prompt, caption, [SEP] unless the limit was reached.
     """
-    decoder, K, end = model.text_decoder, num_beams, model.tokenizer.end_id
-    beams, finished = [(0.0, list(model.tokenizer.prompt_ids))], []
+    assert model.tokenizer is not None
+    end_id = model.tokenizer.end_id
+    beams: list[Hypothesis] = [(0.0, list(model.tokenizer.prompt_ids))]
+    finished: list[Hypothesis] = []
     while True:
-        length, n, T = len(beams[0][1]), len(beams), len(frames)
-        ids = torch.tensor([tokens for _, tokens in beams], device=frames.device)
-        tokens, videos = Ragged([length] * n, length, frames.device), Ragged([T] * n, T, frames.device)
-        states = tokens.unpack(decoder(ids.flatten(), tokens, tokens, frames.repeat(n, 1), videos))
-        log_probs = decoder.logits(states[:, -1]).float().log_softmax(-1)
+        length = len(beams[0][1])
+        log_probs = _next_log_probs(model, frames, [ids for _, ids in beams])  # (K, V)
         if length < min_length:
-            log_probs[:, end] = float("-inf")
-        totals = log_probs + torch.tensor([score for score, _ in beams], device=frames.device)[:, None]
-        best, places = totals.flatten().topk(2 * K)
-        following = []
-        for rank, (score, place) in enumerate(zip(best.tolist(), places.tolist())):
-            caption, word = beams[place // log_probs.shape[1]][1], place % log_probs.shape[1]
-            if word == end:
-                if rank < K:
-                    finished = _keep(finished, (score / length, caption), K)
-            elif len(following) < K:
-                following.append((score, [*caption, word]))
-        beams = following
-        if len(finished) == K and min(finished)[0] >= best[0].item() / length:
+            log_probs[:, end_id] = float("-inf")
+        beam_scores = torch.tensor([score for score, _ in beams], device=frames.device)
+        scores, indices = (log_probs + beam_scores[:, None]).flatten().topk(2 * num_beams)
+        next_beams: list[Hypothesis] = []
+        for rank, (score, index) in enumerate(zip(scores.tolist(), indices.tolist())):
+            beam, token_id = divmod(index, log_probs.shape[1])
+            ids = beams[beam][1]
+            if token_id == end_id:
+                if rank < num_beams:
+                    finished = _keep_best(finished, (score / length, ids), num_beams)
+            elif len(next_beams) < num_beams:
+                next_beams.append((score, [*ids, token_id]))
+        beams = next_beams
+        if len(finished) == num_beams and min(finished)[0] >= scores[0].item() / length:
             break
         if length + 1 == max_length:
-            for score, caption in beams:
-                finished = _keep(finished, (score / len(caption), caption), K)
+            for score, ids in beams:
+                finished = _keep_best(finished, (score / len(ids), ids), num_beams)
             break
-    caption = max(finished, key=lambda hypothesis: hypothesis[0])[1]
-    return caption + [end] * (len(caption) < max_length)
+    _, caption = max(finished, key=lambda hypothesis: hypothesis[0])
+    return caption + [end_id] * (len(caption) < max_length)
 
 
-def _keep(finished, hypothesis, K):
-    """Add a finished caption to the K best."""
-    if len(finished) < K or hypothesis[0] > min(finished)[0]:
-        finished = sorted([*finished, hypothesis], key=lambda h: h[0])[-K:]
+def _next_log_probs(model: VTSumBLIP, frames: torch.Tensor, sequences: list[list[int]]) -> torch.Tensor:
+    """Log-probabilities of the token after each of K sequences of L ids: (K, V) float32."""
+    assert model.text_decoder is not None
+    K, L, T = len(sequences), len(sequences[0]), len(frames)
+    ids = torch.tensor(sequences, device=frames.device)  # (K, L)
+    tokens = RaggedLayout([L] * K, L, frames.device)
+    videos = RaggedLayout([T] * K, T, frames.device)
+    states = model.text_decoder(ids.flatten(), tokens, tokens, frames.repeat(K, 1), videos)  # (K·L, D)
+    return model.text_decoder.logits(tokens.unpack(states)[:, -1]).float().log_softmax(-1)
+
+
+def _keep_best(finished: list[Hypothesis], hypothesis: Hypothesis, count: int) -> list[Hypothesis]:
+    """Add a finished caption to the best `count`."""
+    if len(finished) < count or hypothesis[0] > min(finished)[0]:
+        finished = sorted([*finished, hypothesis], key=lambda h: h[0])[-count:]
     return finished

@@ -1,52 +1,64 @@
-"""Key-frame scores of a split, beside scikit-learn's and SciPy's one video and annotator at a time."""
+"""Key-frame scores of a split, compared with scikit-learn's and SciPy's for one video and annotator at a time.
 
-import time
+Axes: R annotators, T frames.
+"""
+
 import warnings
 
 import numpy as np
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from benchmarks.workload import ANNOTATORS, draw_lengths
+from benchmarks.machine import time_call
+from benchmarks.records import Row
+from benchmarks.workload import draw_lengths
+from data.annotations import NUM_ANNOTATORS
 from metrics import human_baseline, keyframe_scores, random_baseline
 
-COMPARED = 100  # videos that the peer scores: all of them would take it minutes
+MAX_PEER_VIDEOS = 100  # the peer would take minutes for all of them
 
 
-def draw(count):
-    """Saliency and key-frames of as many videos."""
+def draw_saliency_and_keyframes(count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Draw saliency (T,) float64 and key-frames (R, T) uint8 of `count` videos."""
     rng = np.random.default_rng(0)
-    frames = draw_lengths(count, seed=3)[0]
-    keyframes = [(rng.random((ANNOTATORS, T)) < 0.15).astype(np.uint8) for T in frames]
-    return [rng.random(T) for T in frames], keyframes
+    lengths, _ = draw_lengths(count, seed=3)
+    keyframes = [(rng.random((NUM_ANNOTATORS, T)) < 0.15).astype(np.uint8) for T in lengths]
+    saliency = [rng.random(T) for T in lengths]
+    return saliency, keyframes
 
 
-def peer_scores(saliency, keyframes):
-    """F1, τ and ρ of one video by the libraries."""
-    chosen = saliency >= np.sort(saliency)[::-1][int(0.15 * len(saliency))]
+def score_with_libraries(saliency: np.ndarray, keyframes: np.ndarray) -> tuple[float, float, float]:
+    """Compute F1, τ and ρ of one video with scikit-learn and SciPy; arguments as `keyframe_scores`'s."""
+    selected = saliency >= np.sort(saliency)[::-1][int(0.15 * len(saliency))]
     importance = keyframes.mean(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        f1 = np.mean([f1_score(row, chosen, zero_division=0) for row in keyframes])
-        return f1, stats.kendalltau(saliency, importance).statistic, stats.spearmanr(saliency, importance).statistic
+        f1 = float(np.mean([f1_score(annotator, selected, zero_division=0) for annotator in keyframes]))
+        kendall = stats.kendalltau(saliency, importance).statistic
+        return f1, kendall, stats.spearmanr(saliency, importance).statistic
 
 
-def timed(work):
-    start = time.perf_counter()
-    return work(), time.perf_counter() - start
-
-
-def run(count=4000):
-    """Score a split, and chance and the annotators on it."""
-    saliency, keyframes = draw(count)
-    found, mine = timed(lambda: [keyframe_scores(*video) for video in zip(saliency, keyframes)])
-    some = min(COMPARED, count)
-    expected, other = timed(lambda: [peer_scores(*video) for video in zip(saliency[:some], keyframes[:some])])
-    ours = [[video[name] for name in ("F1", "Kendall", "Spearman")] for video in found[:some]]
-    error = np.abs(np.nan_to_num(expected) - ours).max()
+def benchmark_scoring(count: int = 4000) -> list[Row]:
+    """Score `count` videos, and the random and human baselines on them."""
+    saliency, keyframes = draw_saliency_and_keyframes(count)
+    scores, project_seconds = time_call(lambda: [keyframe_scores(*video) for video in zip(saliency, keyframes)])
+    peer_count = min(MAX_PEER_VIDEOS, count)
+    peer_videos = list(zip(saliency[:peer_count], keyframes[:peer_count]))
+    peer_scores, measured_seconds = time_call(lambda: [score_with_libraries(*video) for video in peer_videos])
+    compared = [[video[name] for name in ("F1", "Kendall", "Spearman")] for video in scores[:peer_count]]
+    error = np.abs(np.nan_to_num(peer_scores) - compared).max()
     assert error < 1e-12, f"scores differ by {error}"
-    _, baselines = timed(lambda: (random_baseline(keyframes), human_baseline(keyframes)))
-    row = dict(what=f"F1, τ, ρ of {count} videos", project=mine, peer=other * count / some, unit="s")
-    row |= dict(peer_is=f"scikit-learn, SciPy (timed on {some})", ratio=other * count / some / mine)
-    row |= dict(check=f"within {error:.0e}")
-    return [row, dict(what=f"random and human rows of {count} videos", project=baselines, unit="s")]
+    _, baseline_seconds = time_call(lambda: (random_baseline(keyframes), human_baseline(keyframes)))
+    peer_seconds = measured_seconds * count / peer_count
+    return [
+        Row(
+            measurement=f"F1, τ, ρ of {count} videos",
+            project_value=project_seconds,
+            peer_value=peer_seconds,
+            unit="s",
+            peer_name=f"scikit-learn, SciPy (timed on {peer_count})",
+            ratio=peer_seconds / project_seconds,
+            check=f"within {error:.0e}",
+        ),
+        Row(measurement=f"random and human rows of {count} videos", project_value=baseline_seconds, unit="s"),
+    ]

@@ -1,99 +1,211 @@
-"""The training step at the published size, beside the same model from transformers' parts."""
+"""The training step at the published size, compared with the same model from transformers' parts.
+
+Axes: B videos, T frames, R annotators, L text tokens, D width.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
+from torch import nn
 
-from benchmarks.machine import in_turns, product_seconds
-from benchmarks.peers import Peer
-from benchmarks.workload import draw_captions, draw_lengths, draw_videos, full_size_model
-from data.loaders import TrainBatches
+from benchmarks.machine import measure_alternately, measure_linear_seconds
+from benchmarks.peers import PeerModel
+from benchmarks.records import Row
+from benchmarks.workload import FULL_SIZE_CONFIG, build_full_size_model, draw_captions, draw_lengths, draw_videos
+from data.loaders import TrainBatchSampler
+from models.vtsum_blip import VTSumBLIP
 from utils.device import PRECISIONS, autocast, gradient_scaler
+from utils.precision import PrecisionName
 
 LAMBDA_VSUM = 15.0
+NUM_TRAINING_VIDEOS = 8000
+Losses = tuple[torch.Tensor, torch.Tensor]  # loss_tsum, loss_vsum
 
 
-def step(model, optimizer, scaler, batch, precision, *more):
-    """One step as the training script does it."""
-    with autocast(precision, batch[0].device):
-        loss_tsum, loss_vsum = model(*batch, *more)
-    scaler.scale(loss_tsum + LAMBDA_VSUM * loss_vsum).backward()
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    return loss_tsum, loss_vsum
+def build_training_step(
+    network: nn.Module,
+    compute_losses: Callable[[], Losses],
+    device: torch.device,
+    precision: PrecisionName,
+    *,
+    fused: bool | None,
+) -> Callable[[], None]:
+    """Build a function that performs one optimizer step as the training script does.
+
+    Args:
+        network: to optimize.
+        compute_losses: forward pass on a fixed batch.
+        device: device of the network.
+        precision: autocast precision.
+        fused: whether AdamW is fused; None is PyTorch's default.
+    """
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, weight_decay=0.05, fused=fused)
+    scaler = gradient_scaler(precision, device)
+
+    def perform_step() -> None:
+        with autocast(precision, device):
+            loss_tsum, loss_vsum = compute_losses()
+        scaler.scale(loss_tsum + LAMBDA_VSUM * loss_vsum).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    return perform_step
 
 
-def products(model, frames, tokens, scope):
-    """Linear layers of a step that needs no padding: list of (rows, inputs, outputs, how many)."""
-    D, c = model.position_embeddings.embedding_dim, model.text_decoder.config
-    W, layers, n = c.hidden_size, c.num_hidden_layers, sum(frames)
-    L, prompt = max(tokens) - 1, len(model.tokenizer.prompt_ids)
-    queries = L * len(tokens) if scope == "published" else sum(t - 1 for t in tokens)
-    keys = sum(min(t, L) for t in tokens) if scope == "published" else queries
-    scored = queries if scope == "published" else sum(t - prompt for t in tokens)
-    found = [(n, D, 3 * D, 2), (n, D, D, 2), (n, D, 4 * D, 1), (n, 4 * D, D, 1)]  # TT and CA
-    found += [(queries, W, W, 4 * layers), (keys, W, W, 2 * layers), (n, D, W, 2 * layers)]
-    found += [(queries, W, c.intermediate_size, layers), (queries, c.intermediate_size, W, layers)]
-    return [*found, (scored, W, W, 1), (scored, W, c.vocab_size, 1)]
+class LinearLayers(NamedTuple):
+    """`num_layers` linear layers, each of `inputs` -> `outputs` columns on `rows` rows."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    num_layers: int
 
 
-def run(device, *, batch_size=16, rounds=2, precision="fp32", model_options=None):
-    """Compare both scopes of the smoothing: list of rows for the table."""
-    frames, tokens = (lengths[:batch_size].tolist() for lengths in draw_lengths(8000, seed=1))
-    rows = []
-    for scope in ("published", "scored"):
-        model = full_size_model(smoothing_scope=scope, **(model_options or {})).to(device)
-        peer = Peer(model).to(device)
-        embeddings, mask, labels = draw_videos(frames)
-        ids = draw_captions(tokens, model)
-        ours = (embeddings.to(device), mask, labels.to(device), ids)  # lengths stay on the host, as in `Batch.to`
-        theirs = tuple(x.to(device) for x in ours)
-        with torch.no_grad():  # without dropout, in float32: the same losses
-            found = torch.stack(model.eval()(*ours)), torch.stack(peer.eval()(*theirs, scope))
-        error = ((found[0] - found[1]) / found[1]).abs().max().item()
-        assert error < (1e-5 if device.type == "cpu" else 1e-4), f"losses differ: {found}"
-        work = []
-        for network, batch, more in ((model.train(), ours, ()), (peer.train(), theirs, (scope,))):
-            fused = dict(fused=True) if network is model else {}
-            optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, weight_decay=0.05, **fused)
-            scaler = gradient_scaler(precision, device)
-            work.append((network, optimizer, scaler, batch, precision, *more))
-        mine, other, ratio = in_turns(lambda w=work[0]: step(*w), lambda w=work[1]: step(*w), device, rounds)
-        dtype = PRECISIONS[precision] or torch.float32
-        ideal = sum(
-            count * product_seconds(m, k, n, device, dtype, True)
-            for m, k, n, count in products(model, frames, tokens, scope)
-        )
-        rows.append(
-            dict(
-                what=f"training step, {precision}, B = {batch_size}, smoothing {scope}",
-                project=mine,
-                peer=other,
-                unit="s",
-                peer_is="BlipTextLMHeadModel, timm, padded",
-                ratio=ratio,
-                of_limit=ideal / mine,
-                limit_is="matrix products on the step's shapes",
-                check=f"losses within {error:.0e}",
-            )
-        )
-        del model, peer, work, network, optimizer, batch
-    return rows
+def list_linear_layers(
+    model: VTSumBLIP, frames: Sequence[int], tokens: Sequence[int], smoothing_scope: str
+) -> list[LinearLayers]:
+    """List the linear layers of a training step that computes nothing for padding.
 
-
-def padding(batch_size=16):
-    """Share of padded places in an epoch of 8,000 videos, with and without bucketing."""
-    batches, captions = (
-        TrainBatches(lengths, batch_size, rank=0, world_size=1, seed=42) for lengths in draw_lengths(8000, seed=1)
-    )
-    plain, bucketed = batches.padded_share(False), batches.padded_share(True)
+    Args:
+        model: the model.
+        frames: number of frames of each video.
+        tokens: number of tokens of each caption.
+        smoothing_scope: `published` needs padded tokens (QUIRK-2).
+    """
+    assert model.text_decoder is not None and model.tokenizer is not None
+    config = model.text_decoder.config
+    D = model.position_embeddings.embedding_dim
+    width = config.hidden_size
+    layers = config.num_hidden_layers
+    num_frames = sum(frames)
+    if smoothing_scope == "published":
+        L = max(tokens) - 1
+        queries = scored = L * len(tokens)
+        keys = sum(min(length, L) for length in tokens)
+    else:
+        queries = keys = sum(length - 1 for length in tokens)
+        scored = sum(length - len(model.tokenizer.prompt_ids) for length in tokens)
     return [
-        dict(
-            what="padded frame places of an epoch, length_bucketing",
-            project=bucketed,
-            peer=plain,
-            unit="share",
-            peer_is="shuffled batches",
-            ratio=plain / bucketed,
+        # temporal transformer and context aggregation
+        LinearLayers(num_frames, D, 3 * D, 2),
+        LinearLayers(num_frames, D, D, 2),
+        LinearLayers(num_frames, D, 4 * D, 1),
+        LinearLayers(num_frames, 4 * D, D, 1),
+        # caption decoder
+        LinearLayers(queries, width, width, 4 * layers),
+        LinearLayers(keys, width, width, 2 * layers),
+        LinearLayers(num_frames, D, width, 2 * layers),
+        LinearLayers(queries, width, config.intermediate_size, layers),
+        LinearLayers(queries, config.intermediate_size, width, layers),
+        LinearLayers(scored, width, width, 1),
+        LinearLayers(scored, width, config.vocab_size, 1),
+    ]
+
+
+def benchmark_training(
+    device: torch.device,
+    *,
+    batch_size: int = 16,
+    rounds: int = 2,
+    precision: PrecisionName = "fp32",
+    med_config: str = FULL_SIZE_CONFIG,
+) -> list[Row]:
+    """Compare the training step for both scopes of the smoothing.
+
+    Args:
+        device: device of the models.
+        batch_size: B.
+        rounds: number of alternating measurements.
+        precision: autocast precision.
+        med_config: see `build_full_size_model`.
+    """
+    frames, tokens = (lengths[:batch_size].tolist() for lengths in draw_lengths(NUM_TRAINING_VIDEOS, seed=1))
+    return [
+        _benchmark_training_step(device, frames, tokens, smoothing_scope, rounds, precision, med_config)
+        for smoothing_scope in ("published", "scored")
+    ]
+
+
+def _benchmark_training_step(
+    device: torch.device,
+    frames: list[int],
+    tokens: list[int],
+    smoothing_scope: str,
+    rounds: int,
+    precision: PrecisionName,
+    med_config: str,
+) -> Row:
+    """Compare the training step on videos and captions of these lengths."""
+    model = build_full_size_model(smoothing_scope=smoothing_scope, med_config=med_config).to(device)
+    peer = PeerModel(model).to(device)
+    embeddings, mask, labels = draw_videos(frames)
+    ids = draw_captions(tokens, model)
+    # The project's mask and ids stay on the host, as in `Batch.to`.
+    batch = (embeddings.to(device), mask, labels.to(device), ids)
+    peer_batch = tuple(tensor.to(device) for tensor in batch)
+
+    def compute_project_losses() -> Losses:
+        loss_tsum, loss_vsum = model(*batch)
+        return loss_tsum, loss_vsum
+
+    def compute_peer_losses() -> Losses:
+        loss_tsum, loss_vsum = peer(*peer_batch, smoothing_scope)
+        return loss_tsum, loss_vsum
+
+    model.eval()
+    peer.eval()
+    with torch.no_grad():  # without dropout, in float32: the same losses
+        losses = torch.stack(compute_project_losses())
+        peer_losses = torch.stack(compute_peer_losses())
+    error = ((losses - peer_losses) / peer_losses).abs().max().item()
+    assert error < (1e-5 if device.type == "cpu" else 1e-4), f"losses differ: {losses}, {peer_losses}"
+    project_step = build_training_step(model.train(), compute_project_losses, device, precision, fused=True)
+    peer_step = build_training_step(peer.train(), compute_peer_losses, device, precision, fused=None)
+    project_seconds, peer_seconds, ratio = measure_alternately(project_step, peer_step, device, rounds)
+    dtype = PRECISIONS[precision] or torch.float32
+    limit_seconds = sum(
+        layer.num_layers * measure_linear_seconds(layer.rows, layer.inputs, layer.outputs, device, dtype, backward=True)
+        for layer in list_linear_layers(model, frames, tokens, smoothing_scope)
+    )
+    return Row(
+        measurement=f"training step, {precision}, B = {len(frames)}, smoothing {smoothing_scope}",
+        project_value=project_seconds,
+        peer_value=peer_seconds,
+        unit="s",
+        peer_name="BlipTextLMHeadModel, timm, padded",
+        ratio=ratio,
+        limit_fraction=limit_seconds / project_seconds,
+        limit_description="matrix products on the step's shapes",
+        check=f"losses within {error:.0e}",
+    )
+
+
+def benchmark_padding(batch_size: int = 16) -> list[Row]:
+    """Compare the fraction of padding in an epoch with and without bucketing.
+
+    Args:
+        batch_size: videos per batch.
+    """
+    frame_sampler, token_sampler = (
+        TrainBatchSampler(lengths.tolist(), batch_size, rank=0, world_size=1, seed=42)
+        for lengths in draw_lengths(NUM_TRAINING_VIDEOS, seed=1)
+    )
+    shuffled = frame_sampler.padding_fraction(False)
+    bucketed = frame_sampler.padding_fraction(True)
+    return [
+        Row(
+            measurement="padded frame slots of an epoch, length_bucketing",
+            project_value=bucketed,
+            peer_value=shuffled,
+            unit="of all",
+            peer_name="shuffled batches",
+            ratio=shuffled / bucketed,
         ),
-        dict(what="padded token places of an epoch", project=captions.padded_share(False), unit="share"),
+        Row(
+            measurement="padded token slots of an epoch",
+            project_value=token_sampler.padding_fraction(False),
+            unit="of all",
+        ),
     ]

@@ -1,60 +1,100 @@
-"""Made-up videos with the lengths of real ones, and a full-size model on them.
+"""Random videos and captions with the length distribution of real ones, and a full-size model.
 
 Axes: B videos, T frames, R annotators, L text tokens, D width.
 """
 
 import pathlib
 import tempfile
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from models.vtsum_blip import v2vt_sum
+from data.annotations import NUM_ANNOTATORS
+from models.vtsum_blip import FEATURE_WIDTHS, VTSumBLIP, v2vt_sum
 
-# 21 quantiles (0, 5, … 100 %) of 601 ActivityNet videos: seconds, and tokens of the reference caption with its prompt.
-FRAMES = [15, 28, 38, 50, 63, 72, 81, 91, 105, 116, 125, 137, 148, 158, 167, 180, 191, 204, 215, 227, 239]
-TOKENS = [21, 30, 32, 35, 37, 40, 42, 43, 45, 48, 50, 53, 56, 60, 63, 68, 74, 85, 97, 121, 128]
-RANK_CORRELATION = 0.27  # longer videos have longer captions
+# 21 quantiles (0, 5, … 100%) of 601 ActivityNet videos: seconds, and tokens of the reference caption with its prompt.
+FRAME_QUANTILES = [15, 28, 38, 50, 63, 72, 81, 91, 105, 116, 125, 137, 148, 158, 167, 180, 191, 204, 215, 227, 239]
+TOKEN_QUANTILES = [21, 30, 32, 35, 37, 40, 42, 43, 45, 48, 50, 53, 56, 60, 63, 68, 74, 85, 97, 121, 128]
+LENGTH_CORRELATION = 0.27  # rank correlation of a video's frames and tokens
 
-VOCABULARY = 30524
-WIDTH = 768
-ANNOTATORS = 10
+BERT_VOCABULARY_SIZE = 30524  # with [DEC] and [ENC]
+BASE_WIDTH = FEATURE_WIDTHS["base"]
+FULL_SIZE_CONFIG = "configs/med_config.json"
 
 
-def draw_lengths(count, seed=0):
-    """Draw lengths of videos and captions as real ones have: two (count,) integer arrays, frames and tokens."""
+def draw_lengths(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the lengths of videos and captions.
+
+    Args:
+        count: number of videos.
+        seed: random seed of the generator.
+    Returns:
+        frames and tokens: (count,) int each.
+    """
     rng = np.random.default_rng(seed)
-    normal = rng.multivariate_normal([0, 0], [[1, RANK_CORRELATION], [RANK_CORRELATION, 1]], size=count)
-    places = np.linspace(0, 1, len(FRAMES))
-    shares = np.argsort(np.argsort(normal, axis=0), axis=0) / max(1, count - 1)
-    return tuple(np.interp(shares[:, i], places, table).round().astype(int) for i, table in enumerate((FRAMES, TOKENS)))
+    covariance = [[1, LENGTH_CORRELATION], [LENGTH_CORRELATION, 1]]
+    normal = rng.multivariate_normal([0, 0], covariance, size=count)  # (count, 2)
+    ranks = np.argsort(np.argsort(normal, axis=0), axis=0) / max(1, count - 1)  # in [0, 1]
+    probabilities = np.linspace(0, 1, len(FRAME_QUANTILES))
+    frames = np.interp(ranks[:, 0], probabilities, FRAME_QUANTILES).round().astype(int)
+    tokens = np.interp(ranks[:, 1], probabilities, TOKEN_QUANTILES).round().astype(int)
+    return frames, tokens
 
 
-def draw_videos(frames, seed=0, width=WIDTH):
-    """Draw padded videos of these lengths: embeddings (B, T, D), mask (B, T), labels (B, R, T) uint8."""
+def draw_videos(
+    lengths: Sequence[int], seed: int = 0, width: int = BASE_WIDTH
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draw a padded batch of videos.
+
+    Args:
+        lengths: frames of each video.
+        seed: random seed of the generator.
+        width: D.
+    Returns:
+        embeddings (B, T, D) float, mask (B, T) float, labels (B, R, T) uint8.
+    """
     generator = torch.Generator().manual_seed(seed)
-    frames = torch.as_tensor(frames)
-    B, T = len(frames), int(frames.max())
-    mask = (torch.arange(T) < frames[:, None]).float()
+    frames = torch.as_tensor(lengths)
+    B = len(frames)
+    T = int(frames.max())
+    mask = (torch.arange(T) < frames[:, None]).float()  # (B, T)
     embeddings = torch.randn(B, T, width, generator=generator) * mask[..., None]
-    labels = (torch.rand(B, ANNOTATORS, T, generator=generator) < 0.15) & mask[:, None].bool()
+    labels = (torch.rand(B, NUM_ANNOTATORS, T, generator=generator) < 0.15) & mask[:, None].bool()
     return embeddings, mask, labels.to(torch.uint8)
 
 
-def draw_captions(tokens, model, seed=0):
-    """Draw caption ids of these lengths, prompt to [SEP], padded: (B, L) int64."""
+def draw_captions(lengths: Sequence[int], model: VTSumBLIP, seed: int = 0) -> torch.Tensor:
+    """Draw a padded batch of captions: prompt, random tokens, [SEP].
+
+    Args:
+        lengths: tokens of each caption, prompt and [SEP] included.
+        model: has the tokenizer.
+        seed: random seed of the generator.
+    Returns:
+        (B, L) int64.
+    """
+    assert model.tokenizer is not None
     generator = torch.Generator().manual_seed(seed)
-    prompt, end = model.tokenizer.prompt_ids, model.tokenizer.end_id
-    words = [torch.randint(1000, 30000, (n - len(prompt) - 1,), generator=generator).tolist() for n in tokens]
-    return model.tokenizer.pad([[*prompt, *word, end] for word in words])
+    prompt_ids = model.tokenizer.prompt_ids
+    captions = []
+    for length in lengths:
+        token_ids = torch.randint(1000, 30000, (length - len(prompt_ids) - 1,), generator=generator)
+        captions.append([*prompt_ids, *token_ids.tolist(), model.tokenizer.end_id])
+    return model.tokenizer.pad(captions)
 
 
-def full_size_model(version="vtsum_blip_tt_ca", **options):
-    """Build the published model with random weights, on a vocabulary of BERT's size."""
+def build_full_size_model(*, smoothing_scope: str = "published", med_config: str = FULL_SIZE_CONFIG) -> VTSumBLIP:
+    """Build the published model with random weights, on a vocabulary of BERT's size.
+
+    Args:
+        smoothing_scope: see `v2vt_sum`.
+        med_config: JSON file with the decoder's sizes; tests use a small one.
+    """
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         special = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
         special |= {1037: "a", 2678: "video", 1997: "of"}
-        words = [special.get(i, f"w{i}") for i in range(VOCABULARY - 2)]
+        words = [special.get(i, f"w{i}") for i in range(BERT_VOCABULARY_SIZE - 2)]
         pathlib.Path(folder, "vocab.txt").write_text("\n".join(words) + "\n")
-        return v2vt_sum(version, tokenizer=folder, **options)
+        return v2vt_sum("vtsum_blip_tt_ca", tokenizer=folder, smoothing_scope=smoothing_scope, med_config=med_config)

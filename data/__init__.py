@@ -1,3 +1,3 @@
-"""Annotations and features on disk -> records, samples and padded batches; readers of each data set, its download and
-its check. Knows neither models nor metrics. Imports `utils`.
+"""Annotations and features on disk -> records, samples and padded batches; readers of the datasets, downloads and
+checks. Independent of models and metrics. Imports `utils`.
 """

@@ -1,6 +1,7 @@
 """Annotation JSON -> validated `VideoRecord`s, ordered by duration.
 
-Axes: R annotators, T frames at 1 fps.
+Axes: R annotators, T frames at 1 fps. The annotators' key-frames are `vsum_onehot` in files and records, `vsum_labels`
+in batches, and `keyframes` in `metrics`.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import hashlib
 import logging
 import math
 import os
+import pathlib
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -18,12 +20,12 @@ import pydantic
 
 from utils.files import read_json
 from utils.text import is_file_name
-from utils.validation import brief, first_problem
+from utils.validation import abbreviate, describe_first_error
 
 logger = logging.getLogger(__name__)
 
-ANNOTATORS = 10
-VIDEOS = dict(train=8000, val=2001, test=4000)  # of VideoXum, as published
+NUM_ANNOTATORS = 10
+NUM_VIDEOS = dict(train=8000, val=2001, test=4000)  # of VideoXum, as published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ class VideoRecord:
         duration: seconds.
         tsum: one sentence per segment.
         vsum_onehot: (R, T) uint8 in {0, 1}, the annotators' key-frames.
-        spans: [start, end] in seconds of each sentence; () where the file has none that can be read.
+        spans: (start, end) in seconds of each sentence; () if the file has no valid ones.
     """
 
     video_id: str
@@ -52,9 +54,14 @@ class VideoRecord:
         return self.vsum_onehot.shape[1]
 
 
+def annotation_path(ann_root: str | os.PathLike, split: str) -> pathlib.Path:
+    """Path of a split's annotation file in the folder of annotations."""
+    return pathlib.Path(ann_root, f"{split}_videoxum.json")
+
+
 @contextlib.contextmanager
 def _paused_gc() -> Iterator[None]:
-    """Pause the garbage collector, which would traverse a growing list of records many times: half of the time."""
+    """Disable garbage collection within the block: scanning the growing list of records doubles the loading time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -69,7 +76,7 @@ def load_annotations(path: str | os.PathLike) -> list[VideoRecord]:
     """Read an annotation file.
 
     Args:
-        path: JSON file with a list of records; needed are `video_id`, `duration`, `tsum` and `vsum_onehot`.
+        path: JSON file with a list of records; `video_id`, `duration`, `tsum` and `vsum_onehot` are required.
     Returns:
         records by duration, ascending; records of equal duration keep the file's order.
     Raises:
@@ -78,31 +85,30 @@ def load_annotations(path: str | os.PathLike) -> list[VideoRecord]:
     """
     entries = read_json(path, "annotations")
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{path}: annotations: found {brief(entries)}, expected a list of records")
-    records, warnings = {}, []
+        raise ValueError(f"{path}: annotations: found {abbreviate(entries)}, expected a list of records")
+    records: dict[str, VideoRecord] = {}
+    warnings: list[str] = []
     for number, entry in enumerate(entries):
         try:
             fields = _Record.model_validate(entry)
         except pydantic.ValidationError as error:
-            raise ValueError(f"{path}: {_name(entry, number)}: {first_problem(error)}") from None
+            raise ValueError(f"{path}: {_name(entry, number)}: {describe_first_error(error)}") from None
         if fields.video_id in records:
             raise ValueError(f"{path}: video {fields.video_id}: video_id: found twice, expected once")
-        problems = fields.unused_field_problems()
+        problems = fields.optional_field_problems()
         warnings += [f"video {fields.video_id}: {field}: {problem}" for field, problem in problems.items()]
         spans = () if "timestamps" in problems else tuple(map(tuple, fields.timestamps or ()))
         records[fields.video_id] = VideoRecord(
             fields.video_id, -1, fields.duration, tuple(fields.tsum), fields.vsum_onehot, spans
         )
     if warnings:
-        logger.warning(
-            "%s: %d strange values in fields that are not used, the first: %s", path, len(warnings), warnings[0]
-        )
+        logger.warning("%s: %d unexpected values in optional fields, the first: %s", path, len(warnings), warnings[0])
     ordered = sorted(records.values(), key=lambda record: record.duration)
     return [dataclasses.replace(record, index=index) for index, record in enumerate(ordered)]
 
 
 def fingerprint(records: list[VideoRecord]) -> str:
-    """Hex SHA-256 of what can be learned from records: ids, captions and labels, in their order."""
+    """Hex SHA-256 of ids, captions and labels of records, in their order."""
     digest = hashlib.sha256()
     for record in records:
         digest.update(repr((record.video_id, record.tsum, record.num_frames)).encode())
@@ -117,7 +123,7 @@ def _name(entry: Any, number: int) -> str:
 
 def _require_name(video_id: str) -> str:
     if not is_file_name(video_id):
-        raise ValueError(f"found {brief(video_id)}, expected a name, not a path")
+        raise ValueError(f"found {abbreviate(video_id)}, expected a name, not a path")
     return video_id
 
 
@@ -125,19 +131,19 @@ def _to_labels(rows: Any) -> np.ndarray:
     """Convert R rows of 0 and 1, or false and true, to (R, T) uint8."""
     try:
         labels = np.array(rows)
-        is_matrix = labels.ndim == 2 and len(labels) == ANNOTATORS and labels.size > 0
+        is_matrix = labels.ndim == 2 and len(labels) == NUM_ANNOTATORS and labels.size > 0
         if is_matrix and labels.dtype.kind in "bif" and ((labels == 0) | (labels == 1)).all():
             return labels.astype(np.uint8)
     except ValueError:  # rows of different lengths
         pass
     if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-        raise ValueError(f"found {brief(rows)}, expected {ANNOTATORS} rows")
+        raise ValueError(f"found {abbreviate(rows)}, expected {NUM_ANNOTATORS} rows")
     for value in (value for row in rows for value in row):
         if not isinstance(value, (int, float)) or value not in (0, 1):
-            raise ValueError(f"found {brief(value)}, expected 0 and 1, or false and true")
+            raise ValueError(f"found {abbreviate(value)}, expected 0 and 1, or false and true")
     lengths = sorted(map(len, rows)) or [0]
     shape = f"{len(rows)} rows of {lengths[0]} to {lengths[-1]} frames"
-    raise ValueError(f"found {shape}, expected {ANNOTATORS} rows of the same length, at least 1 frame")
+    raise ValueError(f"found {shape}, expected {NUM_ANNOTATORS} rows of the same length, at least 1 frame")
 
 
 class _Record(pydantic.BaseModel):
@@ -149,24 +155,25 @@ class _Record(pydantic.BaseModel):
     duration: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
     tsum: Annotated[list[str], pydantic.Field(min_length=1)]
     vsum_onehot: Annotated[np.ndarray, pydantic.BeforeValidator(_to_labels)]
-    # Nothing is computed from these: strange values are reported, not refused.
+    # Optional: unexpected values are reported, not refused.
     sampled_frames: Any = None
     timestamps: Any = None
     vsum: Any = None
 
-    def unused_field_problems(self) -> dict[str, str]:
-        """Describe what is strange about the last three fields: field -> found and expected."""
-        problems, frames, segments = {}, self.vsum_onehot.shape[1], len(self.tsum)
+    def optional_field_problems(self) -> dict[str, str]:
+        """Describe unexpected values of the last three fields: field -> found and expected."""
+        frames, segments = self.vsum_onehot.shape[1], len(self.tsum)
+        problems: dict[str, str] = {}
         if self.sampled_frames not in (None, frames):
-            problems["sampled_frames"] = f"found {brief(self.sampled_frames)}, expected {frames} as in vsum_onehot"
+            problems["sampled_frames"] = f"found {abbreviate(self.sampled_frames)}, expected {frames} as in vsum_onehot"
         if self.timestamps is not None and not (
             _has_length(self.timestamps, segments) and all(map(_is_span, self.timestamps))
         ):
             problems["timestamps"] = (
-                f"found {brief(self.timestamps)}, expected [start, end] for each of {segments} sentences"
+                f"found {abbreviate(self.timestamps)}, expected [start, end] for each of {segments} sentences"
             )
         if self.vsum is not None and not _has_length(self.vsum, segments):
-            problems["vsum"] = f"found {brief(self.vsum)}, expected one entry for each of {segments} segments"
+            problems["vsum"] = f"found {abbreviate(self.vsum)}, expected one entry for each of {segments} segments"
         return problems
 
 

@@ -1,4 +1,4 @@
-"""Checks of arrays that HDF5 and MATLAB files of other projects hold; each error is one line.
+"""Checks of arrays from HDF5 and MATLAB files of other projects; each error is one line.
 
 In messages, `context` is `path: video X: field`.
 """
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 class WrongContent(ValueError):
-    """A field is not as expected; the text is the whole message."""
+    """A field does not have the expected content."""
 
 
 @contextlib.contextmanager
-def one_line_errors(path: str | os.PathLike, expected: str) -> Iterator[None]:
-    """Turn whatever a damaged file raises into one line that names it.
+def one_line_read_errors(path: str | os.PathLike, expected: str) -> Iterator[None]:
+    """Convert any error from a damaged file to one line that names the file.
 
     Args:
         path: the file that the block reads.
-        expected: kind of file, for the message.
+        expected: type of the file, for the message.
     """
     try:
         yield
@@ -39,44 +39,44 @@ def one_line_errors(path: str | os.PathLike, expected: str) -> Iterator[None]:
         raise ValueError(f"{path}: annotations: damaged or not {expected} ({reason})") from None
 
 
-def require(condition: bool, context: str, found: object, expected: str) -> None:
+def require(condition: bool | np.bool_, context: str, actual: object, expected: str) -> None:
     """Raise `WrongContent` unless a condition holds."""
     if not condition:
-        raise WrongContent(f"{context}: found {found}, expected {expected}")
+        raise WrongContent(f"{context}: found {actual}, expected {expected}")
 
 
 def require_name(text: str, context: str) -> str:
-    """Check the name of a video, which becomes part of a file's name."""
+    """Check the name of a video, which becomes part of a file name."""
     require(is_file_name(text), f"{context}: name", ascii(text)[:60], "a name, not a path")
     return text
 
 
-def numbers(array: np.ndarray, context: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Check an array of finite numbers against a shape, in which None stands for any length above 0."""
-    fits = array.ndim == len(shape) and all(n == m if m is not None else n for n, m in zip(array.shape, shape))
+def check_numbers(array: np.ndarray, context: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Check that an array has finite numbers and a shape, in which None is any length above 0."""
+    has_shape = array.ndim == len(shape) and all(n == m if m is not None else n for n, m in zip(array.shape, shape))
     expected = tuple("any" if m is None else m for m in shape)
-    require(array.dtype.kind in "biuf" and fits, context, f"{array.dtype} {array.shape}", f"numbers {expected}")
+    require(array.dtype.kind in "biuf" and has_shape, context, f"{array.dtype} {array.shape}", f"numbers {expected}")
     require(np.isfinite(array).all(), context, "NaN or infinity", "finite numbers")
     return array
 
 
-def floats(array: np.ndarray, context: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Check an array as `numbers` does and return it as float32, in which it must be finite too."""
+def check_floats(array: np.ndarray, context: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Check an array as `check_numbers` does and return it as float32, which must be finite too."""
     with np.errstate(over="ignore"):
-        return numbers(numbers(array, context, shape).astype(np.float32), context, shape)
+        return check_numbers(check_numbers(array, context, shape).astype(np.float32), context, shape)
 
 
-def scalar(array: np.ndarray, context: str, minimum: float, maximum: float) -> float:
+def check_scalar(array: np.ndarray, context: str, minimum: float, maximum: float) -> float:
     """Check a single number, in an array of any rank."""
-    value = numbers(array.reshape(-1), context, (1,)).item()
+    value = check_numbers(array.reshape(-1), context, (1,)).item()
     require(minimum <= value <= maximum, context, value, f"{minimum:g} to {maximum:g}")
     return value
 
 
-def count(array: np.ndarray, context: str) -> int:
-    """Check a single whole number above 0."""
-    value = scalar(array, context, 1, 2**31)
-    require(value == int(value), context, value, "a whole number")
+def check_count(array: np.ndarray, context: str) -> int:
+    """Check a single integer above 0."""
+    value = check_scalar(array, context, 1, 2**31)
+    require(value == int(value), context, value, "an integer")
     return int(value)
 
 

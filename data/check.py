@@ -1,10 +1,10 @@
-"""Check that VideoXum is all there: `python -m data.check ROOT [--own_data] [--list FILE]`.
+"""Check that VideoXum is complete and readable: `python -m data.check ROOT [--own_data] [--list FILE]`.
 
     ROOT/anno/{train,val,test}_videoxum.json
     ROOT/feat/{blip,vt_clipscore}           {video_id}.npz, or packed by data.pack
-    ROOT/feat/{blip,vt_clipscore}_packed    where there is no folder of the name above
+    ROOT/feat/{blip,vt_clipscore}_packed    used if the folder above does not exist
 
-Every feature file is read as training reads it. The exit status is 0 where nothing is missing or broken, else 1.
+Every feature file is read as in training. The exit status is 0 if nothing is missing or broken, else 1.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import pathlib
 import sys
 from collections.abc import Iterable
 
-from data.annotations import VIDEOS, VideoRecord, load_annotations
+from data.annotations import NUM_VIDEOS, VideoRecord, annotation_path, load_annotations
 from data.features import NpzFeatures, PackedFeatures, is_packed, require_finite
 from utils.command_line import OneLineParser
 from utils.files import atomic_write
@@ -27,37 +27,37 @@ from utils.text import printable
 FEATURES = dict(blip_feat=("blip", "features"), vt_clip_feat=("vt_clipscore", "vision"))  # folder in feat/, array
 PARTS = ("anno", *FEATURES)
 ERRORS = {
-    "annotations": "annotation files that are missing or bad",
-    "number": "splits of another number of videos than published",
+    "annotations": "annotation files that are missing or invalid",
+    "number": "splits whose number of videos is not the published one",
     "missing": "videos without features",
     "broken": "feature files that cannot be used",
 }
 # Runs do not fail because of these.
 WARNINGS = {
-    "cut": "VT-CLIP features of another length than the labels: such videos are cut to the shorter",
+    "cut": "VT-CLIP features whose length is not that of the labels: these videos are cut to the shorter",
     "extra": "feature files of videos that are not annotated",
     "twice": "videos in two splits",
 }
-SHOWN = 10
+MAX_SHOWN = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Issue:
-    """Something that is wrong or strange: a key of `ERRORS` or `WARNINGS`, and a line that names the file."""
+    """An error or a warning: a key of `ERRORS` or `WARNINGS`, and one line that names the file."""
 
     kind: str
     text: str
 
 
-class Report:
+class CheckReport:
     """Result of a check.
 
     Attributes:
         lines: one for each file or folder that was read.
-        issues: what is wrong or strange.
+        issues: errors and warnings.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.lines: list[str] = []
         self.issues: list[Issue] = []
 
@@ -75,28 +75,29 @@ class Report:
         for kind, meaning in (ERRORS | WARNINGS).items():
             texts = [issue.text for issue in self.issues if issue.kind == kind]
             if texts:
-                print(f"{kind}: {len(texts)} {meaning}", *texts[:SHOWN], sep="\n  ")
-            if len(texts) > SHOWN:
-                print(f"  and {len(texts) - SHOWN} more" + ("" if file else "; --list FILE writes all"))
+                print(f"{kind}: {len(texts)} {meaning}", *texts[:MAX_SHOWN], sep="\n  ")
+            if len(texts) > MAX_SHOWN:
+                print(f"  and {len(texts) - MAX_SHOWN} more" + ("" if file else "; --list FILE writes all"))
         if file:
             with atomic_write(file) as writer:
                 writer.writelines(json.dumps(dataclasses.asdict(issue)) + "\n" for issue in self.issues)
         print("complete" if self.is_complete else "NOT complete")
 
 
-def check(root: str | os.PathLike, parts: Iterable[str] = PARTS, own_data: bool = False) -> Report:
-    """Check a data set on the disk.
+def check(root: str | os.PathLike, parts: Iterable[str] = PARTS, own_data: bool = False) -> CheckReport:
+    """Check a dataset on the disk.
 
     Args:
         root: its folder.
         parts: which of `PARTS` to check; the annotations are always read.
-        own_data: take the splits that exist, of any number of videos.
+        own_data: accept any splits, of any number of videos.
     Raises:
-        FileNotFoundError: no such folder, or one without annotations of one's own.
+        FileNotFoundError: no such folder, or with `own_data` no annotations in it.
     """
-    root, report = pathlib.Path(root), Report()
+    root = pathlib.Path(root)
+    report = CheckReport()
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: data set: no such folder")
+        raise FileNotFoundError(f"{root}: dataset: no such folder")
     records = read_annotations(root, report, own_data)
     for part in parts:
         if part in FEATURES:
@@ -104,11 +105,12 @@ def check(root: str | os.PathLike, parts: Iterable[str] = PARTS, own_data: bool 
     return report
 
 
-def read_annotations(root: str | os.PathLike, report: Report, own_data: bool) -> dict[str, VideoRecord]:
+def read_annotations(root: pathlib.Path, report: CheckReport, own_data: bool) -> dict[str, VideoRecord]:
     """Read the annotations of all splits: video id -> record; adds lines and issues to the report."""
-    records, splits = {}, {}
-    for split, expected in VIDEOS.items():
-        path = annotation_file(root, split)
+    records: dict[str, VideoRecord] = {}
+    splits: dict[str, str] = {}
+    for split, expected in NUM_VIDEOS.items():
+        path = annotation_path(root / "anno", split)
         if own_data and not path.exists():
             continue
         try:
@@ -124,16 +126,13 @@ def read_annotations(root: str | os.PathLike, report: Report, own_data: bool) ->
                 report.add("twice", f"{path}: video {record.video_id}: found in {splits[record.video_id]} too")
             records[record.video_id], splits[record.video_id] = record, split
     if own_data and not records and report.is_complete:
-        raise FileNotFoundError(f"{annotation_file(root, 'test')}: annotations: no such file, nor of another split")
+        raise FileNotFoundError(
+            f"{annotation_path(root / 'anno', 'test')}: annotations: no such file, and no other split"
+        )
     return records
 
 
-def annotation_file(root: str | os.PathLike, split: str) -> pathlib.Path:
-    """Path of a split's annotations."""
-    return pathlib.Path(root, "anno", f"{split}_videoxum.json")
-
-
-def check_features(root: pathlib.Path, part: str, records: dict[str, VideoRecord], report: Report) -> None:
+def check_features(root: pathlib.Path, part: str, records: dict[str, VideoRecord], report: CheckReport) -> None:
     """Check one kind of features, a key of `FEATURES`; adds lines and issues to the report."""
     name, field = FEATURES[part]
     folder, packed = root / "feat" / name, root / "feat" / f"{name}_packed"
@@ -160,26 +159,27 @@ def open_all(folder: pathlib.Path, field: str) -> tuple[NpzFeatures | PackedFeat
     if is_packed(folder):
         packed = PackedFeatures(folder, field)
         return packed, set(packed.videos)
-    names = (path.name for path in folder.glob("*.npz"))  # also for a folder that is not there
+    names = (path.name for path in folder.glob("*.npz"))  # none if there is no such folder
     return NpzFeatures(folder, field), {name.removesuffix(".npz") for name in names if not name.startswith(".")}
 
 
 def read_all(
-    features: NpzFeatures | PackedFeatures, records: list[VideoRecord], title: str, report: Report
+    features: NpzFeatures | PackedFeatures, records: list[VideoRecord], title: str, report: CheckReport
 ) -> dict[str, tuple[int, int]]:
     """Read the features of all records once; returns video id -> shape, without broken files."""
 
-    def shape(record):
+    def read_shape(record: VideoRecord) -> tuple[int, int] | Exception:
         try:
             array = features.load(record.video_id)
             require_finite(array, f"{features.path(record.video_id)}: video {record.video_id}: {features.field}")
-            return array.shape
+            return array.shape[0], array.shape[1]
         except (ValueError, OSError) as error:
             return error
 
-    shapes, pool = {}, concurrent.futures.ThreadPoolExecutor()
+    shapes: dict[str, tuple[int, int]] = {}
+    pool = concurrent.futures.ThreadPoolExecutor()
     try:
-        results = zip(records, pool.map(shape, records))
+        results = zip(records, pool.map(read_shape, records))
         with progress_bar(results, True, total=len(records), desc=title, unit="video") as bar:
             for record, result in bar:
                 if isinstance(result, Exception):
@@ -187,7 +187,7 @@ def read_all(
                 else:
                     shapes[record.video_id] = result
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C, do not read the rest
     return shapes
 
 
@@ -196,16 +196,16 @@ def _compare(
     field: str,
     records: list[VideoRecord],
     shapes: dict[str, tuple[int, int]],
-    report: Report,
+    report: CheckReport,
 ) -> None:
-    """Compare lengths with the labels', and widths with each other."""
+    """Check that features have the lengths of the labels, and equal widths."""
     widths = collections.Counter(width for _, width in shapes.values())
-    usual = max(widths, key=widths.get, default=0)
+    most_common_width = widths.most_common(1)[0][0] if widths else 0
     for record in records:
-        frames, width = shapes.get(record.video_id, (record.num_frames, usual))
+        frames, width = shapes.get(record.video_id, (record.num_frames, most_common_width))
         start = f"{features.path(record.video_id)}: video {record.video_id}: {field}:"
-        if width != usual:
-            report.add("broken", f"{start} found width {width}, expected {usual} as of most videos")
+        if width != most_common_width:
+            report.add("broken", f"{start} found width {width}, expected {most_common_width} as in most files")
         if frames != record.num_frames:
             kind = "cut" if field == "vision" else "broken"
             report.add(kind, f"{start} found {frames} frames, expected {record.num_frames} as in vsum_onehot")
@@ -213,14 +213,18 @@ def _compare(
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that checking and downloading have in common."""
-    parser.add_argument("--what", nargs="+", choices=PARTS, default=PARTS, help="parts (all)")
+    parser.add_argument("--what", nargs="+", choices=PARTS, default=PARTS, help="parts to process (default: all)")
     parser.add_argument("--list", metavar="FILE", help="write all issues to a file, one JSON object a line")
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = OneLineParser(prog="python -m data.check", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("root", help="folder of the data set, such as dataset/ActivityNet")
-    parser.add_argument("--own_data", action="store_true", help="not VideoXum: any splits, of any number of videos")
+    parser.add_argument("root", help="folder of the dataset, such as dataset/ActivityNet")
+    parser.add_argument(
+        "--own_data",
+        action="store_true",
+        help="check another dataset than VideoXum: any splits, of any number of videos",
+    )
     add_options(parser)
     args = parser.parse_args(argv)
     report = check(args.root, args.what, args.own_data)

@@ -1,7 +1,7 @@
 """List of `Sample` -> padded `Batch`."""
 
 import dataclasses
-import functools
+from typing import Self
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -11,67 +11,77 @@ from data.dataset import Sample
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """B videos padded with zeros to T frames; `video_mask` is 1 at real frames.
+    """B videos, padded with zeros to T frames.
 
-    What the model reads lengths from, `video_mask` and `caption_ids`, stays on the host, so that nobody has to wait for
-    a device to learn them.
+    The model reads lengths from `video_mask` and `caption_ids`: they stay on the host, so that this costs no host sync.
 
-    `caption_ids` (padded with the tokeniser's [PAD]) and `clip_vision` are None where the data set gives none.
+    Attributes:
+        video_ids: B ids.
+        indices: indices of the videos in the dataset.
+        video_embeddings: (B, T, D) float32.
+        video_mask: (B, T) float32, 1 = real frame; on the host.
+        vsum_labels: (B, R, T) uint8 in {0, 1}.
+        captions: B texts, prompt included.
+        lengths: B numbers of real frames.
+        num_labels: B numbers of annotated frames, before any cut.
+        caption_ids: (B, L) int64, padded with [PAD], on the host; None if the dataset does not tokenize.
+        clip_vision: (B, T, C) float32; None without VT-CLIP features.
     """
 
     video_ids: list[str]
     indices: list[int]
-    video_embeddings: torch.Tensor  # (B, T, D) float32
-    video_mask: torch.Tensor  # (B, T) float32
-    vsum_labels: torch.Tensor  # (B, R, T) uint8
+    video_embeddings: torch.Tensor
+    video_mask: torch.Tensor
+    vsum_labels: torch.Tensor
     captions: list[str]
-    lengths: list[int]  # real frames
-    num_labels: list[int]  # annotated frames before any cut
-    caption_ids: torch.Tensor | None = None  # (B, L) int64
-    clip_vision: torch.Tensor | None = None  # (B, T, C) float32
+    lengths: list[int]
+    num_labels: list[int]
+    caption_ids: torch.Tensor | None = None
+    clip_vision: torch.Tensor | None = None
 
     @property
-    def tsum_labels(self):
-        """What the model takes as captions: ids where the loader made them, else the texts."""
+    def tsum_labels(self) -> list[str] | torch.Tensor:
+        """Captions as the model takes them: ids if the loader tokenized them, else the texts."""
         return self.captions if self.caption_ids is None else self.caption_ids
 
-    def _map(self, function, but=()):
-        tensors = {k: function(v) for k, v in vars(self).items() if isinstance(v, torch.Tensor) and k not in but}
-        return dataclasses.replace(self, **tensors)
+    def to(self, device: torch.device | str) -> Self:
+        """Copy the tensors to a device, except those that stay on the host."""
+        return dataclasses.replace(
+            self,
+            video_embeddings=self.video_embeddings.to(device, non_blocking=True),
+            vsum_labels=self.vsum_labels.to(device, non_blocking=True),
+            clip_vision=None if self.clip_vision is None else self.clip_vision.to(device, non_blocking=True),
+        )
 
-    def to(self, device):
-        """Copy the tensors to a device, but for those that stay on the host."""
-        copy = functools.partial(torch.Tensor.to, device=device, non_blocking=True)
-        return self._map(copy, but=("video_mask", "caption_ids"))
+    def pin_memory(self) -> Self:
+        """Pin the tensors; called by the loader."""
+        return dataclasses.replace(
+            self,
+            video_embeddings=self.video_embeddings.pin_memory(),
+            video_mask=self.video_mask.pin_memory(),
+            vsum_labels=self.vsum_labels.pin_memory(),
+            caption_ids=None if self.caption_ids is None else self.caption_ids.pin_memory(),
+            clip_vision=None if self.clip_vision is None else self.clip_vision.pin_memory(),
+        )
 
-    def pin_memory(self):
-        """Pin the tensors; the loader calls it."""
-        return self._map(torch.Tensor.pin_memory)
 
-
-def collate(samples: list[Sample], pad_id=0) -> Batch:
+def collate(samples: list[Sample], pad_id: int = 0) -> Batch:
     """Pad samples to the longest: frames, labels and features with 0, caption ids with `pad_id`."""
-    frames = pad_sequence([s.video_embeddings for s in samples], batch_first=True)  # (B, T, D)
+    embeddings = pad_sequence([s.video_embeddings for s in samples], batch_first=True)  # (B, T, D)
     lengths = [len(s.video_embeddings) for s in samples]
-    mask = (torch.arange(frames.shape[1]) < torch.tensor(lengths)[:, None]).float()  # (B, T)
-    labels = (
-        pad_sequence([s.vsum_labels.t() for s in samples], batch_first=True).transpose(1, 2).contiguous()
-    )  # (B, R, T)
-    ids = clip = None
-    if samples[0].caption_ids is not None:
-        ids = [torch.tensor(s.caption_ids) for s in samples]
-        ids = pad_sequence(ids, batch_first=True, padding_value=pad_id)  # (B, L)
-    if samples[0].clip_vision is not None:
-        clip = pad_sequence([s.clip_vision for s in samples], batch_first=True)  # (B, T, C)
+    mask = (torch.arange(embeddings.shape[1]) < torch.tensor(lengths)[:, None]).float()  # (B, T)
+    labels = pad_sequence([s.vsum_labels.t() for s in samples], batch_first=True)  # (B, T, R)
+    caption_ids = [torch.tensor(s.caption_ids) for s in samples if s.caption_ids is not None]
+    clip_vision = [s.clip_vision for s in samples if s.clip_vision is not None]
     return Batch(
         video_ids=[s.video_id for s in samples],
         indices=[s.index for s in samples],
-        video_embeddings=frames,
+        video_embeddings=embeddings,
         video_mask=mask,
-        vsum_labels=labels,
+        vsum_labels=labels.transpose(1, 2).contiguous(),  # (B, R, T)
         captions=[s.caption for s in samples],
         lengths=lengths,
         num_labels=[s.num_labels for s in samples],
-        caption_ids=ids,
-        clip_vision=clip,
+        caption_ids=pad_sequence(caption_ids, batch_first=True, padding_value=pad_id) if caption_ids else None,
+        clip_vision=pad_sequence(clip_vision, batch_first=True) if clip_vision else None,
     )

@@ -1,6 +1,11 @@
-"""The VideoXum data set: annotation + features + caption -> unpadded `Sample`."""
+"""The VideoXum dataset: annotations, features and captions -> unpadded `Sample`.
+
+Axes: T frames at 1 fps, R annotators, D and C widths of BLIP's and VT-CLIP's features.
+"""
 
 import dataclasses
+import os
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,89 +18,99 @@ from data.features import open_features, require_length
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One video: T frames at 1 fps, R annotators, D and C the widths of the BLIP and VT-CLIP features.
+    """One video.
 
-    `num_labels` is the number of annotated frames before any cut; `caption_ids` and `clip_vision` are None where
-    they were not asked for.
+    Attributes:
+        video_id: its id.
+        index: in the dataset.
+        video_embeddings: (T, D) float32, frame features.
+        vsum_labels: (R, T) uint8 in {0, 1}, the annotators' key-frames.
+        caption: prompt and cleaned reference caption.
+        num_labels: number of annotated frames, before any cut.
+        caption_ids: token ids of the caption; None if the dataset does not tokenize.
+        clip_vision: (T, C) float32; None without VT-CLIP features.
     """
 
     video_id: str
     index: int
-    video_embeddings: torch.Tensor  # (T, D) float32
-    vsum_labels: torch.Tensor  # (R, T) uint8
-    caption: str  # prompt and cleaned reference
+    video_embeddings: torch.Tensor
+    vsum_labels: torch.Tensor
+    caption: str
     num_labels: int
     caption_ids: list[int] | None = None
-    clip_vision: torch.Tensor | None = None  # (T, C) float32
+    clip_vision: torch.Tensor | None = None
 
 
-class VideoXum(Dataset):
-    """One split of VideoXum.
+class VideoXum(Dataset[Sample]):
+    """One split of VideoXum, or of another dataset in its format.
 
     Args:
         ann_file: annotation JSON of the split.
-        feature_root: folder of BLIP features.
-        width: D, columns the features must have.
-        prompt: what every caption begins with.
-        max_frames: cut videos after so many frames; None cuts nothing.
-        max_words: cut captions after so many words; None cuts nothing.
-        tokenize: function from a caption to its ids, so that the loader's workers do it; None leaves it out.
-        clip_root: folder of VT-CLIP features to read too; None reads none. Where a video's differ in length from
-            the labels, everything of that video is cut to the shorter.
-        clip_width: C, columns the VT-CLIP features must have; None takes any.
+        feature_root: folder of frame features.
+        width: D, number of columns expected.
+        prompt: beginning of every caption.
+        max_frames: cut videos to this many frames; None does not cut.
+        max_words: cut captions to this many words; None does not cut.
+        tokenize: caption -> its ids, called in the loader's workers; None leaves captions as text.
+        clip_root: folder of VT-CLIP features; None reads none. If a video's VT-CLIP features and labels differ in
+            length, all its arrays are truncated to the shorter.
+        clip_width: C, number of columns expected; None accepts any.
+    Attributes:
+        records: the annotated videos.
     Raises:
-        FileNotFoundError, ValueError: bad annotations or missing files; on reading a sample, bad features.
+        FileNotFoundError, ValueError: invalid annotations or missing files; on reading a sample, invalid features.
     """
 
     def __init__(
         self,
-        ann_file,
-        feature_root,
+        ann_file: str | os.PathLike,
+        feature_root: str | os.PathLike,
         *,
-        width,
-        prompt,
-        max_frames=None,
-        max_words=None,
-        tokenize=None,
-        clip_root=None,
-        clip_width=None,
-    ):
+        width: int,
+        prompt: str,
+        max_frames: int | None = None,
+        max_words: int | None = None,
+        tokenize: Callable[[str], list[int]] | None = None,
+        clip_root: str | os.PathLike | None = None,
+        clip_width: int | None = None,
+    ) -> None:
         self.records = load_annotations(ann_file)
-        self.prompt, self.tokenize = prompt, tokenize
-        self.max_frames, self.max_words = max_frames, max_words
+        self.prompt = prompt
+        self.max_frames = max_frames
+        self.max_words = max_words
+        self.tokenize = tokenize
         video_ids = [record.video_id for record in self.records]
-        self.features = open_features(feature_root, video_ids, "features", width, "BLIP features")
+        self.features = open_features(feature_root, video_ids, "features", width, "frame features")
         self.clip_features = None
         if clip_root is not None:
             self.clip_features = open_features(clip_root, video_ids, "vision", clip_width, "VT-CLIP features")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.records)
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Hex SHA-256 of the annotations."""
         return fingerprint(self.records)
 
-    def num_frames(self, i):
-        """Annotated frames of video i."""
-        return self.records[i].num_frames
+    def num_frames(self, index: int) -> int:
+        """Number of annotated frames of a video."""
+        return self.records[index].num_frames
 
-    def __getitem__(self, i):
-        record = self.records[i]
+    def __getitem__(self, index: int) -> Sample:
+        record = self.records[index]
         features = self.features.load(record.video_id)  # (T, D)
-        labels = record.vsum_onehot  # (R, T)
         require_length(len(features), record, self.features.path(record.video_id))
-        clip_vision, stop = None, self.max_frames
+        stop, clip_vision = self.max_frames, None
         if self.clip_features is not None:
-            clip_vision = self.clip_features.load(record.video_id)  # (T', C)
-            stop = min(len(clip_vision), record.num_frames, self.max_frames or record.num_frames)
-            clip_vision = torch.from_numpy(clip_vision[:stop])
+            vision = self.clip_features.load(record.video_id)  # (T', C)
+            stop = min(len(vision), record.num_frames, self.max_frames or record.num_frames)
+            clip_vision = torch.from_numpy(vision[:stop])
         caption = self.prompt + reference_caption(record.tsum, self.max_words)
         return Sample(
             video_id=record.video_id,
             index=record.index,
             video_embeddings=torch.from_numpy(features[:stop]),
-            vsum_labels=torch.from_numpy(np.ascontiguousarray(labels[:, :stop])),
+            vsum_labels=torch.from_numpy(np.ascontiguousarray(record.vsum_onehot[:, :stop])),
             caption=caption,
             num_labels=record.num_frames,
             caption_ids=None if self.tokenize is None else self.tokenize(caption),

@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data import arrays
-from data.tvsum_summe import BenchmarkVideo, require_unique_names, selections
+from data.tvsum_summe import BenchmarkVideo, check_selections, require_unique_names
 
 if TYPE_CHECKING:
     import h5py
 
-TOLERANCE = 30  # frames that shots may miss, or have too many, at a video's end
-NEEDED = ("n_frames", "picks", "user_summary")
-OPTIONAL = ("change_points", "n_frame_per_seg", "n_steps", "gtscore", "features")
+TOLERANCE = 30  # frames by which the end of the last shot may differ from that of the video
+REQUIRED_FIELDS = ("n_frames", "picks", "user_summary")
+OPTIONAL_FIELDS = ("change_points", "n_frame_per_seg", "n_steps", "gtscore", "features")
 
 
 def read_eccv16(path: str | os.PathLike) -> list[BenchmarkVideo]:
     """Read an `eccv16_dataset_{tvsum,summe}_google_pool5.h5`.
 
     Args:
-        path: the file; of each video `n_frames`, `picks` and `user_summary` are needed, and `change_points`,
-            `n_frame_per_seg`, `n_steps`, `gtscore`, `features` and `video_name` used where they exist.
+        path: the file; each video needs `n_frames`, `picks` and `user_summary`; `change_points`, `n_frame_per_seg`,
+            `n_steps`, `gtscore`, `features` and `video_name` are optional.
     Returns:
-        videos, video_1 first; named by `video_name`, with the key as alias, or by the key.
+        Videos, video_1 first; named by `video_name`, with the key as alias, or by the key.
     Raises:
         FileNotFoundError, ValueError: as `read_tvsum_mat`.
     Source: Zhang et al., Video Summarization with Long Short-Term Memory, ECCV 2016; the layout as in the README of
@@ -34,9 +34,9 @@ def read_eccv16(path: str | os.PathLike) -> list[BenchmarkVideo]:
     """
     import h5py
 
-    with arrays.one_line_errors(path, "an eccv16 .h5 file"), h5py.File(path, "r") as file:
+    with arrays.one_line_read_errors(path, "an eccv16 .h5 file"), h5py.File(path, "r") as file:
         keys = sorted(file, key=lambda key: (len(key), key))
-        arrays.require(keys, f"{path}: annotations", "no video", "at least one")
+        arrays.require(bool(keys), f"{path}: annotations", "no video", "at least one")
         return require_unique_names([_read_group(file.get(key), key, path) for key in keys], path)
 
 
@@ -45,32 +45,41 @@ def _read_group(group: "h5py.Group", key: str, path: str | os.PathLike) -> Bench
 
     context = f"{path}: video {ascii(key)[1:-1]}"
     arrays.require(isinstance(group, h5py.Group), context, "no group", "a group of arrays")
-    names = [*NEEDED, *(field for field in OPTIONAL if field in group)]
-    fields = {field: arrays.read_dataset(group, field, context) for field in names}
-    n = arrays.count(fields["n_frames"], f"{context}: n_frames")
-    picks = arrays.numbers(fields["picks"], f"{context}: picks", (None,))  # (P,)
+    present = [*REQUIRED_FIELDS, *(field for field in OPTIONAL_FIELDS if field in group)]
+    fields = {field: arrays.read_dataset(group, field, context) for field in present}
+    n = arrays.check_count(fields["n_frames"], f"{context}: n_frames")
+    picks = arrays.check_numbers(fields["picks"], f"{context}: picks", (None,))  # (P,)
     in_range = picks[0] >= 0 and picks[-1] < n
     ascending = (np.diff(picks.astype(np.int64)) > 0).all() and (picks % 1 == 0).all()
     arrays.require(
         in_range and ascending, f"{context}: picks", f"{picks[0]} to {picks[-1]}", f"ascending frames of {n}"
     )
     if "n_steps" in fields:
-        steps = arrays.count(fields["n_steps"], f"{context}: n_steps")
+        steps = arrays.check_count(fields["n_steps"], f"{context}: n_steps")
         arrays.require(steps == len(picks), f"{context}: n_steps", steps, f"{len(picks)} as in picks")
-    values = dict(picks=picks.astype(np.int64))
-    values["user_summary"] = selections(fields["user_summary"], f"{context}: user_summary", n)
-    for field, shape in dict(gtscore=(len(picks),), features=(len(picks), None)).items():
-        if field in fields:
-            values[field] = arrays.floats(fields[field], f"{context}: {field}", shape)
+    gtscore = features = change_points = None
+    if "gtscore" in fields:
+        gtscore = arrays.check_floats(fields["gtscore"], f"{context}: gtscore", (len(picks),))
+    if "features" in fields:
+        features = arrays.check_floats(fields["features"], f"{context}: features", (len(picks), None))
     if "change_points" in fields:
-        values["change_points"] = _shots(fields["change_points"], fields.get("n_frame_per_seg"), n, context)
-    names = (arrays.require_name(key, context),)
+        change_points = _read_shots(fields["change_points"], fields.get("n_frame_per_seg"), n, context)
+    names = [arrays.require_name(key, context)]
     if "video_name" in group:
-        names = (_text(group, "video_name", context), *names)
-    return BenchmarkVideo(names[0], n, names[1:], **values)
+        names.insert(0, _read_text(group, "video_name", context))
+    return BenchmarkVideo(
+        names[0],
+        n,
+        aliases=tuple(names[1:]),
+        user_summary=check_selections(fields["user_summary"], f"{context}: user_summary", n),
+        change_points=change_points,
+        picks=picks.astype(np.int64),
+        gtscore=gtscore,
+        features=features,
+    )
 
 
-def _text(group: "h5py.Group", field: str, context: str) -> str:
+def _read_text(group: "h5py.Group", field: str, context: str) -> str:
     """Read a dataset of one name."""
     value = arrays.read_dataset(group, field, context)
     is_text = value.size == 1 and isinstance(value.item(), bytes)
@@ -78,12 +87,12 @@ def _text(group: "h5py.Group", field: str, context: str) -> str:
     return arrays.require_name(value.item().decode(), f"{context}: {field}")
 
 
-def _shots(rows: np.ndarray, lengths: np.ndarray | None, n: int, context: str) -> tuple[tuple[int, int], ...]:
-    """Rows of first and last frame -> (first, last + 1), cut at the video's end as DR-DSN's evaluation does."""
-    first, stop = arrays.numbers(rows, f"{context}: change_points", (None, 2)).T.astype(np.int64) + [[0], [1]]
+def _read_shots(rows: np.ndarray, lengths: np.ndarray | None, n: int, context: str) -> tuple[tuple[int, int], ...]:
+    """Convert rows (first, last frame) to (first, last + 1), cut at the video's end as DR-DSN's evaluation does."""
+    first, stop = arrays.check_numbers(rows, f"{context}: change_points", (None, 2)).T.astype(np.int64) + [[0], [1]]
     if lengths is not None:
-        lengths = arrays.numbers(lengths, f"{context}: n_frame_per_seg", first.shape)
-        same = (np.abs(lengths - (stop - first)) <= 1).all()  # not used; far off, the rows mean something else
+        lengths = arrays.check_numbers(lengths, f"{context}: n_frame_per_seg", first.shape)
+        same = (np.abs(lengths - (stop - first)) <= 1).all()  # unused, but checks the meaning of the rows
         arrays.require(same, f"{context}: n_frame_per_seg", "other lengths", "those of change_points")
     joined = first[0] == 0 and (first[1:] == stop[:-1]).all() and (first < np.minimum(stop, n)).all()
     arrays.require(

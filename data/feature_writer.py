@@ -1,4 +1,4 @@
-"""Fill a folder of features: their provenance, which videos are complete, one file per video."""
+"""Write features: one file per video, and a file with their provenance."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import numpy as np
 
 from data.features import feature_path, is_complete
 from utils.files import atomic_write, make_folder, read_json, remove_leftovers
+from utils.precision import canonical_precision
 
 if TYPE_CHECKING:
     from data.video.decoding import DecodeJob
@@ -18,7 +19,7 @@ PROVENANCE_FILE = "extraction.json"
 
 
 class FeatureWriter:
-    """One encoder's features: `{video_id}.npz` files and a note of their provenance.
+    """Writes one encoder's features: `{video_id}.npz` files and their provenance, `extraction.json`.
 
     Args:
         root: the folder.
@@ -26,7 +27,7 @@ class FeatureWriter:
         texts: video id -> caption whose feature is stored in the file as `text`.
     """
 
-    def __init__(self, root: str | os.PathLike, field: str, texts: Mapping[str, str]):
+    def __init__(self, root: str | os.PathLike, field: str, texts: Mapping[str, str]) -> None:
         self.root = pathlib.Path(root)
         self.field = field
         self.texts = texts
@@ -34,24 +35,24 @@ class FeatureWriter:
     def prepare(self, provenance: dict[str, Any], overwrite: bool) -> None:
         """Make the folder and write the provenance of its features.
 
-        With `overwrite`, all features of another provenance are removed: a folder never holds two kinds.
+        A folder has features of one provenance only: with `overwrite`, features of a different provenance are removed.
 
         Raises:
-            ValueError: there are such features and `overwrite` is not set, or features without provenance.
+            ValueError: there are features without provenance, or of another one and `overwrite` is not set.
         """
         path = make_folder(self.root, "--out") / PROVENANCE_FILE
         remove_leftovers(self.root)
         if not path.is_file() and any(self.root.glob("*.npz")):
             raise ValueError(
-                f"{self.root}: --out: found features without a note of how they were made ({path.name}), such as "
-                "released ones, expected none: use another folder"
+                f"{self.root}: --out: found features without provenance ({path.name}), such as released ones, expected "
+                "none: use another folder"
             )
         if path.is_file() and (stored := read_provenance(path)) != provenance:
             if not overwrite:
                 name = next((name for name in provenance if stored.get(name) != provenance[name]), "settings")
                 raise ValueError(
-                    f"{path}: {name}: found {stored.get(name)}, expected {provenance.get(name)}: the features there "
-                    "were made with other settings; --overwrite makes them anew, another --out keeps both"
+                    f"{path}: {name}: found {stored.get(name)}, expected {provenance.get(name)}: these features were "
+                    "extracted with other settings; --overwrite replaces them, another --out keeps both"
                 )
             for features in self.root.glob("*.npz"):
                 features.unlink()
@@ -59,9 +60,11 @@ class FeatureWriter:
             json.dump(provenance, file, indent=2)
 
     def is_complete(self, job: "DecodeJob") -> bool:
-        """Whether a video's features exist, whole."""
-        text = {"text": 1} if job.video_id in self.texts else {}
-        return is_complete(feature_path(self.root, job.video_id), {self.field: job.frames} | text)
+        """Whether a video's features exist and are complete."""
+        expected = {self.field: job.num_frames}
+        if job.video_id in self.texts:
+            expected["text"] = 1
+        return is_complete(feature_path(self.root, job.video_id), expected)
 
     def write(self, video_id: str, features: np.ndarray, encode_text: Callable[[str], np.ndarray]) -> None:
         """Write a video's features (T, D) and those of its caption (1, D), atomically."""
@@ -69,13 +72,16 @@ class FeatureWriter:
         if video_id in self.texts:
             arrays["text"] = encode_text(self.texts[video_id])
         with atomic_write(feature_path(self.root, video_id), "wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # names of arrays, not its own flag
 
 
 def read_provenance(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a note of what features are made with; {} where it is missing or damaged."""
+    """Read the provenance of features, with today's names of precisions; {} if it is missing or damaged."""
     try:
         provenance = read_json(path, "note of an extraction")
     except (FileNotFoundError, ValueError):
         return {}
-    return provenance if isinstance(provenance, dict) else {}
+    if not isinstance(provenance, dict):
+        return {}
+    precision = provenance.get("precision")
+    return provenance | ({"precision": canonical_precision(precision)} if isinstance(precision, str) else {})

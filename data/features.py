@@ -8,11 +8,15 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors
 
 from data.annotations import VideoRecord
+
+if TYPE_CHECKING:
+    import torch
 
 PACKED_FORMAT = "packed features 2"
 
@@ -25,9 +29,9 @@ def open_features(
     Args:
         root: folder.
         video_ids: the videos needed.
-        field: `features` of BLIP or `vision` of VT-CLIP.
+        field: array in the files, `features` of the frame encoder or `vision` of VT-CLIP.
         width: D, columns expected; None takes any.
-        description: what the features are called in messages.
+        description: name of the features, for messages.
     Raises:
         FileNotFoundError, ValueError: the folder or a video is missing, or a packed file is damaged.
     """
@@ -53,9 +57,9 @@ def require_length(num_frames: int, record: VideoRecord, path: str | os.PathLike
 
 def require_finite(array: np.ndarray, context: str) -> None:
     """Raise a ValueError that begins with `context` if an array has NaN or infinity."""
-    wrong = array.size - np.count_nonzero(np.isfinite(array))
-    if wrong:
-        raise ValueError(f"{context}: found {wrong} values that are NaN or infinite")
+    count = array.size - np.count_nonzero(np.isfinite(array))
+    if count:
+        raise ValueError(f"{context}: found {count} values that are NaN or infinite")
 
 
 class NpzFeatures:
@@ -76,13 +80,13 @@ class NpzFeatures:
 
 
 class PackedFeatures:
-    """A folder of `{split}.safetensors`, mapped into memory: one tensor (T, D) per video.
+    """A folder of memory-mapped `{split}.safetensors`: one tensor (T, D) per video.
 
-    Values are not checked on reading: packing has checked them, and `data.check` reads them all once.
+    Values are not checked on reading: `data.pack` has checked them, and `data.check` reads them all.
 
     Args:
         root: the folder.
-        field: what the features have to be, `features` of BLIP or `vision` of VT-CLIP.
+        field: expected array, `features` of the frame encoder or `vision` of VT-CLIP.
         width: D, columns expected; None takes any.
     Raises:
         ValueError: a file is damaged, of an earlier version, or of another field or width; a video is in two files.
@@ -92,7 +96,7 @@ class PackedFeatures:
         self.root = root
         self.field = field
         self.width = width
-        self.videos = {}  # video id -> (path, mapped tensor)
+        self.videos: dict[str, tuple[pathlib.Path, torch.Tensor]] = {}  # video id -> (path, mapped tensor)
         if not packed_files(root):
             raise ValueError(
                 f"{root}: packed features: found the format of an earlier version, expected *.safetensors; pack them "
@@ -117,13 +121,15 @@ class PackedFeatures:
             if video_id in self.videos:
                 raise ValueError(f"{context}: video {video_id}: found in {self.path(video_id)} too")
             if tensor.ndim != 2 or self.width not in (None, tensor.shape[1]) or not tensor.is_floating_point():
-                found = f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+                dtype = str(tensor.dtype).removeprefix("torch.")
                 raise ValueError(
-                    f"{context}: video {video_id}: found {found}, expected float (frames, {self.width or 'width'})"
+                    f"{context}: video {video_id}: found {dtype} {tuple(tensor.shape)}, "
+                    f"expected float (frames, {self.width or 'width'})"
                 )
             self.videos[video_id] = path, tensor
 
-    def __reduce__(self):  # a loader's worker that is spawned maps the files itself
+    def __reduce__(self) -> tuple[type["PackedFeatures"], tuple[str | os.PathLike, str, int | None]]:
+        """Pickle the arguments: a spawned worker of a loader maps the files itself."""
         return PackedFeatures, (self.root, self.field, self.width)
 
     def path(self, video_id: str) -> pathlib.Path:
@@ -133,21 +139,21 @@ class PackedFeatures:
     def load(self, video_id: str) -> np.ndarray:
         """Read one video: (T, D) float32.
 
-        What is stored as float32 is a view of the mapped file: do not change it in place, the next call would return
-        the change.
+        float32 features are a view of the mapped file: do not change them in place, later calls would return the
+        changed values.
         """
         _, tensor = self.videos[video_id]
-        return tensor.float().numpy()  # of float16: 10 times as fast as NumPy's conversion
+        return tensor.float().numpy()  # for float16, 10 times as fast as NumPy's conversion
 
 
 def is_packed(root: str | os.PathLike) -> bool:
-    """Whether a folder holds packed features, of this version or an earlier one."""
+    """Whether a folder has packed features, of this version or an earlier one."""
     earlier = (path.with_suffix(".npy").is_file() for path in pathlib.Path(root).glob("*.json"))
     return bool(packed_files(root)) or any(earlier)
 
 
 def packed_files(root: str | os.PathLike) -> list[pathlib.Path]:
-    """Files of packed features, sorted; [] where a folder has none."""
+    """Return the sorted files of packed features; [] if the folder has none."""
     return sorted(pathlib.Path(root).glob("*.safetensors"))
 
 
@@ -162,7 +168,7 @@ def load_features(root: str | os.PathLike, video_id: str, field: str, width: int
     Args:
         root: folder of `{video_id}.npz`.
         video_id: the video.
-        field: name of the array in the file: `features` of BLIP, `vision` or `text` of VT-CLIP.
+        field: array in the file: `features` of the frame encoder, `vision` or `text` of VT-CLIP.
         width: D, columns expected; None takes any.
     Returns:
         (T, D) float32, finite.
@@ -175,7 +181,7 @@ def load_features(root: str | os.PathLike, video_id: str, field: str, width: int
     try:
         with zipfile.ZipFile(path) as archive:
             names, array = archive.namelist(), None
-            if f"{field}.npy" in names:  # read whole, so that its checksum is compared
+            if f"{field}.npy" in names:  # `read` verifies the checksum
                 array = np.load(io.BytesIO(archive.read(f"{field}.npy")), allow_pickle=False)
     except FileNotFoundError:
         raise FileNotFoundError(f"{context}: no such file") from None
@@ -195,7 +201,7 @@ def load_features(root: str | os.PathLike, video_id: str, field: str, width: int
 
 
 def check_files(root: str | os.PathLike, video_ids: Iterable[str], description: str) -> None:
-    """Make sure that every video has its feature file, with one listing of the folder.
+    """Check that every video has its feature file, with a single listing of the folder.
 
     Raises:
         FileNotFoundError: the folder or a file is missing.
@@ -212,11 +218,11 @@ def check_files(root: str | os.PathLike, video_ids: Iterable[str], description: 
 
 
 def is_complete(path: str | os.PathLike, expected: dict[str, int | None]) -> bool:
-    """Whether a feature file exists, is whole and has these arrays; reads only their headers.
+    """Whether a feature file exists, is complete and has these arrays; reads only their headers.
 
     Args:
-        path: of an `.npz` file.
-        expected: name of an array -> its rows, None for any number.
+        path: `.npz` file.
+        expected: name of an array -> number of its rows, None for any number.
     """
     try:
         with zipfile.ZipFile(path) as archive:

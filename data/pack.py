@@ -1,7 +1,7 @@
 """Pack a folder of feature files: `python -m data.pack --features DIR --annotations FILE… --out DIR`.
 
-Each annotation file becomes one memory-mapped safetensors file; the output folder is then named in
-`video_embeddings_root` (or `clip_root`, with `--field vision`) in place of the folder of `.npz` files.
+The videos of each annotation file are packed into one safetensors file. The output folder replaces the folder of `.npz`
+files in `video_embeddings_root` (or `clip_root`, with `--field vision`).
 """
 
 import os
@@ -22,7 +22,7 @@ from utils.log import progress_bar, run_main
 DTYPES = ("float32", "float16")
 
 
-def pack(
+def pack_features(
     features: str | os.PathLike,
     annotations: Sequence[str | os.PathLike],
     out: str | os.PathLike,
@@ -30,21 +30,21 @@ def pack(
     field: str,
     dtype: str,
 ) -> None:
-    """Pack the videos of each annotation file and print a line for each; a split is held in memory meanwhile.
+    """Pack the videos of each annotation file and print a line for each file; holds one split in memory.
 
     Args:
         features: folder of `{video_id}.npz`.
         annotations: annotation files; `{name}_videoxum.json` becomes `{name}.safetensors`.
-        out: folder of the packed features, made if missing.
+        out: folder of the packed features, created if missing.
         field: array to pack, `features` of BLIP or `vision` of VT-CLIP.
         dtype: one of `DTYPES`.
     Raises:
-        FileNotFoundError, ValueError: bad annotations or features, a value that does not fit into `dtype`, videos of
+        FileNotFoundError, ValueError: invalid annotations or features, a value outside the range of `dtype`, videos of
             different widths.
     """
     splits = {pathlib.Path(path).stem.removesuffix("_videoxum"): load_annotations(path) for path in annotations}
     if len(splits) < len(annotations):
-        raise ValueError("annotations: found two files of one name, expected a name for each split")
+        raise ValueError("annotations: found two files of the same name, expected a name for each split")
     for records in splits.values():
         check_files(features, [record.video_id for record in records], "features")
     if pathlib.Path(out).resolve() == pathlib.Path(features).resolve():
@@ -62,7 +62,7 @@ def pack(
             raise ValueError(f"{features}: {field}: found widths {widths[0]} to {widths[-1]}, expected one")
         metadata = dict(format=PACKED_FORMAT, field=field, source=str(features))
         path = out / f"{name}.safetensors"
-        with atomic_write(path, "wb", durable=False) as file:  # by name: `save` would take three times the memory
+        with atomic_write(path, "wb", durable=False) as file:  # `save_file`: `save` would take three times the memory
             safetensors.numpy.save_file(tensors, file.name, metadata=metadata)
         print(f"{path}: {len(records)} videos, {sum(map(len, tensors.values()))} frames, {dtype}")
 
@@ -82,13 +82,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = OneLineParser(prog="python -m data.pack", description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True, help="folder of the packed features")
     parser.add_argument("--features", required=True, help="folder of {video_id}.npz")
-    parser.add_argument(
-        "--annotations", required=True, nargs="+", help="annotation files: which videos, and a packed file for each"
-    )
+    parser.add_argument("--annotations", required=True, nargs="+", help="annotation files; each becomes a packed file")
     parser.add_argument("--field", default="features", help="array to pack: features of BLIP, vision of VT-CLIP")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="float16 takes half the space and rounds")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="float16 halves the size and rounds")
     args = parser.parse_args(argv)
-    pack(args.features, args.annotations, args.out, field=args.field, dtype=args.dtype)
+    pack_features(args.features, args.annotations, args.out, field=args.field, dtype=args.dtype)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Unpack the `.npz` files of a zip archive into one folder, wherever in the archive they are.
+"""Extract the `.npz` files of a zip archive into one folder, from any folders in the archive.
 
-Only the last part of an entry's name is used, and entries that point outside of the archive are refused before
-anything is written. A file gets its name only when it is whole.
+Only the last component of an entry's name is used; entries with paths that lead outside are refused before anything is
+written. Files are written atomically.
 """
 
 import os
@@ -16,19 +16,19 @@ from utils.log import progress_bar
 from utils.text import is_file_name, printable
 
 
-def unpack(archive: str | os.PathLike, folder: str | os.PathLike) -> tuple[int, int]:
-    """Unpack an archive's `.npz` files; existing ones of the same size and CRC-32 are kept.
+def unpack_archive(archive: str | os.PathLike, folder: str | os.PathLike) -> tuple[int, int]:
+    """Extract an archive's `.npz` files; existing ones of the same size and CRC-32 are kept.
 
-    The same call resumes after an interruption. Files are not synced one by one (for 14,001 files that took two thirds
-    longer on a fast disk): what a power cut tears, the next call finds by its CRC-32 and writes again.
+    The same call resumes after an interruption. Files are not synced individually (for 14,001 files that took two
+    thirds longer on a fast disk): the next call detects incomplete ones by their CRC-32 and writes them again.
 
     Args:
         archive: zip file.
-        folder: target, made if missing.
+        folder: target, created if missing.
     Returns:
         (written, kept): numbers of files.
     Raises:
-        ValueError: no such archive, a damaged one, or one with an entry that points outside; too little space.
+        ValueError: no such archive, a damaged one, or one with an entry that leads outside; too little space.
         OSError: a file cannot be written.
     """
     archive, folder = pathlib.Path(archive), pathlib.Path(folder)
@@ -52,13 +52,14 @@ def unpack(archive: str | os.PathLike, folder: str | os.PathLike) -> tuple[int, 
 
 
 def find_members(zipped: zipfile.ZipFile, archive: pathlib.Path) -> dict[str, zipfile.ZipInfo]:
-    """Check all entries and choose the `.npz` files: base name -> entry.
+    """Check all entries and select the `.npz` files: base name -> entry.
 
     Raises:
-        ValueError: an entry points outside, or is a link or a device; two have one name and different content; there
-            is none.
+        ValueError: an entry leads outside, or is a link or a device; two have the same name and different content;
+            there is no `.npz` file.
     """
-    members, entries = {}, zipped.infolist()
+    members: dict[str, zipfile.ZipInfo] = {}
+    entries = zipped.infolist()
     for member in entries:
         _require_inside(member, archive)
         path = pathlib.PurePosixPath(member.filename)
@@ -70,14 +71,16 @@ def find_members(zipped: zipfile.ZipFile, archive: pathlib.Path) -> dict[str, zi
             both = f"{printable(other.filename)} and {printable(member.filename)}"
             raise ValueError(f"{archive}: found {both} of different content, expected one file of each name")
     if not members:
-        raise ValueError(f"{archive}: found no .npz file among {len(entries)} entries: another archive, or a cut one")
+        raise ValueError(
+            f"{archive}: found no .npz file among {len(entries)} entries: another archive, or a truncated one"
+        )
     return members
 
 
 def _require_inside(member: zipfile.ZipInfo, archive: pathlib.Path) -> None:
     path = pathlib.PurePosixPath(member.filename)
     if path.is_absolute() or ".." in path.parts or set(member.filename) & set("\\:") or not is_file_name(path.name):
-        problem = "a path that leads outside, or is no path"
+        problem = "a path that leads outside, or is not a path"
     elif stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         problem = "a link or a device"
     else:

@@ -1,72 +1,90 @@
-"""Checkpoints of a training run: all that resuming needs."""
+"""Checkpoints of a training run: the complete state that resuming needs."""
 
 import dataclasses
 import logging
 import os
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, Self
 
 import torch
 
-from models.weights import DamagedCheckpoint, config_of, read_checkpoint, state_dict_of
+from engine.config import TrainingConfig
+from models.weights import DamagedCheckpoint, extract_config, extract_state_dict, read_checkpoint
 from utils import distributed
 from utils.distributed import DistContext
 from utils.download import resolve_file
 from utils.environment import environment_info
 from utils.files import atomic_write, replace_hardlink
 from utils.log import JsonlLogger
-from utils.seed import epoch_seed, random_state, restore_random_state, seed_everything
-from utils.settings import Settings
+from utils.seed import derive_epoch_seed, get_rng_state, seed_everything, set_rng_state
 
 logger = logging.getLogger(__name__)
 
 NEWEST, PREVIOUS, BEST = "checkpoint.pth", "checkpoint_prev.pth", "checkpoint_best.pth"
-# Files of a run beside its checkpoints that a new run in the folder replaces.
+# Further files of a run that a new run in the folder replaces.
 RUN_FILES = ("log.jsonl", "wandb_run.txt", "tensorboard")
 
 
 @dataclasses.dataclass
 class TrainState:
-    """Progress of a run, saved in its checkpoints.
+    """Progress of a run, saved in its checkpoints. Only `loss_sums` differ between processes.
 
-    `loss_sums` are of this process; all else is the same on each.
+    Attributes:
+        epoch: index of the current epoch; between epochs, of the next one.
+        batches_done: batches of the epoch, of all processes together, that the weights were updated with.
+        seconds: time spent on the epoch.
+        loss_sums: sums of the losses over this process's batches of the epoch, and the number of batches.
+        best_evaluation: best evaluation so far: metric, value, epoch.
+        last_scored_epoch: last epoch whose evaluation is in the log; -1 for none.
+        log_bytes: length of the log when the checkpoint was saved.
     """
 
-    epoch: int = 0  # under way, or next
-    batches_done: int = 0  # batches of that epoch, of all processes together, that the weights were updated with
-    seconds: float = 0.0  # spent on that epoch
-    loss_sums: list[float] = dataclasses.field(default_factory=list)  # over its batches; last, their number
-    best: dict[str, Any] | None = None  # best evaluation so far: metric, value, epoch
-    scored: int = -1  # last epoch whose evaluation is in the log
-    log_bytes: int | None = None  # length of the log when the checkpoint was made
+    epoch: int = 0
+    batches_done: int = 0
+    seconds: float = 0.0
+    loss_sums: list[float] = dataclasses.field(default_factory=list)
+    best_evaluation: dict[str, Any] | None = None
+    last_scored_epoch: int = -1
+    log_bytes: int | None = None
 
     def start_next_epoch(self) -> None:
-        """Count the epoch under way as finished."""
-        self.epoch, self.batches_done, self.seconds, self.loss_sums = self.epoch + 1, 0, 0.0, []
+        """Count the current epoch as finished."""
+        self.epoch += 1
+        self.batches_done = 0
+        self.seconds = 0.0
+        self.loss_sums = []
 
-    def stored(self) -> dict[str, Any]:
-        """Entry `progress` of a checkpoint, in its own names."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry `progress` of a checkpoint, with the keys of the file."""
         return dict(
             epoch=self.epoch,
             done=self.batches_done,
             seconds=self.seconds,
-            best=self.best,
-            scored=self.scored,
+            best=self.best_evaluation,
+            scored=self.last_scored_epoch,
             log_bytes=self.log_bytes,
         )
 
     @classmethod
-    def from_stored(cls, progress: dict[str, Any]) -> "TrainState":
+    def from_dict(cls, progress: dict[str, Any]) -> Self:
         """Read the entry `progress` of a checkpoint.
 
         Raises:
-            KeyError, TypeError, ValueError: it is no such entry.
+            KeyError, TypeError, ValueError: it is not such an entry.
         """
-        progress = dict(progress)
-        if progress.pop("skipped", 0):
-            logger.info("skipped: steps that an earlier version left out, ignored")
-        state = cls(batches_done=progress.pop("done", 0), **progress)
+        if "epoch" not in progress:
+            raise ValueError("epoch: missing")
+        if progress.get("skipped"):
+            logger.info("ignored the entry `skipped` of an earlier version")
+        state = cls(
+            epoch=progress["epoch"],
+            batches_done=progress.get("done", 0),
+            seconds=progress.get("seconds", 0.0),
+            best_evaluation=progress.get("best"),
+            last_scored_epoch=progress.get("scored", -1),
+            log_bytes=progress.get("log_bytes"),
+        )
         counts = [state.epoch, state.batches_done]
         if not all(type(count) is int and count >= 0 for count in counts) or not isinstance(state.seconds, float):
             raise ValueError(f"found {counts}, expected counts")
@@ -76,29 +94,29 @@ class TrainState:
 class Checkpointer:
     """The checkpoints in a run's folder.
 
-    `checkpoint.pth` is the newest, `checkpoint_prev.pth` the one before; both are complete at any moment. All
-    processes of the run call each method together; only the first one writes.
+    `checkpoint.pth` is the newest, `checkpoint_prev.pth` its predecessor; both are complete at any time. All processes
+    of the run call each method together; only the first one writes.
 
     Args:
-        folder: of the run.
-        context: of the run's processes.
+        folder: folder of the run.
+        context: rank, world size and device of this process.
         config: settings of the run.
         model, optimizer, scaler: saved and restored.
-        data: text that tells the training data from others.
+        data_fingerprint: hash that identifies the training data.
     Attributes:
-        current: path of the checkpoint that has the current weights, None if there is none.
+        current_path: path of the checkpoint with the current weights, None if there is none.
     """
 
     def __init__(
         self,
         folder: str | os.PathLike,
         context: DistContext,
-        config: Settings,
+        config: TrainingConfig,
         *,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler | None = None,
-        data: str = "",
+        data_fingerprint: str = "",
     ) -> None:
         self.folder = pathlib.Path(folder)
         self.context = context
@@ -106,34 +124,34 @@ class Checkpointer:
         self.model = model
         self.optimizer = optimizer
         self.scaler = scaler
-        self.data = data
-        self.current: pathlib.Path | None = None
-        self._rank_state: dict[str, Any] | None = None  # entry of this process in the restored checkpoint
+        self.data_fingerprint = data_fingerprint
+        self.current_path: pathlib.Path | None = None
+        self._rank_state: dict[str, Any] | None = None  # this process's entry of the restored checkpoint
 
     def __getitem__(self, name: str) -> pathlib.Path:
         return self.folder / name
 
     def save(self, state: TrainState, log: JsonlLogger) -> None:
-        """Write `checkpoint.pth` atomically; the one before becomes `checkpoint_prev.pth`.
+        """Write `checkpoint.pth` atomically; its predecessor becomes `checkpoint_prev.pth`.
 
         Args:
             state: progress of the run.
-            log: of the run; resuming continues behind its current end.
+            log: log of the run; a resumed run continues it from its current end.
         Raises:
-            OSError: it cannot be written; those on the disk are untouched.
+            OSError: it cannot be written; existing checkpoints are unchanged.
         """
-        rank_state = dict(totals=state.loss_sums, random=random_state())
+        rank_state = dict(totals=state.loss_sums, random=get_rng_state())
         processes = distributed.gather_objects(rank_state, self.context)
         if self.context.is_main:
-            state.log_bytes = log.position()
+            state.log_bytes = log.sync()
             checkpoint = dict(
                 model=self.model.state_dict(),
                 optimizer=self.optimizer.state_dict(),
                 config=self.config.as_dict(),
-                epoch=state.epoch - 1,  # the last one finished, as in released checkpoints
-                progress=state.stored(),
+                epoch=state.epoch - 1,  # the last finished epoch, as in released checkpoints
+                progress=state.to_dict(),
                 processes=processes,
-                data=self.data,
+                data=self.data_fingerprint,
                 versions=environment_info(),
             )
             if self.scaler is not None and self.scaler.is_enabled():
@@ -142,25 +160,25 @@ class Checkpointer:
                 _save(checkpoint, file)
                 if self[NEWEST].exists():
                     replace_hardlink(self[NEWEST], self[PREVIOUS])
-        self.current = self[NEWEST]
+        self.current_path = self[NEWEST]
 
-    def save_snapshot(self, name: str, last: int = 0) -> None:
-        """Give the newest checkpoint another name too.
+    def save_snapshot(self, name: str, keep_last: int = 0) -> None:
+        """Keep the newest checkpoint under another name, as a hard link.
 
         Args:
             name: path within the folder.
-            last: of the snapshots beside it, keep this many of the highest numbers; 0 keeps all.
+            keep_last: number of newest snapshots to keep; 0 keeps all.
         """
         if not self.context.is_main:
             return
         path = self[name]
         path.parent.mkdir(exist_ok=True)
         replace_hardlink(self[NEWEST], path)
-        if last:
-            for old in sorted(path.parent.glob("checkpoint_*.pth"), key=_number)[:-last]:
+        if keep_last:
+            for old in sorted(path.parent.glob("checkpoint_*.pth"), key=_snapshot_epoch)[:-keep_last]:
                 old.unlink()
 
-    def set_aside(self) -> None:
+    def move_to_replaced(self) -> None:
         """Move the files of an earlier run into `replaced/`."""
         if self.context.is_main:
             for name in (NEWEST, PREVIOUS, BEST, *RUN_FILES):
@@ -173,36 +191,33 @@ class Checkpointer:
                     logger.warning("%s: of an earlier run: moved to %s", self[name], self["replaced"])
 
     def resume(self, resume: str) -> TrainState | None:
-        """Restore a checkpoint, if there is one, in this order:
-
-        1. the run's own newest checkpoint, unless `resume` is "",
-        2. the one that `resume` names.
+        """Restore a checkpoint: the newest of this run, if any, else the one at `resume`; "" restores none.
 
         Args:
             resume: "auto", a path or URL, or "".
         Returns:
-            progress of the run; None if there is no checkpoint to resume from.
+            Progress of the run; None if there is no checkpoint to resume from.
         Raises:
             FileNotFoundError, ValueError: a checkpoint is missing or damaged, or does not fit the run.
         """
         is_restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # by the launcher, after a failure
-        own = self.newest() if resume or is_restarted else None
-        if own is None and resume in ("auto", ""):
+        newest = self.find_newest() if resume or is_restarted else None
+        if newest is None and resume in ("auto", ""):
             if not is_restarted:
-                self.set_aside()
+                self.move_to_replaced()
             return None
         with distributed.local_main_first(self.context):
-            path = own or resolve_file(resume)
-        state = self.restore(path, own is not None)
-        self.current = path
+            path = newest or resolve_file(resume)
+        state = self.restore(path, is_same_run=newest is not None)
+        self.current_path = path
         logger.info("%s: resumed at epoch %d, after %d batches of it", path, state.epoch, state.batches_done)
         return state
 
-    def newest(self) -> pathlib.Path | None:
-        """Path of the newest undamaged checkpoint in the folder, None if there is none.
+    def find_newest(self) -> pathlib.Path | None:
+        """Find the newest undamaged checkpoint in the folder; None if there is no checkpoint.
 
         Raises:
-            ValueError: there are checkpoints, and all are damaged.
+            ValueError: all checkpoints are damaged.
         """
         path: pathlib.Path | None = None
         reasons: list[str] = []
@@ -220,15 +235,15 @@ class Checkpointer:
         for reason in reasons:
             logger.warning("%s", reason)
         if path == self[PREVIOUS]:
-            logger.warning("%s: resuming from the checkpoint before the newest", path)
+            logger.warning("%s: resuming from the previous checkpoint", path)
         return path
 
-    def restore(self, path: str | os.PathLike, is_own: bool) -> TrainState:
+    def restore(self, path: str | os.PathLike, *, is_same_run: bool) -> TrainState:
         """Load a checkpoint into model, optimizer and scaler.
 
         Args:
-            path: written by `save`.
-            is_own: of this run itself: it is refused if it has other settings or other data.
+            path: file that `save` wrote.
+            is_same_run: whether it belongs to this run: then, different settings or data are an error.
         Raises:
             FileNotFoundError, ValueError: no such file, or it does not fit the run.
         """
@@ -239,31 +254,33 @@ class Checkpointer:
             raise ValueError(
                 f"{path}: resume: missing {', '.join(missing)}, expected the checkpoint.pth of a training run"
             )
-        self._compare(path, checkpoint, is_own)
+        self._check_settings(path, checkpoint, is_same_run)
         try:
             state, processes = self._read_progress(checkpoint)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path}: resume: progress: {error or type(error).__name__}") from None
         if self._rank_state is None and state.batches_done:
             logger.warning(
-                "%s: was made by %d processes, now there are %d: the order of samples changes",
+                "%s: saved by %d processes, now there are %d: the order of samples changes",
                 path,
                 processes,
                 self.context.world_size,
             )
         self._load(path, checkpoint)
-        if not is_own:  # the scores and the log of another run stay with it
-            state.best = state.log_bytes = None
-            state.scored = state.epoch - 1
+        if not is_same_run:  # scores and log of another run are not continued
+            state.best_evaluation = state.log_bytes = None
+            state.last_scored_epoch = state.epoch - 1
             batch_size = self.config.batch_size
-            state.batches_done = state.batches_done * config_of(checkpoint).get("batch_size", batch_size) // batch_size
+            state.batches_done = (
+                state.batches_done * extract_config(checkpoint).get("batch_size", batch_size) // batch_size
+            )
         return state
 
     def _read_progress(self, checkpoint: dict[str, Any]) -> tuple[TrainState, int]:
-        """Progress in a checkpoint, and the number of processes that made it."""
-        if "progress" not in checkpoint:  # released, or of an earlier version: at the end of an epoch
+        """Return the progress in a checkpoint, and the number of processes that saved it."""
+        if "progress" not in checkpoint:  # a released one, or of an earlier version: saved at the end of an epoch
             return TrainState(epoch=checkpoint["epoch"] + 1), 0
-        state, processes = TrainState.from_stored(checkpoint["progress"]), checkpoint["processes"]
+        state, processes = TrainState.from_dict(checkpoint["progress"]), checkpoint["processes"]
         same_size = len(processes) == self.context.world_size
         self._rank_state = processes[self.context.rank] if same_size else None
         sums = [process["totals"] for process in processes]
@@ -281,7 +298,7 @@ class Checkpointer:
         try:
             self.model.load_state_dict(checkpoint["model"])
             for group, settings in zip(checkpoint["optimizer"]["param_groups"], kept):
-                group.update(settings)  # of this run, not of the one that made the checkpoint
+                group.update(settings)  # of this run, not of the one that saved the checkpoint
             moments = checkpoint["optimizer"]["state"]
             checkpoint["optimizer"]["state"] = {
                 i: {name: value.clone() for name, value in values.items()} for i, values in moments.items()
@@ -293,20 +310,20 @@ class Checkpointer:
             reason = " ".join(str(error).split())[:500]
             raise ValueError(f"{path}: resume: does not fit the model ({reason})") from None
 
-    def _compare(self, path: str | os.PathLike, checkpoint: dict[str, Any], is_own: bool) -> None:
-        """Compare settings and data with those that a checkpoint was trained with."""
-        trained, current = config_of(checkpoint), self.config.as_dict()
+    def _check_settings(self, path: str | os.PathLike, checkpoint: dict[str, Any], is_same_run: bool) -> None:
+        """Compare settings and data with those of the checkpoint's training."""
+        trained, current = self.config.canonical(extract_config(checkpoint)), self.config.as_dict()
         different = [
             f"{name} (was {repr(trained[name])[:60]}, is {current[name]!r})"
             for name in self.config.resume_critical_fields()
             if name in trained and trained[name] != current[name]
         ]
-        if checkpoint.get("data", self.data) != self.data:
+        if checkpoint.get("data", self.data_fingerprint) != self.data_fingerprint:
             different.append("ann_root (other training videos, captions or labels)")
-        if different and is_own:
+        if different and is_same_run:
             raise ValueError(
-                f"{path}: resume: found a run with other settings: {', '.join(different)}; expected the same: use "
-                f"another output_dir, where --resume {path} continues with these"
+                f"{path}: resume: found a run with other settings: {', '.join(different)}; expected the same; to "
+                f"continue with the new settings, use another output_dir and --resume {path}"
             )
         for difference in different:
             logger.warning("%s: was trained with other settings: %s", path, difference)
@@ -314,9 +331,9 @@ class Checkpointer:
     def seed(self, state: TrainState) -> None:
         """Restore the RNG state of the checkpoint, or seed the epoch."""
         rank_state, self._rank_state = self._rank_state, None
-        seed_everything(epoch_seed(self.config.seed, self.context.rank, state.epoch) + state.batches_done)
+        seed_everything(derive_epoch_seed(self.config.seed, self.context.rank, state.epoch) + state.batches_done)
         if state.batches_done and rank_state:
-            restore_random_state(rank_state["random"])
+            set_rng_state(rank_state["random"])
 
 
 def _save(checkpoint: dict[str, Any], file: Any) -> None:
@@ -334,9 +351,9 @@ def _save(checkpoint: dict[str, Any], file: Any) -> None:
 
 def count_parameters(path: str | os.PathLike) -> int:
     """Number of parameters in a checkpoint's model."""
-    return sum(value.numel() for value in state_dict_of(read_checkpoint(path), path).values())
+    return sum(value.numel() for value in extract_state_dict(read_checkpoint(path), path).values())
 
 
-def _number(path: pathlib.Path) -> int:
+def _snapshot_epoch(path: pathlib.Path) -> int:
     digits = path.stem.removeprefix("checkpoint_")
     return int(digits) if digits.isdecimal() else -1

@@ -1,4 +1,4 @@
-"""The settings of a run of VTSUM-BLIP and of VT-CLIP's training: every YAML key and flag."""
+"""Settings of VTSUM-BLIP's training and evaluation, and of VT-CLIP's training: every YAML key and flag."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Self
@@ -7,28 +7,30 @@ import pydantic
 
 from metrics.registry import METRICS
 from utils.command_line import CommandLine, load_settings, reference_table
+from utils.precision import PRECISION_ALIASES, PrecisionName
 from utils.settings import InvalidSetting, Settings, option
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
-MetricName = Literal[*METRICS]  # type: ignore[valid-type]
-PrecisionName = Literal["fp32", "bf16", "fp16"]
+# Choices of the settings below repeat the registries of `models`, which import torch; a test compares them.
+MetricName = Literal[*METRICS]  # type: ignore[valid-type]  # computed
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 RESUME_HELP = (
-    "auto: resume from the newest checkpoint in output_dir, if any; PATH: the same, else from PATH; '': start fresh"
+    "auto: resume from output_dir's newest checkpoint, if any; PATH: the same, or else from PATH; '': start fresh"
 )
-DEVICE_HELP = "auto: a GPU if there is one"
+DEVICE_HELP = "device; auto is a GPU if there is one"
 
 
 class Config(Settings):
     """Settings of training and evaluating VTSUM-BLIP."""
 
     obsolete: ClassVar[frozenset[str]] = frozenset({"preload", "skip_nonfinite"})
+    aliases: ClassVar[dict[str, dict[str, str]]] = {"precision": PRECISION_ALIASES}
 
     # Data
     video_embeddings_root: str = option(
-        "dataset/ActivityNet/feat/blip", "folder of BLIP features, {video_id}.npz", may_change_on_resume=True
+        "dataset/ActivityNet/feat/blip", "folder of frame features, {video_id}.npz", may_change_on_resume=True
     )
     ann_root: str = option(
         "dataset/ActivityNet/anno", "folder of {train,val,test}_videoxum.json", may_change_on_resume=True
@@ -40,19 +42,21 @@ class Config(Settings):
     )
     max_video_length: int = option(512, "training cuts videos to this many frames", ge=1)
     max_text_length: int = option(
-        128, "longest caption in words, then in tokens with the prompt; also when generating", ge=2
+        128,
+        "maximum length of captions in words, then in tokens with the prompt; also the limit of generated captions",
+        ge=2,
     )
     num_workers: int = option(2, "data loader workers per training process", ge=0, may_change_on_resume=True)
     length_bucketing: bool = option(
-        False, "train on batches of videos of similar length: less padding, but other batches and another loss scale"
+        False, "train on batches of videos of similar length: less padding, but different batches and loss scale"
     )
     # Weights
     pretrained: str = option(
         "outputs/blip/model_base_capfilt_large.pth",
-        "BLIP checkpoint (path, https:// or hf://) to start from; '': from scratch",
+        "BLIP checkpoint (path, https:// or hf://): initial decoder, and frame encoder of summarize.py; '': random",
     )
     pretrained_model: str = option(
-        "", "VTSUM-BLIP checkpoint (path, https:// or hf://): evaluation scores it, training starts from it"
+        "", "VTSUM-BLIP checkpoint (path, https:// or hf://) to evaluate, or to start training from"
     )
     pretrained_clip: str = option(
         "outputs/vt_clipscore/vt_clip.pth", "VT-CLIP checkpoint; '': no VT-CLIPScore", may_change_on_resume=True
@@ -61,10 +65,12 @@ class Config(Settings):
     # Model
     model: Literal["vtsum_blip_tt", "vtsum_blip_tt_ca"] = option("vtsum_blip_tt", "architecture")
     task: Literal["v2vt", "v2v", "v2t"] = option(
-        "v2vt", "both summaries, only the visual (v2v) or only the textual one (v2t)"
+        "v2vt", "both summaries (v2vt), only the visual (v2v) or only the textual one (v2t)"
     )
-    vit: Literal["base", "large"] = option("base", "BLIP's image encoder that made the features, 768 or 1024 wide")
-    tt_depth: int = option(1, "blocks of the temporal transformer; 0: none, frames are not mixed", ge=0)
+    vit: Literal["base", "large"] = option(
+        "base", "width of the frame features: base 768, large 1024, as BLIP's image encoders"
+    )
+    tt_depth: int = option(1, "blocks of the temporal transformer; 0: none", ge=0)
     kernel_size: int = option(5, "window of the context aggregation in frames: kernel_size // 2 to each side", ge=1)
     med_config: str = option("configs/med_config.json", "sizes of the caption decoder")
     tokenizer: str = option("bert-base-uncased", "hub name, or folder with vocab.txt or tokenizer.json")
@@ -78,17 +84,20 @@ class Config(Settings):
         may_change_on_resume=True,
     )
     vit_ckpt_layer: int = option(
-        0, "limit it to the last layers, this many of each of the two; 0: all", ge=0, may_change_on_resume=True
+        0,
+        "number of last layers of each of the two that vit_grad_ckpt applies to; 0: all",
+        ge=0,
+        may_change_on_resume=True,
     )
     # Losses
     loss_type: Literal["cross_entropy", "l2"] = option("cross_entropy", "key-frame loss")
     smoothing_scope: Literal["published", "scored"] = option(
-        "published", "tokens that the caption loss smooths labels over, see QUIRK-2"
+        "published", "tokens over which the label smoothing of the caption loss is averaged, see QUIRK-2"
     )
     lambda_vsum: float = option(1.0, "weight of the key-frame loss", ge=0)
     lambda_tsum: float = option(1.0, "weight of the caption loss", ge=0)
     # Optimization
-    init_lr: float = option(1e-5, "learning rate of the first epoch", gt=0)
+    init_lr: float = option(1e-5, "learning rate at the start of the cosine schedule", gt=0)
     min_lr: float = option(0.0, "learning rate at the end of the cosine schedule", ge=0)
     max_epoch: int = option(28, "epochs", ge=1)
     batch_size: int = option(16, "videos per process and batch", ge=1)
@@ -98,7 +107,7 @@ class Config(Settings):
     # Generation and scoring
     num_beams: int = option(3, "beams of the caption search", ge=1, may_change_on_resume=True)
     min_text_length: int = option(
-        10, "shortest generated caption in tokens, prompt included", ge=0, may_change_on_resume=True
+        10, "minimum length of generated captions in tokens, prompt included", ge=0, may_change_on_resume=True
     )
     splits: tuple[SplitName, ...] = option(("val", "test"), "splits to score", may_change_on_resume=True)
     eval_freq: int = option(0, "epochs between evaluations; 0: only after the last", ge=0, may_change_on_resume=True)
@@ -107,7 +116,7 @@ class Config(Settings):
         "with eval_freq, the metric on val that selects checkpoint_best.pth",
         may_change_on_resume=True,
     )
-    evaluate: bool = option(False, "score the weights, no training", may_change_on_resume=True)
+    evaluate: bool = option(False, "evaluate the weights, without training", may_change_on_resume=True)
     # Runtime
     output_dir: str = option("outputs/run", "folder of the run's files", may_change_on_resume=True)
     precision: PrecisionName = option("fp32", "autocast precision; weights, losses and scores stay in float32")
@@ -130,7 +139,7 @@ class Config(Settings):
         10, "batches between log lines and checks for non-finite values", ge=1, may_change_on_resume=True
     )
     tensorboard: bool = option(False, "log to TensorBoard, in output_dir/tensorboard", may_change_on_resume=True)
-    wandb: str = option("", "log to the Weights & Biases project of this name", may_change_on_resume=True)
+    wandb: str = option("", "log to this Weights & Biases project; '': off", may_change_on_resume=True)
 
     @pydantic.model_validator(mode="after")
     def _check_combinations(self) -> Self:
@@ -147,22 +156,26 @@ class Config(Settings):
 class VTClipConfig(Settings):
     """Settings of training VT-CLIP."""
 
+    aliases: ClassVar[dict[str, dict[str, str]]] = {"precision": PRECISION_ALIASES}
+
     ann_root: str = option("dataset/ActivityNet/anno", "folder of {train,val}_videoxum.json", may_change_on_resume=True)
     vision_root: str = option(
         "dataset/ActivityNet/clip_feat/vt_clipscore",
-        "folder of features made with the CLIP of `clip`; used without videos",
+        "folder of features extracted with the CLIP of `clip`; used if videos is ''",
         may_change_on_resume=True,
     )
     videos: str = option("", "folder or .txt list of videos, to train the image tower too; '': train on features")
-    frames: int = option(8, "key-frames, and as many other frames, drawn from each video", ge=1)
-    clip: str = option("ViT-B-16", "CLIP to start from: file, URL, or name of OpenAI's on open_clip's hub")
+    frames: int = option(8, "number of key-frames, and of other frames, drawn from each video", ge=1)
+    clip: str = option("ViT-B-16", "CLIP to start from: a file, a URL, or open_clip's name of an OpenAI model")
     resume: str = option("auto", RESUME_HELP, may_change_on_resume=True)
-    init_lr: float = option(1e-5, "learning rate of the first epoch", gt=0)
+    init_lr: float = option(1e-5, "learning rate at the start of the cosine schedule", gt=0)
     min_lr: float = option(0.0, "learning rate at the end of the cosine schedule", ge=0)
     max_epoch: int = option(10, "epochs", ge=1)
-    batch_size: int = option(32, "videos per process and step; contrasted across all processes", ge=2)
+    batch_size: int = option(32, "videos per process and batch; contrasted across all processes", ge=2)
     weight_decay: float = option(0.05, "AdamW's weight decay", ge=0)
-    precision: Literal["auto", "float32", "bf16"] = option("auto", "auto: bf16 on GPUs")
+    precision: Literal["auto", PrecisionName] = option(
+        "auto", "autocast precision; auto: bf16 on GPUs, fp32 on CPUs; weights and the loss stay in float32"
+    )
     seed: int = option(42, "random seed; each process adds its rank", ge=0)
     num_workers: int = option(2, "data loader workers per training process", ge=0, may_change_on_resume=True)
     output_dir: str = option("outputs/vt_clip", "folder of the run's files", may_change_on_resume=True)
@@ -170,6 +183,9 @@ class VTClipConfig(Settings):
     log_freq: int = option(
         10, "batches between log lines and checks for non-finite values", ge=1, may_change_on_resume=True
     )
+
+
+TrainingConfig = Config | VTClipConfig
 
 
 def load_config(argv: Sequence[str] | None = None, description: str | None = None) -> CommandLine[Config]:

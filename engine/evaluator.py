@@ -1,4 +1,4 @@
-"""Predict the splits of a data set and score the predictions."""
+"""Predict the splits of a dataset and score the predictions."""
 
 import concurrent.futures
 import importlib.util
@@ -11,37 +11,38 @@ from typing import Any
 
 import torch
 
+from data.annotations import annotation_path
 from data.collate import Batch
 from data.dataset import VideoXum
-from data.loaders import EvalBatches, make_loader
-from engine.config import Config
+from data.loaders import EvalBatchSampler, make_loader
+from engine.config import Config, SplitName
 from engine.predictions import Prediction, write_predictions
 from engine.scoring import format_table, score_predictions, write_scores
-from engine.setup import annotation_file, build_model, init_run, load_trained
+from engine.setup import build_model, init_run, load_trained
 from metrics.alignment import vt_clip_score
 from metrics.captions import require_java, start_meteor
 from models.vt_clip import VTClip, load_vt_clip
-from models.vtsum_blip import POSITIONS, WIDTHS, VTSumBLIP
-from models.weights import weights_sha256
+from models.vtsum_blip import FEATURE_WIDTHS, NUM_POSITIONS, VTSumBLIP
+from models.weights import hash_weights
 from utils import distributed, interrupt
 from utils.device import autocast
 from utils.distributed import DistContext
 from utils.download import is_url, resolve_file
 from utils.environment import environment_info
-from utils.files import sha256_of
+from utils.files import compute_sha256
 from utils.log import progress_bar
 
 logger = logging.getLogger(__name__)
 
 
 class Evaluator:
-    """Loads and checks, before the first epoch, what scoring the configuration's splits needs.
+    """Predicts and scores the configuration's splits; the constructor loads and checks the data and VT-CLIP.
 
     Args:
-        config: of the run.
-        context: of its processes.
+        config: settings of the run.
+        context: rank, world size and device of this process.
     Raises:
-        FileNotFoundError, ValueError: annotations, features, Java or VT-CLIP are missing or bad.
+        FileNotFoundError, ValueError: annotations, features, Java or VT-CLIP are missing or invalid.
     """
 
     def __init__(self, config: Config, context: DistContext) -> None:
@@ -53,12 +54,12 @@ class Evaluator:
         if clip_root is not None and not clip_root.is_dir():
             clip_root = None
         self.vt_clip = self._load_vt_clip(clip_root)
-        self.vt_clip_sha256 = None if self.vt_clip is None else weights_sha256(self.vt_clip)
+        self.vt_clip_sha256 = None if self.vt_clip is None else hash_weights(self.vt_clip)
         self.datasets = {split: self._dataset(split, clip_root) for split in config.splits}
-        self.baselines: dict[str, Any] = {}  # split -> random and human rows: the same at each evaluation
+        self.baselines: dict[str, Any] = {}  # split -> random and human rows, the same at each evaluation
 
     def _load_vt_clip(self, clip_root: pathlib.Path | None) -> VTClip | None:
-        """Load the scorer, or log once why VT-CLIPScore is left out."""
+        """Load VT-CLIP, or log why VT-CLIPScore is omitted."""
         config = self.config
         if config.task != "v2vt":
             reason = f"task {config.task} gives only one of the two summaries"
@@ -69,37 +70,38 @@ class Evaluator:
         else:
             with distributed.local_main_first(self.context):
                 return load_vt_clip(config.pretrained_clip).to(self.context.device)
-        logger.warning("VT_CLIPScore is left out: %s", reason)
+        logger.warning("VT_CLIPScore is omitted: %s", reason)
         return None
 
     def _dataset(self, split: str, clip_root: pathlib.Path | None) -> VideoXum:
         config = self.config
         dataset = VideoXum(
-            annotation_file(config, split),
+            annotation_path(config.ann_root, split),
             config.video_embeddings_root,
-            width=WIDTHS[config.vit],
+            width=FEATURE_WIDTHS[config.vit],
             prompt=config.prompt,
             clip_root=clip_root,
             clip_width=None if self.vt_clip is None else self.vt_clip.width,
         )
-        dataset[0]  # features of another width are an error now, not after training
+        dataset[0]  # fail on features of another width now, not after training
         return dataset
 
     @torch.no_grad()
-    def predict(self, model: VTSumBLIP, split: str) -> list[tuple[int, Prediction]]:
-        """Predict this process's share of a split: (index of the video, its prediction).
+    def predict(self, model: VTSumBLIP, split: SplitName) -> list[tuple[int, Prediction]]:
+        """Predict this process's videos of a split: (index of the video, its prediction).
 
-        Returns early when a signal asks the run to stop.
+        Returns early if a signal asks the run to stop.
         """
         config, context, dataset = self.config, self.context, self.datasets[split]
-        lengths = [dataset.num_frames(i) for i in range(len(dataset))]
-        batches = EvalBatches(
-            lengths, config.batch_size, alone_above=POSITIONS, rank=context.rank, world_size=context.world_size
+        sampler = EvalBatchSampler(
+            [record.num_frames for record in dataset.records],
+            config.batch_size,
+            rank=context.rank,
+            world_size=context.world_size,
+            singleton_threshold=NUM_POSITIONS,
         )
-        loader = make_loader(
-            dataset, batches, num_workers=config.num_workers, pad_id=0, pin_memory=context.device.type == "cuda"
-        )
-        predictions = []
+        loader = make_loader(dataset, sampler, num_workers=config.num_workers, pin_memory=context.device.type == "cuda")
+        predictions: list[tuple[int, Prediction]] = []
         with progress_bar(loader, context.is_main, desc=f"predict {split}", unit="batch") as bar:
             for batch in bar:
                 predictions += self._predict_batch(model, batch.to(context.device))
@@ -117,17 +119,9 @@ class Evaluator:
                 max_length=config.max_text_length,
                 min_length=config.min_text_length,
             )
-        rows = clip_scores = None
-        if saliency is not None:
-            scores = saliency.view(len(batch.lengths), -1)  # (B, T)
-            rows = [row[:length] for row, length in zip(scores.tolist(), batch.lengths)]
-            for video_id, row in zip(batch.video_ids, rows):
-                if not all(map(math.isfinite, row)):
-                    raise FloatingPointError(f"video {video_id}: saliency: NaN or infinity in the model's output")
-        if self.vt_clip is not None:
-            text = self.vt_clip.encode_text(captions)  # (B, C)
-            clip_scores = vt_clip_score(scores, batch.lengths, batch.clip_vision, text).tolist()
-        predictions = []
+        rows = _unpad_saliency(saliency, batch)
+        clip_scores = self._score_alignment(captions, saliency, batch)
+        predictions: list[tuple[int, Prediction]] = []
         for i, video_id in enumerate(batch.video_ids):
             is_cut = batch.lengths[i] != batch.num_labels[i]
             prediction = Prediction(
@@ -139,6 +133,16 @@ class Evaluator:
             )
             predictions.append((batch.indices[i], prediction))
         return predictions
+
+    def _score_alignment(
+        self, captions: list[str] | None, saliency: torch.Tensor | None, batch: Batch
+    ) -> list[float] | None:
+        """VT-CLIPScore of each video; None without VT-CLIP or one of the two summaries."""
+        if self.vt_clip is None or captions is None or saliency is None or batch.clip_vision is None:
+            return None
+        text_features = self.vt_clip.encode_text(captions)  # (B, C)
+        scores = saliency.view(len(batch.lengths), -1)  # (B, T)
+        return vt_clip_score(scores, batch.lengths, batch.clip_vision, text_features).tolist()
 
     def evaluate(
         self,
@@ -152,9 +156,9 @@ class Evaluator:
         Args:
             model: not wrapped for DDP, the same weights on every process.
             checkpoint: path of the weights' file; its hash goes into the results.
-            trained_with: the configuration in the checkpoint, if that is not this one.
+            trained_with: configuration that the checkpoint was trained with; None if it is this one.
         Returns:
-            split -> results on the first process, empty on the others.
+            split -> results; empty on all processes but the first.
         """
         origin = dict(
             config=self.config.as_dict(),
@@ -162,36 +166,36 @@ class Evaluator:
             processes=self.context.world_size,
             vt_clip_sha256=self.vt_clip_sha256,
             versions=environment_info(),
-            checkpoint_sha256=sha256_of(checkpoint) if checkpoint and self.context.is_main else None,
+            checkpoint_sha256=compute_sha256(checkpoint) if checkpoint and self.context.is_main else None,
         )
         if self.context.is_main and self.config.task != "v2v":
             start_meteor()
         scoring: dict[str, concurrent.futures.Future] = {}
-        thread = concurrent.futures.ThreadPoolExecutor(1)  # scores a split while the next one is predicted
+        executor = concurrent.futures.ThreadPoolExecutor(1)  # scores a split while the next one is predicted
         try:
             for split in self.config.splits:
                 gathered = distributed.gather_objects(self.predict(model, split), self.context)
                 self._raise_if_any_rank_stops()
                 for future in scoring.values():
                     if future.done():
-                        future.result()  # a failure ends the run now
+                        future.result()  # raise its error now
                 if gathered is not None:
                     predictions = dict(pair for part in gathered for pair in part)
-                    scoring[split] = thread.submit(self._score, split, predictions, origin)
+                    scoring[split] = executor.submit(self._score, split, predictions, origin)
             while distributed.any_rank(not all(future.done() for future in scoring.values()), self.context):
                 self._raise_if_any_rank_stops()
                 time.sleep(0.1)
             return {split: future.result() for split, future in scoring.items()}
         finally:
-            thread.shutdown(wait=False, cancel_futures=True)
+            executor.shutdown(wait=False, cancel_futures=True)
 
     def _raise_if_any_rank_stops(self) -> None:
         if distributed.any_rank(interrupt.stop_requested() is not None, self.context):
             raise interrupt.Interrupted(interrupt.stop_requested() or "a signal to another process")
 
-    def _score(self, split: str, by_index: dict[int, Prediction], origin: dict[str, Any]) -> dict[str, Any]:
+    def _score(self, split: SplitName, by_index: dict[int, Prediction], origin: dict[str, Any]) -> dict[str, Any]:
         records = self.datasets[split].records
-        assert sorted(by_index) == list(range(len(records))), "a video is missing, or too many"
+        assert sorted(by_index) == list(range(len(records))), "missing or unexpected videos"
         predictions = [by_index[i] for i in range(len(records))]
         write_predictions(self.config.output_dir, split, predictions, records)
         results, scores = score_predictions(predictions, records, self.baselines.get(split))
@@ -206,15 +210,27 @@ class Evaluator:
         return results
 
 
+def _unpad_saliency(saliency: torch.Tensor | None, batch: Batch) -> list[list[float]] | None:
+    """(B·T,) logits -> those of each video's frames."""
+    if saliency is None:
+        return None
+    padded = saliency.view(len(batch.lengths), -1).tolist()  # (B, T)
+    rows = [row[:length] for row, length in zip(padded, batch.lengths)]
+    for video_id, row in zip(batch.video_ids, rows):
+        if not all(map(math.isfinite, row)):
+            raise FloatingPointError(f"video {video_id}: saliency: NaN or infinity in the model's output")
+    return rows
+
+
 def evaluate_checkpoint(config: Config, notes: Sequence[str], source: str) -> None:
-    """Score a checkpoint as a run of its own.
+    """Evaluate a checkpoint in a separate run.
 
     Args:
-        config: of the run.
+        config: settings of the run.
         notes: lines about the configuration for the log.
         source: path or URL of the checkpoint.
     Raises:
-        FileNotFoundError, ValueError: data or checkpoint are missing or bad.
+        FileNotFoundError, ValueError: data or checkpoint are missing or invalid.
     """
     context = init_run(config, notes, splits=config.splits, log_file="eval.log", config_file="config_eval.yaml")
     with distributed.local_main_first(context):

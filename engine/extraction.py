@@ -1,4 +1,4 @@
-"""Frame features from videos: decode in worker processes, encode, write one file per video.
+"""Feature extraction: videos are decoded in worker processes, encoded, and written as one file per video.
 
 Axes: n frames of a chunk, T frames of a video at 1 fps, D feature width.
 """
@@ -6,7 +6,6 @@ Axes: n frames of a chunk, T frames of a video at 1 fps, D feature width.
 import argparse
 import dataclasses
 import datetime
-import functools
 import json
 import logging
 import os
@@ -24,8 +23,8 @@ from data.feature_writer import FeatureWriter
 from data.video.decoding import DecodeJob, DecodeResult, FrameChunk, decode_videos
 from data.video.files import find_videos
 from models.frame_encoders import FrameEncoder, blip_frame_encoder, clip_frame_encoder
-from models.vt_clip import VTClip, find_clip, hub_names
-from models.weights import weights_sha256
+from models.vt_clip import VTClip, list_hub_clips, load_clip
+from models.weights import hash_weights
 from utils import distributed, interrupt
 from utils.distributed import DistContext
 from utils.download import is_url
@@ -34,7 +33,7 @@ from utils.log import progress_bar, setup_logging
 
 logger = logging.getLogger(__name__)
 
-FIELDS = {"blip": "features", "vt_clipscore": "vision"}  # folder, and encoder's name -> array in its files
+ARRAY_NAMES = {"blip": "features", "vt_clipscore": "vision"}  # folder, and encoder's name -> array in its files
 LOG_SECONDS = 60
 
 
@@ -44,16 +43,16 @@ def find_checkpoint(flag: str, source: str | None, default: str) -> str:
     Args:
         flag: `--blip` or `--vt_clip`.
         source: its value; None if it was not given.
-        default: used then, if there is such a file.
+        default: checkpoint to use if the flag was not given and this file exists.
     Raises:
-        FileNotFoundError: a checkpoint that was asked for is missing.
+        FileNotFoundError: a requested checkpoint is missing.
     """
     path = default if source is None else source
-    is_name = flag == "--vt_clip" and path in hub_names()
+    is_name = flag == "--vt_clip" and path in list_hub_clips()
     if not path or is_name or is_url(path) or pathlib.Path(path).is_file():
         return path
     if source is None:
-        logger.warning("%s: no file %s: its features are left out", flag, path)
+        logger.warning("%s: no file %s: its features are not extracted", flag, path)
         return ""
     raise FileNotFoundError(f"{path}: {flag}: no such file")
 
@@ -70,34 +69,30 @@ def encode_videos(
 
     Args:
         jobs: the videos.
-        encoders: by name.
+        encoders: encoder's name -> encoder.
         chunk: frames of one video that are encoded together.
         workers: decoding processes, see `decode_videos`.
-        on_frames: called with the number of frames each time that some are encoded.
+        on_frames: called with the number of newly encoded frames.
     Yields:
-        the end of a job and, by the encoder's name, (T, D) float32 features; {} for a video that cannot be decoded.
+        (result of a job, features by the encoder's name: (T, D) float32); {} for a video that cannot be decoded.
     """
     transforms = {name: encoder.transform for name, encoder in encoders.items()}
-    parts: dict[DecodeJob, list[dict[str, torch.Tensor]]] = {}
+    chunks: dict[DecodeJob, list[dict[str, torch.Tensor]]] = {}
     for event in decode_videos(jobs, transforms, chunk=chunk, workers=workers):
         if isinstance(event, FrameChunk):
-            states = {name: encoder(event.pixels[name]) for name, encoder in encoders.items()}  # (n, D)
-            parts.setdefault(event.job, []).append(states)
-            on_frames(len(next(iter(states.values()))))
+            encoded = {name: encoder(event.pixels[name]) for name, encoder in encoders.items()}  # (n, D)
+            chunks.setdefault(event.job, []).append(encoded)
+            on_frames(len(next(iter(encoded.values()))))
+        elif event.reason:
+            chunks.pop(event.job, None)
+            yield event, {}
         else:
-            rows = [] if event.reason else parts[event.job]
-            parts.pop(event.job, None)
-            yield event, {name: torch.cat([r[name] for r in rows]).cpu().numpy() for name in encoders if rows}
-
-
-@torch.inference_mode()
-def encode_caption(clip: VTClip, caption: str) -> np.ndarray:
-    """VT-CLIP's feature of a caption, by itself: (1, C) float32."""
-    return clip.encode_text([caption]).float().cpu().numpy()
+            rows = chunks.pop(event.job)
+            yield event, {name: torch.cat([row[name] for row in rows]).cpu().numpy() for name in encoders}
 
 
 class FailureLog:
-    """`failures.jsonl`: videos that could not be extracted, with the reason; no file without failures."""
+    """`failures.jsonl`: videos that could not be extracted, with the reason. Without failures there is no file."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
@@ -111,7 +106,7 @@ class FailureLog:
 
 
 def make_jobs(videos: Mapping[str, pathlib.Path], records: Mapping[str, VideoRecord]) -> list[DecodeJob]:
-    """Jobs for videos by id, the largest file first: opening a million videos for their length takes too long."""
+    """List the jobs for videos by id, largest file first, so that the processes end at about the same time."""
     jobs = [
         DecodeJob(video_id, str(path), records[video_id].num_frames if video_id in records else None)
         for video_id, path in videos.items()
@@ -119,11 +114,11 @@ def make_jobs(videos: Mapping[str, pathlib.Path], records: Mapping[str, VideoRec
     return sorted(jobs, key=lambda job: os.path.getsize(job.path) if os.path.exists(job.path) else 0, reverse=True)
 
 
-def default_workers() -> int:
-    """Decoding processes for this process: its share of the machine's cores, less one."""
+def count_default_workers() -> int:
+    """Number of decoding processes for this process: its share of the machine's cores, minus one."""
     total = os.cpu_count() or 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
-    if cores == total:  # otherwise the launcher has already assigned this process its own
+    if cores == total:  # otherwise the launcher has already assigned cores to this process
         cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, cores - 1)
 
@@ -133,52 +128,59 @@ class Encoders:
     """The encoders of an extraction.
 
     Attributes:
-        frames: by name.
+        frame_encoders: encoder's name -> encoder.
         clip: VT-CLIP, or None.
-        provenance: encoder's name -> what its features are made with.
+        provenance: encoder's name -> provenance of its features.
     """
 
-    frames: dict[str, FrameEncoder]
+    frame_encoders: dict[str, FrameEncoder]
     clip: VTClip | None
     provenance: dict[str, dict[str, Any]]
 
+    @torch.inference_mode()
+    def encode_caption(self, caption: str) -> np.ndarray:
+        """Encode a caption by VT-CLIP: (1, C) float32."""
+        assert self.clip is not None, "captions are encoded with VT-CLIP only"
+        return self.clip.encode_text([caption]).float().cpu().numpy()
+
 
 def load_encoders(args: argparse.Namespace, context: DistContext) -> Encoders:
-    """Load the encoders that were asked for, or whose default checkpoints exist.
+    """Load the encoders that the arguments name, or whose default checkpoints exist.
 
     Args:
-        args: arguments of `extract_features.py`.
-        context: of the run's processes.
+        args: parsed arguments of `extract_features.py`.
+        context: rank, world size and device of this process.
     Raises:
-        FileNotFoundError, ValueError: a checkpoint is missing or bad.
+        FileNotFoundError, ValueError: a checkpoint is missing or invalid.
     """
     blip = find_checkpoint("--blip", args.blip, args.default_blip)
     clip_source = find_checkpoint("--vt_clip", args.vt_clip, args.default_vt_clip)
     if not blip and not clip_source:
         raise ValueError("--blip, --vt_clip: found no checkpoint, expected at least one of the two")
-    frames: dict[str, FrameEncoder] = {}
+    frame_encoders: dict[str, FrameEncoder] = {}
     sha256: dict[str, str] = {}
     clip = None
     with distributed.local_main_first(context):
         if blip:
-            frames["blip"] = blip_frame_encoder(blip, args.image_size, args.precision)
-            sha256["blip"] = weights_sha256(frames["blip"].image_encoder)
+            frame_encoders["blip"] = blip_frame_encoder(blip, args.image_size, args.precision)
+            sha256["blip"] = hash_weights(frame_encoders["blip"].image_encoder)
         if clip_source:
-            clip = find_clip(clip_source)
-            frames["vt_clipscore"] = clip_frame_encoder(clip, args.precision)
-            sha256["vt_clipscore"] = weights_sha256(clip.clip)
+            clip = load_clip(clip_source)
+            frame_encoders["vt_clipscore"] = clip_frame_encoder(clip, args.precision)
+            sha256["vt_clipscore"] = hash_weights(clip.clip)
             clip.to(context.device)
     provenance = {
         name: dict(image_size=encoder.transform.size, precision=args.precision, weights_sha256=sha256[name])
-        for name, encoder in frames.items()
+        for name, encoder in frame_encoders.items()
     }
-    return Encoders({name: encoder.to(context.device) for name, encoder in frames.items()}, clip, provenance)
+    on_device = {name: encoder.to(context.device) for name, encoder in frame_encoders.items()}
+    return Encoders(on_device, clip, provenance)
 
 
 def extract(
     jobs: Sequence[DecodeJob],
     encoders: Mapping[str, FrameEncoder],
-    folders: Mapping[str, FeatureWriter],
+    writers: Mapping[str, FeatureWriter],
     failures: FailureLog,
     *,
     encode_text: Callable[[str], np.ndarray],
@@ -190,106 +192,123 @@ def extract(
 
     Args:
         jobs: the videos.
-        encoders, folders: by the encoder's name.
-        failures: gets the videos that cannot be extracted.
+        encoders: encoder's name -> encoder.
+        writers: encoder's name -> writer.
+        failures: records the videos that cannot be extracted.
         encode_text: caption -> (1, C) float32.
         chunk, workers: see `encode_videos`.
-        context: of the run's processes.
+        context: rank, world size and device of this process.
     Returns:
-        numbers of videos and of frames that were written.
+        Numbers of videos and of frames written.
     """
     videos = frames = 0
     start = logged = time.monotonic()
     with progress_bar(None, context.is_main, total=len(jobs), unit="video", desc="extract") as bar:
-        for end, features in encode_videos(jobs, encoders, chunk=chunk, workers=workers):
-            interrupt.raise_if_stop_requested()  # before the same signal's end of a decoder counts as a failure
-            reason = end.reason or _not_finite(end.job, features.values())
+        for result, features in encode_videos(jobs, encoders, chunk=chunk, workers=workers):
+            interrupt.raise_if_stop_requested()  # the same signal may have ended a decoder, which is not a failure
+            reason = result.reason or _describe_non_finite(result.job, features.values())
             if reason:
-                failures.add(end.job, reason)
+                failures.add(result.job, reason)
             else:
                 T = max(map(len, features.values()))
-                _warn_if_short(end, T)
+                _warn_if_short(result, T)
                 for name, rows in features.items():
-                    folders[name].write(end.job.video_id, rows, encode_text)
+                    writers[name].write(result.job.video_id, rows, encode_text)
                 videos, frames = videos + 1, frames + T
             now = time.monotonic()
             speed = f"{frames / (now - start):.1f} frames/s"
             bar.set_postfix_str(speed, refresh=False)
             bar.update()
-            if bar.disable and now - logged > LOG_SECONDS:  # no terminal
+            if bar.disable and now - logged > LOG_SECONDS:  # not a terminal
                 logger.info("%d of %d videos, %s", videos + failures.count, len(jobs), speed)
                 logged = now
     return videos, frames
 
 
-def _not_finite(job: DecodeJob, features: Iterable[np.ndarray]) -> str | None:
+def _describe_non_finite(job: DecodeJob, features: Iterable[np.ndarray]) -> str | None:
     if all(np.isfinite(rows).all() for rows in features):
         return None
-    return f"{job.path}: video: its features are not finite; --precision float32 has more range"
+    return f"{job.path}: video: its features contain NaN or infinity; try --precision fp32"
 
 
-def _warn_if_short(end: DecodeResult, T: int) -> None:
-    assert end.video is not None
-    duration = end.video.timeline.duration
+def _warn_if_short(result: DecodeResult, T: int) -> None:
+    assert result.video is not None
+    duration = result.video.timeline.duration
     if duration <= T - 2:
         logger.warning(
             "%s: found %.1f s of video, expected %d as annotated: the last frame is repeated",
-            end.job.path,
+            result.job.path,
             duration,
             T,
         )
+
+
+def prepare_writers(
+    root: pathlib.Path,
+    encoders: Encoders,
+    records: Mapping[str, VideoRecord],
+    overwrite: bool,
+    context: DistContext,
+) -> dict[str, FeatureWriter]:
+    """Build the writer of each encoder's features; the first process prepares their folders.
+
+    Raises:
+        ValueError: a folder has features of another provenance, see `FeatureWriter.prepare`.
+    """
+    captions = {video_id: reference_caption(record.tsum) for video_id, record in records.items()}
+    writers = {
+        name: FeatureWriter(root / name, ARRAY_NAMES[name], captions if name == "vt_clipscore" else {})
+        for name in encoders.frame_encoders
+    }
+    if context.is_main:
+        for name, writer in writers.items():
+            writer.prepare(encoders.provenance[name], overwrite)
+    distributed.barrier()
+    return writers
 
 
 def run_extraction(args: argparse.Namespace) -> int:
     """Extract the features of all videos.
 
     Args:
-        args: arguments of `extract_features.py`.
+        args: parsed arguments of `extract_features.py`.
     Returns:
-        number of videos that failed.
+        Number of videos that failed.
     Raises:
-        FileNotFoundError, ValueError: videos, annotations or checkpoints are missing or bad.
+        FileNotFoundError, ValueError: videos, annotations or checkpoints are missing or invalid.
     """
     videos = find_videos(args.videos)
     records = {record.video_id: record for path in args.annotations for record in load_annotations(path)}
-    texts = {video_id: reference_caption(record.tsum) for video_id, record in records.items()}
     root = make_folder(args.out, "--out")
-    # Processes work independently, perhaps for days, and meet only at the end.
-    context = distributed.init(args.device, backend="gloo", timeout=datetime.timedelta(days=30))
+    # Processes work independently, perhaps for days, and synchronize only at the end.
+    context = distributed.init_context(args.device, backend="gloo", timeout=datetime.timedelta(days=30))
     setup_logging(context.is_main, root / "extract.log")
     if records:
         both = len(videos.keys() & records.keys())
         logger.info("%d videos, %d annotated, %d in both", len(videos), len(records), both)
     encoders = load_encoders(args, context)
-    folders = {
-        name: FeatureWriter(root / name, FIELDS[name], texts if name == "vt_clipscore" else {})
-        for name in encoders.frames
-    }
     failures = FailureLog(root / "failures.jsonl")
     if context.is_main:
         failures.path.unlink(missing_ok=True)
-        for name, folder in folders.items():
-            folder.prepare(encoders.provenance[name], args.overwrite)
-    distributed.barrier()
-
+    writers = prepare_writers(root, encoders, records, args.overwrite, context)
     jobs = make_jobs(videos, records)[context.rank :: context.world_size]
-    todo = [job for job in jobs if args.overwrite or not all(f.is_complete(job) for f in folders.values())]
+    todo = [job for job in jobs if args.overwrite or not all(w.is_complete(job) for w in writers.values())]
     start = time.monotonic()
     written = extract(
         todo,
-        encoders.frames,
-        folders,
+        encoders.frame_encoders,
+        writers,
         failures,
-        encode_text=functools.partial(encode_caption, encoders.clip),
+        encode_text=encoders.encode_caption,
         chunk=args.batch_size,
-        workers=default_workers() if args.num_workers is None else args.num_workers,
+        workers=count_default_workers() if args.num_workers is None else args.num_workers,
         context=context,
     )
     seconds = time.monotonic() - start
     counts = torch.tensor([*written, len(jobs) - len(todo), failures.count])
     count, frames, kept, failed = distributed.all_reduce_sum(counts, context).tolist()
     logger.info(
-        "extracted %d videos, %d frames in %.1f s (%.1f frames/s); %d videos were there already; %d failed%s",
+        "extracted %d videos, %d frames in %.1f s (%.1f frames/s); %d videos were complete already; %d failed%s",
         count,
         frames,
         seconds,

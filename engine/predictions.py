@@ -1,4 +1,4 @@
-"""Predictions of a split, on disk: `predictions_{split}.jsonl`, and captions and references in COCO's format."""
+"""Files of a split's predictions: `predictions_{split}.jsonl`, and captions and references in COCO's format."""
 
 import json
 import os
@@ -11,24 +11,24 @@ import pydantic
 from data.annotations import VideoRecord
 from data.captions import reference_caption
 from utils.files import atomic_write, parse_json, read_text
-from utils.validation import brief, first_problem
+from utils.validation import abbreviate, describe_first_error
 
 
 def _require_printable(video_id: str) -> str:
     if not video_id or not video_id.isprintable():
-        raise ValueError(f"found {brief(video_id)}, expected a name")
+        raise ValueError(f"found {abbreviate(video_id)}, expected a name")
     return video_id
 
 
 class Prediction(pydantic.BaseModel):
-    """What a model predicts for one video; a part that is not predicted is None.
+    """Prediction for one video; parts that are not predicted are None.
 
     Attributes:
-        video_id: name of the video.
+        video_id: id of the video.
         caption: without the prompt.
         saliency: one number per frame at 1 fps, on any monotone scale; logits of VTSUM-BLIP.
-        vt_clip_score: VT-CLIPScore of the two.
-        cut_from: number of annotated frames, where VT-CLIP's features had fewer and cut the video.
+        vt_clip_score: VT-CLIPScore of caption and saliency.
+        cut_from: number of annotated frames, if the video was cut to fewer VT-CLIP features.
     """
 
     model_config = pydantic.ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
@@ -39,8 +39,8 @@ class Prediction(pydantic.BaseModel):
     vt_clip_score: float | None = None
     cut_from: int | None = None
 
-    def stored(self) -> dict[str, Any]:
-        """A line of the file; `cut_from` only where it applies."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return a line of the file; `cut_from` only if the video was cut."""
         return self.model_dump(exclude={"cut_from"} if self.cut_from is None else None)
 
 
@@ -65,7 +65,7 @@ def _parse(line: str, source: str) -> Prediction:
         video_id = entry.get("video_id") if isinstance(entry, dict) else None
         is_named = isinstance(video_id, str) and video_id.isprintable()
         video = f"video {video_id}: " if is_named else ""
-        raise ValueError(f"{source}: {video}{first_problem(error)}") from None
+        raise ValueError(f"{source}: {video}{describe_first_error(error)}") from None
 
 
 def write_predictions(
@@ -75,18 +75,18 @@ def write_predictions(
 
     Args:
         output_dir: folder of the run.
-        split: name.
-        predictions: of all records, in their order.
-        records: of the split.
+        split: name of the split.
+        predictions: predictions of all records, in their order.
+        records: records of the split.
     """
     folder = pathlib.Path(output_dir, "result")
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(pathlib.Path(output_dir, f"predictions_{split}.jsonl")) as file:
         for prediction in predictions:
-            file.write(json.dumps(prediction.stored(), allow_nan=False) + "\n")
+            file.write(json.dumps(prediction.to_dict(), allow_nan=False) + "\n")
     if predictions[0].caption is None:
         for name in (f"{split}.json", f"gt_{split}.json"):
-            (folder / name).unlink(missing_ok=True)  # of an earlier run, with other predictions
+            (folder / name).unlink(missing_ok=True)  # of an earlier evaluation
         return
     with atomic_write(folder / f"{split}.json") as file:
         json.dump([dict(image_id=r.index, caption=p.caption) for p, r in zip(predictions, records)], file)

@@ -1,4 +1,4 @@
-"""Predictions + annotations -> results: scores of every video, of the split, and of chance and the annotators.
+"""Scoring: predictions and annotations -> scores of every video and of the split, and baselines.
 
 Axes: R annotators, T frames at 1 fps.
 """
@@ -17,20 +17,28 @@ from data.captions import reference_caption
 from engine.predictions import Prediction
 from metrics.baselines import human_baseline, random_baseline
 from metrics.keyframes import average
-from metrics.registry import METRICS, Need, caption_scores, format_score, keyframe_scores, metrics_that_need
+from metrics.registry import (
+    METRICS,
+    UNSCALED_METRICS,
+    PredictionField,
+    caption_scores,
+    format_score,
+    keyframe_scores,
+    metric_names_for,
+)
 from utils.files import atomic_write, read_text
 
 logger = logging.getLogger(__name__)
 
-Pairs = Sequence[tuple[Prediction, VideoRecord]]
-Scores = dict[str, float]  # by metric
+MatchedPairs = Sequence[tuple[Prediction, VideoRecord]]
+MetricScores = dict[str, float]  # by metric
 
 
-def _match(predictions: Sequence[Prediction], records: Sequence[VideoRecord]) -> Pairs:
+def _match(predictions: Sequence[Prediction], records: Sequence[VideoRecord]) -> MatchedPairs:
     """Pair predictions with their records, in the records' order.
 
     Raises:
-        ValueError: a video is unknown, twice there, or its number of frames is wrong.
+        ValueError: a video is unknown or repeated, or its number of frames is wrong.
     """
     by_id = {record.video_id: record for record in records}
     predicted: dict[str, Prediction] = {}
@@ -65,23 +73,23 @@ def _match(predictions: Sequence[Prediction], records: Sequence[VideoRecord]) ->
 def score_predictions(
     predictions: Sequence[Prediction],
     records: Sequence[VideoRecord],
-    baselines: Mapping[str, Scores] | None = None,
+    baselines: Mapping[str, MetricScores] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Score the predictions of one split.
 
     Args:
-        predictions: in any order. A part that is None for all videos is left out of the scores.
+        predictions: in any order. Parts that are None for all videos are not scored.
         records: the whole split.
-        baselines: of an earlier call for the same split, so that they are not computed again.
+        baselines: those of an earlier call for the same split, to reuse.
     Returns:
         results: `metrics`, `baselines` (`random` and `human`) and `num_videos`.
-        scores: of each video: `video_id` and all its scores.
+        scores: `video_id` and all scores of each video.
     Raises:
         ValueError: a prediction does not fit the annotations.
     """
     pairs = _match(predictions, records)
-    metrics: Scores = {}
-    per_video: list[Scores] = [{} for _ in pairs]
+    metrics: MetricScores = {}
+    per_video: list[MetricScores] = [{} for _ in pairs]
     for field, score in SCORERS.items():
         if getattr(pairs[0][0], field) is not None:
             split_scores, video_scores = score(pairs)
@@ -96,32 +104,32 @@ def score_predictions(
 
 
 def _keyframes(prediction: Prediction, record: VideoRecord) -> np.ndarray:
-    """Key-frames (R, T) of the frames that a prediction has."""
+    """Return the key-frames (R, T) of the frames that a prediction has."""
     assert prediction.saliency is not None
     return record.vsum_onehot[:, : len(prediction.saliency)]
 
 
-def _score_saliency(pairs: Pairs) -> tuple[Scores, list[Scores]]:
+def _score_saliency(pairs: MatchedPairs) -> tuple[MetricScores, list[MetricScores]]:
     per_video = [keyframe_scores(np.array(p.saliency), _keyframes(p, record)) for p, record in pairs]
     return average(per_video), per_video
 
 
-def _score_captions(pairs: Pairs) -> tuple[Scores, list[Scores]]:
+def _score_captions(pairs: MatchedPairs) -> tuple[MetricScores, list[MetricScores]]:
     captions = {record.video_id: str(prediction.caption) for prediction, record in pairs}
     references = {record.video_id: reference_caption(record.tsum) for _, record in pairs}
     corpus, per_video = caption_scores(captions, references)
     return corpus, [per_video[record.video_id] for _, record in pairs]
 
 
-def _score_agreement(pairs: Pairs) -> tuple[Scores, list[Scores]]:
-    (name,) = metrics_that_need("vt_clip_score")
+def _score_alignment(pairs: MatchedPairs) -> tuple[MetricScores, list[MetricScores]]:
+    (name,) = metric_names_for("vt_clip_score")
     per_video = [{name: float(prediction.vt_clip_score or 0.0)} for prediction, _ in pairs]
     return average(per_video), per_video
 
 
-# Field of a prediction -> function from pairs to scores of the split and of each video.
-SCORERS: dict[Need, Callable[[Pairs], tuple[Scores, list[Scores]]]] = dict(
-    saliency=_score_saliency, caption=_score_captions, vt_clip_score=_score_agreement
+# Field of a prediction -> function that returns the scores of the split and of each video.
+SCORERS: dict[PredictionField, Callable[[MatchedPairs], tuple[MetricScores, list[MetricScores]]]] = dict(
+    saliency=_score_saliency, caption=_score_captions, vt_clip_score=_score_alignment
 )
 
 
@@ -147,14 +155,16 @@ def write_scores(
 
 
 def format_table(results: Mapping[str, Any], title: str) -> str:
-    """Lay results out as text: one row each for the model, chance and the annotators. Scores but τ and ρ are x 100."""
+    """Format results as text: one row each for the model, random saliency and the annotators; scores x 100 but τ, ρ."""
     from tabulate import tabulate
 
     rows = dict(model=results["metrics"], **results["baselines"])
     counts = results["num_videos"]
-    lines = [f"{title}: {counts['scored']} of {counts['expected']} videos (all but Kendall and Spearman x 100)"]
-    for names in (metrics_that_need("saliency"), (*metrics_that_need("caption"), *metrics_that_need("vt_clip_score"))):
-        names = [name for name in names if any(name in values for values in rows.values())]
+    lines = [
+        f"{title}: {counts['scored']} of {counts['expected']} videos (x 100, except {', '.join(UNSCALED_METRICS)})"
+    ]
+    for group in (metric_names_for("saliency"), (*metric_names_for("caption"), *metric_names_for("vt_clip_score"))):
+        names = [name for name in group if any(name in values for values in rows.values())]
         if not any(name in results["metrics"] for name in names):
             continue
         cells = [

@@ -1,10 +1,11 @@
-"""What a run does before its first batch: checks, processes, output folder, log, seed, model and weights."""
+"""Setup of a run: checks, process group, output folder, log, seed, model and initial weights."""
 
 import logging
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from data.annotations import annotation_path
 from engine.checkpoint import NEWEST, PREVIOUS
 from engine.config import Config
 from models.vtsum_blip import VTSumBLIP, v2vt_sum
@@ -20,7 +21,7 @@ from utils.settings import write_settings
 
 logger = logging.getLogger(__name__)
 
-# Settings that a checkpoint's own are compared with when it is scored.
+# Settings that are compared with those in a checkpoint before it is evaluated.
 ARCHITECTURE_SETTINGS = ("model", "vit", "tt_depth", "kernel_size", "prompt")
 
 
@@ -30,7 +31,7 @@ def init_run(
     """Join the process group; prepare output folder, log, resolved configuration and seed.
 
     Args:
-        config: of the run.
+        config: settings of the run.
         notes: lines about the configuration for the log.
         splits: whose annotations the run needs.
         log_file: name in the output folder.
@@ -39,7 +40,7 @@ def init_run(
         FileNotFoundError, ValueError: data is missing, the folder cannot be used, or another run has locked it.
     """
     check_paths(config, splits)
-    context = distributed.init(config.device)
+    context = distributed.init_context(config.device)
     output_dir = make_folder(config.output_dir, "output_dir")
     setup_logging(context.is_main, output_dir / log_file)
     if context.is_main:
@@ -53,26 +54,21 @@ def init_run(
     return context
 
 
-def annotation_file(config: Config, split: str) -> pathlib.Path:
-    """Path of a split's annotations."""
-    return pathlib.Path(config.ann_root, f"{split}_videoxum.json")
-
-
 def check_paths(config: Config, splits: Sequence[str]) -> None:
-    """Check that the data of a run is there, before anything slow.
+    """Check that the data of a run exists, before anything slow.
 
     Raises:
         FileNotFoundError: an annotation file or the feature folder is missing.
     """
-    for path in [annotation_file(config, split) for split in splits]:
+    for path in [annotation_path(config.ann_root, split) for split in splits]:
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path}: annotations: no such file; python -m data.download gets VideoXum's (ann_root)"
+                f"{path}: annotations: no such file; run python -m data.download for VideoXum, or set ann_root"
             )
     if not pathlib.Path(config.video_embeddings_root).is_dir():
         raise FileNotFoundError(
-            f"{config.video_embeddings_root}: BLIP features: no such folder; python -m data.download gets VideoXum's, "
-            "extract_features.py makes them (video_embeddings_root)"
+            f"{config.video_embeddings_root}: frame features: no such folder; run python -m data.download for "
+            "VideoXum or extract_features.py, or set video_embeddings_root"
         )
 
 
@@ -96,7 +92,7 @@ def build_model(config: Config) -> VTSumBLIP:
 
 
 def check_initial_weights(config: Config) -> None:
-    """Check that the local file of a run's initial weights is there, before anything slow.
+    """Check that a run's initial weights, if they are a local file, exist, before anything slow.
 
     Raises:
         FileNotFoundError: it is missing.
@@ -125,31 +121,32 @@ def load_initial_weights(config: Config, context: DistContext, model: VTSumBLIP)
     logger.info("weights: from %s", source)
 
 
-def weights_to_score(config: Config) -> str:
-    """Path or URL that `--evaluate` scores: pretrained_model, else resume, else the run's newest checkpoint.
+def find_weights_to_evaluate(config: Config) -> str:
+    """Path or URL of the weights for `--evaluate`: pretrained_model, else resume, else the run's newest checkpoint.
 
     Raises:
         ValueError: there is none of them.
     """
-    own = pathlib.Path(config.output_dir, NEWEST)
+    newest = pathlib.Path(config.output_dir, NEWEST)
     resume = "" if config.resume == "auto" else config.resume
-    source = config.pretrained_model or resume or (str(own) if own.is_file() else "")
+    source = config.pretrained_model or resume or (str(newest) if newest.is_file() else "")
     if not source:
-        raise ValueError(f"evaluate: found neither pretrained_model, resume nor {own}, expected weights to score")
+        raise ValueError(f"evaluate: found no weights: set pretrained_model or resume, or train until {newest} exists")
     return source
 
 
 def load_trained(config: Config, model: VTSumBLIP, source: str | pathlib.Path) -> dict[str, Any]:
-    """Load the weights of a trained model; log the settings that it was trained with otherwise.
+    """Load the weights of a trained model; log the settings that differ from those it was trained with.
 
     Args:
-        config: that the model was built from.
+        config: configuration that the model was built from.
         model: parameters are copied in place.
         source: path of the checkpoint.
     Returns:
         the configuration in the checkpoint, {} if it has none.
     Raises:
-        FileNotFoundError, ValueError: see `load_weights`; with the settings that differ if it does not fit.
+        FileNotFoundError, ValueError: see `load_weights`; if it does not fit, the message lists the settings that
+            differ.
     """
     try:
         trained = load_weights(model, source)
@@ -163,7 +160,7 @@ def load_trained(config: Config, model: VTSumBLIP, source: str | pathlib.Path) -
 
 def _differences(config: Config, trained: dict[str, Any], names: Sequence[str]) -> list[str]:
     return [
-        f"{name}: the checkpoint was trained with {trained[name]!r}, this run says {getattr(config, name)!r}"
+        f"{name}: the checkpoint was trained with {trained[name]!r}, this run has {getattr(config, name)!r}"
         for name in names
         if name in trained and trained[name] != getattr(config, name)
     ]

@@ -1,4 +1,4 @@
-"""Show a run's log in TensorBoard and Weights & Biases while it is written; `log.jsonl` stays the record."""
+"""Trackers: copy a run's log to TensorBoard and Weights & Biases; `log.jsonl` remains the record."""
 
 import importlib.util
 import logging
@@ -13,14 +13,14 @@ from utils.log import JsonlLogger
 logger = logging.getLogger(__name__)
 
 FOLDER = "tensorboard"
-RUN_ID = "wandb_run.txt"  # id of the run on the service
+RUN_ID = "wandb_run.txt"  # file with the id of the run on Weights & Biases
 
 
 def check_trackers(config: Config) -> None:
-    """Make sure that the packages of the requested trackers are installed.
+    """Check that the packages of the requested trackers are installed.
 
     Raises:
-        FileNotFoundError: one is not.
+        FileNotFoundError: one is not installed.
     """
     packages = dict(tensorboard=config.tensorboard or bool(config.wandb), wandb=bool(config.wandb))
     for name, is_needed in packages.items():
@@ -29,12 +29,12 @@ def check_trackers(config: Config) -> None:
 
 
 def attach_trackers(log: JsonlLogger, config: Config, batches_per_epoch: int, world_size: int) -> None:
-    """Attach the trackers that a configuration asks for to a log.
+    """Attach the requested trackers to a log.
 
     Args:
-        log: of this process; a disabled one gets none.
-        config: of the run.
-        batches_per_epoch: of all processes together.
+        log: log of this process; a disabled log gets none.
+        config: settings of the run.
+        batches_per_epoch: number of batches of all processes together.
         world_size: number of processes.
     """
     if log.file and (config.tensorboard or config.wandb):
@@ -42,10 +42,10 @@ def attach_trackers(log: JsonlLogger, config: Config, batches_per_epoch: int, wo
 
 
 class SummaryTracker:
-    """Writes lines of a log as TensorBoard scalars, which Weights & Biases copies where `config.wandb` names a project.
+    """Writes lines of a log as TensorBoard scalars; with `config.wandb`, Weights & Biases copies them.
 
     The step of a line is the number of batches so far, of all processes and epochs. A resumed run repeats the log lines
-    since its checkpoint; those that the event files already have are left out, so that no step appears twice.
+    since its checkpoint; those that the event files already have are skipped: no step appears twice.
     """
 
     def __init__(self, config: Config, batches_per_epoch: int, world_size: int) -> None:
@@ -55,7 +55,7 @@ class SummaryTracker:
         self.world_size = world_size
         folder = make_folder(pathlib.Path(config.output_dir, FOLDER), FOLDER)
         self.last_steps = _last_steps(folder)
-        self.wandb_run = _start_wandb(config) if config.wandb else None  # before the writer, which it observes
+        self.wandb_run = _start_wandb(config) if config.wandb else None  # before the writer, which it patches
         self.writer = SummaryWriter(str(folder))
 
     def add(self, line: dict[str, Any]) -> None:
@@ -73,13 +73,14 @@ class SummaryTracker:
         self.writer.flush()
 
     def close(self) -> None:
+        """Close the event file, and the run on Weights & Biases."""
         self.writer.close()
         if self.wandb_run is not None:
             self.wandb_run.finish()
 
 
 def _last_steps(folder: pathlib.Path) -> dict[str, int]:
-    """Tags in the event files of a folder -> their last step."""
+    """Map the tags in a folder's event files to their last steps."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder), size_guidance=dict(scalars=0)).Reload()

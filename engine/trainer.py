@@ -1,4 +1,4 @@
-"""The training loop, for any model: accumulation, logging, checkpoints, signals and resuming."""
+"""The training loop, for any model: gradient accumulation, logging, checkpoints, signals and resuming."""
 
 import contextlib
 import dataclasses
@@ -7,16 +7,18 @@ import logging
 import math
 import pathlib
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from engine.checkpoint import Checkpointer, TrainState
+from engine.config import TrainingConfig
 from engine.monitor import NonFiniteMonitor
 from utils import distributed, interrupt
 from utils.distributed import DistContext
@@ -35,10 +37,10 @@ class AccumulationWindow:
     """The batches of one optimizer step.
 
     Attributes:
-        batches: one after another, read from the loader when asked for.
-        size: their number.
-        end: number of this process's batches in the epoch up to the last of them.
-        is_last: it ends the epoch.
+        batches: read lazily from the loader.
+        size: number of batches.
+        end: index, in this process's epoch, of the first batch after the window.
+        is_last: whether the window ends the epoch.
     """
 
     batches: Iterator[Any]
@@ -47,23 +49,53 @@ class AccumulationWindow:
     is_last: bool
 
 
+class EpochSampler(Protocol):
+    """A batch sampler whose order depends on the epoch."""
+
+    def set_epoch(self, epoch: int, batches_done: int) -> None:
+        """Set the epoch, and how many of its batches, of all processes together, to skip."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSetup:
+    """Model, data, optimizer and processes of a `Trainer`.
+
+    Attributes:
+        context: rank, world size and device of this process.
+        output_dir: folder of the run's files.
+        model: model, on the device.
+        loader: loader of this process's training batches.
+        sampler: batch sampler of the loader.
+        optimizer: optimizer of the model's trained parameters.
+        scaler: gradient scaler, disabled except for fp16.
+        data_fingerprint: hash that identifies the training data.
+        accumulate: batches per process and optimizer step.
+        ckpt_steps: optimizer steps between checkpoints within an epoch; 0: none.
+    """
+
+    context: DistContext
+    output_dir: pathlib.Path
+    model: nn.Module
+    loader: DataLoader
+    sampler: EpochSampler
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    data_fingerprint: str
+    accumulate: int = 1
+    ckpt_steps: int = 0
+
+
 class Trainer:
     """Trains a model until `config.max_epoch`.
 
-    A subclass computes the losses; it may act after each optimizer step and each epoch. All processes of a run call
-    each method together.
+    A subclass implements `compute_losses`, and may override the other methods of the first group. All processes of a
+    run call each method together. In the log and in messages, `step` is the index of a batch in this process's epoch.
 
     Args:
         config: settings of the run: `Config` or `VTClipConfig`.
-        context: of the run's processes.
-        output_dir: folder of the run's files.
-        model: on the device.
-        loader: of this process's training batches; its `batch_sampler` has `set_epoch(epoch, batches_done)`.
-        optimizer: of the model's trained parameters.
-        scaler: gradient scaler, disabled but for fp16.
-        data: text that tells the training data from others.
+        setup: what to train.
     Attributes:
-        loss_names: names of what `compute_losses` returns.
+        loss_names: names of the losses that `compute_losses` returns.
         state: progress of the run, saved in its checkpoints.
         log: `log.jsonl`, opened by `fit`.
     """
@@ -71,66 +103,62 @@ class Trainer:
     loss_names: tuple[str, ...]
     log: JsonlLogger
 
-    def __init__(
-        self,
-        config: Any,
-        context: DistContext,
-        output_dir: pathlib.Path,
-        *,
-        model: nn.Module,
-        loader: DataLoader,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
-        data: str,
-    ) -> None:
+    def __init__(self, config: TrainingConfig, setup: TrainingSetup) -> None:
         self.config = config
-        self.context = context
-        self.output_dir = output_dir
-        self.model = model
-        self.ddp_model = model
-        self.loader = loader
-        self.optimizer = optimizer
-        self.scaler = scaler
-        self.accumulate = getattr(config, "accumulate", 1)
-        self.ckpt_steps = getattr(config, "ckpt_steps", 0)
-        self.monitor = NonFiniteMonitor(context)
+        self.context = setup.context
+        self.output_dir = setup.output_dir
+        self.model = setup.model
+        self.ddp_model = setup.model
+        self.loader = setup.loader
+        self.sampler = setup.sampler
+        self.optimizer = setup.optimizer
+        self.scaler = setup.scaler
+        self.accumulate = setup.accumulate
+        self.ckpt_steps = setup.ckpt_steps
+        self.monitor = NonFiniteMonitor(setup.context)
         self.checkpointer = Checkpointer(
-            output_dir, context, config, model=model, optimizer=optimizer, scaler=scaler, data=data
+            setup.output_dir,
+            setup.context,
+            config,
+            model=setup.model,
+            optimizer=setup.optimizer,
+            scaler=setup.scaler,
+            data_fingerprint=setup.data_fingerprint,
         )
         self.state = TrainState()
         self._epoch_start = 0.0
         self._stop = False
 
-    # What a subclass provides.
+    # To implement or override in subclasses.
 
     def compute_losses(self, batch: Any) -> list[torch.Tensor]:
-        """Losses of a batch in the order of `loss_names`, () each; the first one is minimized."""
+        """Compute the losses of a batch in the order of `loss_names`, () each; the first one is minimized."""
         raise NotImplementedError
 
     def after_step(self) -> None:
-        """Called after each optimizer step."""
+        """Hook after each optimizer step."""
 
     def before_first_epoch(self) -> None:
-        """Called once, after resuming: finish what was interrupted between two epochs."""
+        """Hook after resuming: complete what was interrupted between two epochs."""
 
     def after_epoch(self) -> None:
-        """Called when an epoch is trained and counted in the state; saves it."""
+        """Hook after each epoch, when `state.epoch` is the next epoch; saves a checkpoint."""
         self.save()
 
     def after_last_epoch(self) -> None:
-        """Called when all epochs are done."""
+        """Hook after the last epoch."""
 
     # The loop.
 
     def fit(self) -> None:
-        """Train what is left of the run.
+        """Train the remaining epochs.
 
         Raises:
             FloatingPointError: a loss or a gradient is not finite; the message names epoch, step and videos.
-            Interrupted: a signal asked the run to stop; it is saved.
+            Interrupted: a signal asked the run to stop; a checkpoint is saved.
         """
         self.ddp_model = distributed.wrap_ddp(self.model, self.context)
-        self.log = JsonlLogger(self.output_dir / "log.jsonl", self.context.is_main, keep=self.state.log_bytes)
+        self.log = JsonlLogger(self.output_dir / "log.jsonl", self.context.is_main, keep_bytes=self.state.log_bytes)
         self.attach_trackers()
         self.before_first_epoch()
         while self.state.epoch < self.config.max_epoch:
@@ -141,20 +169,12 @@ class Trainer:
         self.log.close()
 
     def attach_trackers(self) -> None:
-        """Attach further outputs to the log."""
+        """Hook to attach trackers to the log."""
 
     def train_one_epoch(self) -> None:
-        """Train what is left of the epoch under way."""
-        config, state = self.config, self.state
-        lr = cosine_lr(state.epoch, config.max_epoch, config.init_lr, config.min_lr)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.loader.batch_sampler.set_epoch(state.epoch, state.batches_done)
-        self.checkpointer.seed(state)
-        self.monitor.reset(state.loss_sums)
-        self._epoch_start = time.monotonic() - state.seconds
-        self.ddp_model.train()
-        with progress_bar(self.loader, self.context.is_main, desc=f"epoch {state.epoch}", unit="batch") as bar:
+        """Train the remaining batches of the current epoch."""
+        self.start_epoch()
+        with progress_bar(self.loader, self.context.is_main, desc=f"epoch {self.state.epoch}", unit="batch") as bar:
             for window in self.accumulation_windows(bar):
                 losses, video_ids = self.forward_backward(window)
                 self.optimizer_step(window, losses, video_ids)
@@ -170,15 +190,27 @@ class Trainer:
                     raise interrupt.Interrupted(interrupt.stop_requested() or "a signal to another process")
         self.log_epoch()
 
-    def accumulation_windows(self, batches: Iterator[Any]) -> Iterator[AccumulationWindow]:
-        """Split what is left of the epoch into the windows of its optimizer steps."""
+    def start_epoch(self) -> None:
+        """Set learning rate, order of the batches, seed and loss sums of the current epoch."""
+        config, state = self.config, self.state
+        lr = cosine_lr(state.epoch, config.max_epoch, config.init_lr, config.min_lr)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.sampler.set_epoch(state.epoch, state.batches_done)
+        self.checkpointer.seed(state)
+        self.monitor.reset(state.loss_sums)
+        self._epoch_start = time.monotonic() - state.seconds
+        self.ddp_model.train()
+
+    def accumulation_windows(self, batches: Iterable[Any]) -> Iterator[AccumulationWindow]:
+        """Split the remaining batches of the epoch into the windows of its optimizer steps."""
         first, count = self.state.batches_done // self.context.world_size, len(self.loader)
         iterator = iter(batches)
         for start in range(0, count, self.accumulate):
             size = min(self.accumulate, count - start)
             end = start + size
             yield AccumulationWindow(itertools.islice(iterator, size), size, first + end, is_last=end == count)
-        next(iterator, None)  # lets the loader end its epoch
+        next(iterator, None)  # exhaust the loader, so that it ends its epoch
 
     def forward_backward(self, window: AccumulationWindow) -> tuple[torch.Tensor, list[list[str]]]:
         """Compute the losses of a window's batches and accumulate their gradients.
@@ -191,7 +223,7 @@ class Trainer:
             is_last = i == window.size
             batch = batch.to(self.context.device)
             # Gradients are all-reduced in the backward pass of the window's last batch.
-            with contextlib.nullcontext() if is_last or self.context.world_size == 1 else self.ddp_model.no_sync():
+            with contextlib.nullcontext() if is_last else self._no_sync():
                 losses = self.compute_losses(batch)
                 with distributed.peer_failures():
                     self.scaler.scale(losses[0] / window.size).backward()
@@ -199,10 +231,15 @@ class Trainer:
             video_ids.append(batch.video_ids)
         return torch.stack(rows), video_ids
 
+    def _no_sync(self) -> contextlib.AbstractContextManager[None]:
+        """Context in which gradients are only accumulated on this process."""
+        model = self.ddp_model
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
+
     def optimizer_step(self, window: AccumulationWindow, losses: torch.Tensor, video_ids: list[list[str]]) -> None:
         """Update the weights and record the step."""
         grad_norm = None
-        if not self.scaler.is_enabled():
+        if not self.scaler.is_enabled():  # otherwise gradients are scaled, and the scaler skips non-finite ones
             gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
             grad_norm = get_total_norm(gradients)
         self.scaler.step(self.optimizer)
@@ -244,7 +281,7 @@ class Trainer:
         logger.info("epoch %d: %s", self.state.epoch, shown)
 
     def save(self) -> None:
-        """Write a checkpoint of the current state."""
+        """Save a checkpoint of the current state."""
         if self.state.batches_done:
             self.state.loss_sums = [] if self.monitor.loss_sums is None else self.monitor.loss_sums.tolist()
             self.state.seconds = time.monotonic() - self._epoch_start

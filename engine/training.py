@@ -1,4 +1,4 @@
-"""Train VTSUM-BLIP: data, model, optimizer and evaluation joined in a trainer."""
+"""Train VTSUM-BLIP: setup of data, model, optimizer and evaluation, and the trainer."""
 
 import functools
 import logging
@@ -8,15 +8,18 @@ from collections.abc import Sequence
 
 import torch
 
+from data.annotations import annotation_path
+from data.collate import Batch
 from data.dataset import VideoXum
-from data.loaders import TrainBatches, make_loader
+from data.loaders import TrainBatchSampler, make_loader
 from engine.checkpoint import BEST, NEWEST
 from engine.config import Config
 from engine.evaluator import Evaluator
-from engine.setup import annotation_file, build_model, init_run, load_initial_weights
+from engine.setup import build_model, init_run, load_initial_weights
 from engine.trackers import attach_trackers
-from engine.trainer import Trainer
-from models.vtsum_blip import WIDTHS, VTSumBLIP
+from engine.trainer import Trainer, TrainingSetup
+from models.tokenizer import CaptionTokenizer
+from models.vtsum_blip import FEATURE_WIDTHS, VTSumBLIP
 from utils import distributed
 from utils.device import autocast, gradient_scaler
 from utils.distributed import DistContext
@@ -26,23 +29,26 @@ logger = logging.getLogger(__name__)
 
 
 class VTSumTrainer(Trainer):
-    """Trains VTSUM-BLIP, with evaluations and snapshots between epochs; see `Trainer`.
+    """Trains VTSUM-BLIP, with evaluations and snapshots between epochs.
 
     Args:
-        evaluator: scores the configuration's splits.
+        config: settings of the run.
+        setup: see `Trainer`.
+        evaluator: evaluator of the configuration's splits.
     """
 
     config: Config
     model: VTSumBLIP
+    sampler: TrainBatchSampler
 
-    def __init__(self, *args, evaluator: Evaluator, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, config: Config, setup: TrainingSetup, evaluator: Evaluator) -> None:
+        super().__init__(config, setup)
         self.evaluator = evaluator
         has_captions, has_saliency = self.config.task != "v2v", self.config.task != "v2t"
         self.loss_names = ("loss", *["loss_tsum"] * has_captions, *["loss_vsum"] * has_saliency)
 
-    def compute_losses(self, batch) -> list[torch.Tensor]:
-        """λ_vsum · loss_vsum + λ_tsum · loss_tsum, and these two, as far as the task has them."""
+    def compute_losses(self, batch: Batch) -> list[torch.Tensor]:
+        """Compute λ_vsum · loss_vsum + λ_tsum · loss_tsum, and loss_tsum and loss_vsum as far as the task has them."""
         config = self.config
         with autocast(config.precision, self.context.device):
             loss_tsum, loss_vsum = self.ddp_model(
@@ -50,18 +56,18 @@ class VTSumTrainer(Trainer):
             )
         weighted = ((config.lambda_vsum, loss_vsum), (config.lambda_tsum, loss_tsum))
         loss = sum(weight * part for weight, part in weighted if part is not None)
+        assert isinstance(loss, torch.Tensor)
         return [part for part in (loss, loss_tsum, loss_vsum) if part is not None]
 
     def attach_trackers(self) -> None:
-        sampler = self.loader.batch_sampler
-        attach_trackers(self.log, self.config, sampler.batches_per_epoch, self.context.world_size)
+        attach_trackers(self.log, self.config, self.sampler.batches_per_epoch, self.context.world_size)
 
     def before_first_epoch(self) -> None:
-        self.save_snapshot()  # the run may have been killed before it
+        self.save_snapshot()  # the run may have been killed before the snapshot
         if self.state.epoch >= self.config.max_epoch:
-            logger.info("%s: all %d epochs are done", self.checkpointer.current, self.config.max_epoch)
+            logger.info("%s: all %d epochs are done", self.checkpointer.current_path, self.config.max_epoch)
         else:
-            self.evaluate_if_due()  # or before, or during, the evaluation
+            self.evaluate_if_due()  # likewise before or during the evaluation
 
     def after_epoch(self) -> None:
         self.save()
@@ -73,53 +79,58 @@ class VTSumTrainer(Trainer):
         self.evaluate()
 
     def save_snapshot(self) -> None:
-        """Every `ckpt_freq` epochs, keep the checkpoint of the epoch, which is the newest."""
+        """Every `ckpt_freq` epochs, keep the newest checkpoint as a snapshot of the epoch."""
         config, state = self.config, self.state
-        is_own = self.checkpointer.current == self.checkpointer[NEWEST]
-        is_due = config.ckpt_freq and state.epoch and not state.batches_done and state.epoch % config.ckpt_freq == 0
-        if is_own and is_due:
+        is_of_this_run = self.checkpointer.current_path == self.checkpointer[NEWEST]
+        is_between_epochs = state.epoch > 0 and state.batches_done == 0
+        is_due = is_between_epochs and config.ckpt_freq > 0 and state.epoch % config.ckpt_freq == 0
+        if is_of_this_run and is_due:
             self.checkpointer.save_snapshot(f"checkpoints/checkpoint_{state.epoch - 1:03d}.pth", config.keep_last)
 
     def evaluate_if_due(self) -> None:
-        """Every `eval_freq` epochs, evaluate the epoch that has just ended, unless the log has its scores."""
+        """Every `eval_freq` epochs, evaluate the epoch that has just finished, unless the log has its scores."""
         config, state = self.config, self.state
-        is_due = config.eval_freq and state.epoch % config.eval_freq == 0 and state.batches_done == 0
-        if is_due and state.epoch and state.scored < state.epoch - 1:
+        is_between_epochs = state.epoch > 0 and state.batches_done == 0
+        is_due = is_between_epochs and config.eval_freq > 0 and state.epoch % config.eval_freq == 0
+        if is_due and state.last_scored_epoch < state.epoch - 1:
             self.evaluate()
             self.save()
 
     def evaluate(self) -> None:
-        """Score the epoch that has just ended; with `eval_freq`, keep the best checkpoint on the validation split."""
+        """Evaluate the last epoch; with `eval_freq`, keep the best checkpoint on the validation split."""
         config, state, epoch = self.config, self.state, self.state.epoch - 1
-        for split, results in self.evaluator.evaluate(self.model, checkpoint=self.checkpointer.current).items():
+        for split, results in self.evaluator.evaluate(self.model, checkpoint=self.checkpointer.current_path).items():
             self.log.write(type="evaluation", epoch=epoch, split=split, **results["metrics"])
             value = results["metrics"].get(config.best_metric, -math.inf)
-            best = state.best or {}
-            least = best["value"] if best.get("metric") == config.best_metric else -math.inf
-            if config.eval_freq and split == "val" and value > least:
-                state.best = dict(metric=config.best_metric, value=value, epoch=epoch)
+            best = state.best_evaluation or {}
+            best_value = best["value"] if best.get("metric") == config.best_metric else -math.inf
+            if config.eval_freq and split == "val" and value > best_value:
+                state.best_evaluation = dict(metric=config.best_metric, value=value, epoch=epoch)
                 self.checkpointer.save_snapshot(BEST)
                 logger.info("%s: best so far: %s %.4f of epoch %d", BEST, config.best_metric, value, epoch)
-        state.scored = epoch
-        state.best = distributed.broadcast_object(state.best, self.context)
+        state.last_scored_epoch = epoch
+        state.best_evaluation = distributed.broadcast_object(state.best_evaluation, self.context)
 
 
-def build_loader(config: Config, context: DistContext, model: VTSumBLIP) -> torch.utils.data.DataLoader:
-    """Loader of this process's shuffled training batches."""
-    tokenize, pad_id = None, 0
-    if model.tokenizer is not None:
-        tokenize = functools.partial(model.tokenizer.encode, max_tokens=config.max_text_length)
-        pad_id = model.tokenizer.pad_id
-    dataset = VideoXum(
-        annotation_file(config, "train"),
+def build_dataset(config: Config, tokenizer: CaptionTokenizer | None) -> VideoXum:
+    """Open the training split; with a tokenizer, its captions are token ids."""
+    tokenize = None
+    if tokenizer is not None:
+        tokenize = functools.partial(tokenizer.encode, max_tokens=config.max_text_length)
+    return VideoXum(
+        annotation_path(config.ann_root, "train"),
         config.video_embeddings_root,
-        width=WIDTHS[config.vit],
+        width=FEATURE_WIDTHS[config.vit],
         prompt=config.prompt,
         max_frames=config.max_video_length,
         max_words=config.max_text_length,
         tokenize=tokenize,
     )
-    sampler = TrainBatches(
+
+
+def build_sampler(config: Config, context: DistContext, dataset: VideoXum) -> TrainBatchSampler:
+    """Build the sampler of this process's shuffled training batches."""
+    sampler = TrainBatchSampler(
         [min(record.num_frames, config.max_video_length) for record in dataset.records],
         config.batch_size,
         rank=context.rank,
@@ -129,45 +140,48 @@ def build_loader(config: Config, context: DistContext, model: VTSumBLIP) -> torc
     )
     logger.info(
         "padding: %.1f %% of the first epoch's frame slots; %.1f %% with length_bucketing",
-        *(100 * sampler.padded_share(bucketing) for bucketing in (False, True)),
+        *(100 * sampler.padding_fraction(bucketing) for bucketing in (False, True)),
     )
-    return make_loader(
-        dataset,
-        sampler,
-        num_workers=config.num_workers,
-        pad_id=pad_id,
-        pin_memory=context.device.type == "cuda",
-    )
+    return sampler
 
 
-def build_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrainer:
-    """Set up a training run, resumed or from its initial weights: `fit` runs it.
+def build_vtsum_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrainer:
+    """Set up a training run, resumed or from its initial weights; `fit` runs it.
 
     Args:
-        config: of the run.
+        config: settings of the run.
         notes: lines about the configuration for the log.
     Raises:
-        FileNotFoundError, ValueError: data or weights are missing or bad, or a checkpoint does not fit the run.
+        FileNotFoundError, ValueError: data or weights are missing or invalid, or a checkpoint does not fit the run.
     """
     context = init_run(config, notes, splits=("train", *config.splits), log_file="train.log")
     output_dir = pathlib.Path(config.output_dir)
     model = build_model(config)
-    loader = build_loader(config, context, model)
+    dataset = build_dataset(config, model.tokenizer)
+    sampler = build_sampler(config, context, dataset)
     evaluator = Evaluator(config, context)
     model.to(context.device)
-    trainer = VTSumTrainer(
-        config,
-        context,
-        output_dir,
+    setup = TrainingSetup(
+        context=context,
+        output_dir=output_dir,
         model=model,
-        loader=loader,
+        loader=make_loader(
+            dataset,
+            sampler,
+            num_workers=config.num_workers,
+            pin_memory=context.device.type == "cuda",
+            pad_id=0 if model.tokenizer is None else model.tokenizer.pad_id,
+        ),
+        sampler=sampler,
         optimizer=torch.optim.AdamW(
             model.parameters(), lr=config.init_lr, weight_decay=config.weight_decay, fused=True
         ),
         scaler=gradient_scaler(config.precision, context.device),
-        data=loader.dataset.fingerprint(),
-        evaluator=evaluator,
+        data_fingerprint=dataset.fingerprint(),
+        accumulate=config.accumulate,
+        ckpt_steps=config.ckpt_steps,
     )
+    trainer = VTSumTrainer(config, setup, evaluator)
     state = trainer.checkpointer.resume(config.resume)
     if state is None:
         load_initial_weights(config, context, model)
@@ -182,8 +196,8 @@ def build_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrainer:
         config.model,
         config.task,
         sum(p.numel() for p in model.parameters()) / 1e6,
-        len(loader.dataset),
-        len(loader),
+        len(dataset),
+        len(sampler),
         context.world_size,
         context.device.type,
     )

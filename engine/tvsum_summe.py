@@ -1,4 +1,4 @@
-"""TVSum and SumMe: annotations, scores of frames and shots -> results.
+"""Evaluation on TVSum and SumMe: annotations, frame scores and shots -> results.
 
 Axes: n frames of the video file, T frames at 1 fps, D feature width.
 """
@@ -8,20 +8,20 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from data.eccv16 import read_eccv16
 from data.features import open_features
-from data.tvsum_summe import BenchmarkVideo, is_tvsum_mat, read_summe, read_tvsum_mat, with_shots
+from data.tvsum_summe import BenchmarkVideo, add_shots, is_tvsum_mat, read_summe, read_tvsum_mat
 from engine.config import Config
-from engine.score_files import fits_duration, make_splits, read_scores, read_splits, scores_of_videos
+from engine.score_files import has_plausible_length, make_splits, read_scores, read_splits, scores_of_videos
 from metrics.keyframes import average
 from metrics.segmentation import segment_shots
 from metrics.shots import (
-    NAMES,
+    METRIC_NAMES,
     Shots,
     make_reference,
     score_annotators,
@@ -31,7 +31,7 @@ from metrics.shots import (
 )
 from utils.download import resolve_file
 from utils.environment import environment_info
-from utils.files import atomic_write, make_folder, sha256_of
+from utils.files import atomic_write, compute_sha256, make_folder
 from utils.log import progress_bar, setup_logging
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ Rows = dict[str, list[dict[str, float]]]  # `model`, `random`, `human` -> scores
 
 
 def read_videos(benchmark: str, annotations: str, shots: str | None) -> list[BenchmarkVideo]:
-    """Read the annotations, in any of their layouts, and the shots that go with them.
+    """Read the annotations, in any of their formats, and their shots.
 
     Args:
         benchmark: `tvsum` or `summe`.
@@ -50,6 +50,7 @@ def read_videos(benchmark: str, annotations: str, shots: str | None) -> list[Ben
         FileNotFoundError, ValueError: a file is missing, damaged, or of the other benchmark.
     """
     path = pathlib.Path(annotations)
+    read: Callable[[str | os.PathLike], list[BenchmarkVideo]]
     if path.is_dir():
         kind, read = "summe", read_summe
     elif is_tvsum_mat(path):
@@ -62,33 +63,33 @@ def read_videos(benchmark: str, annotations: str, shots: str | None) -> list[Ben
         expected = "ydata-tvsum50.mat or an eccv16 .h5" if benchmark == "tvsum" else "SumMe's GT or an eccv16 .h5"
         raise ValueError(f"{path}: annotations: found those of {kind}, expected {expected}")
     videos = read(path)
-    return with_shots(videos, read_eccv16(shots), shots) if shots else videos
+    return add_shots(videos, read_eccv16(shots), shots) if shots else videos
 
 
-def zero_shot(
+def score_zero_shot(
     config: Config, videos: Sequence[BenchmarkVideo], root: str | os.PathLike
 ) -> tuple[list[np.ndarray], list[Shots | None]]:
     """Score videos with a VTSUM-BLIP checkpoint that was not trained on the benchmark.
 
     Args:
         config: with `pretrained_model`.
-        videos: of the benchmark.
+        videos: all videos of the benchmark.
         root: folder of `{video}.npz` as `extract_features.py` writes it.
     Returns:
-        (n,) float64 saliency in [0, 1] of each video's frames; the shots that the features give, in frames.
+        (n,) float64 saliency in [0, 1] of each video's frames; shots from the features, in frames.
     Raises:
         FileNotFoundError, ValueError: features or checkpoint are missing, or do not fit.
     """
     import torch
 
     from engine.setup import build_model, load_trained
-    from models.vtsum_blip import WIDTHS
+    from models.vtsum_blip import FEATURE_WIDTHS
     from utils.device import allow_tf32, autocast, pick_device
 
     device = pick_device(config.device)
     allow_tf32(config.tf32)
     video_ids = [video.video_id for video in videos]
-    features = open_features(root, video_ids, "features", WIDTHS[config.vit], "frame features")
+    features = open_features(root, video_ids, "features", FEATURE_WIDTHS[config.vit], "frame features")
     config = config.replace(task="v2v")  # captions are not scored here
     model = build_model(config)
     load_trained(config, model, resolve_file(config.pretrained_model))
@@ -99,13 +100,14 @@ def zero_shot(
         for video in bar:
             frames = features.load(video.video_id)  # (T, D)
             T = len(frames)
-            if not fits_duration(T, video):
+            if not has_plausible_length(T, video):
                 raise ValueError(
                     f"{features.path(video.video_id)}: video {video.video_id}: features: found {T} frames, "
                     f"expected one for each of {video.duration:.1f} seconds"
                 )
             with torch.no_grad(), autocast(config.precision, device):
                 _, logits = model.generate(torch.from_numpy(frames)[None].to(device), torch.ones(1, T))
+            assert logits is not None  # of the saliency head
             if not logits.isfinite().all():
                 raise FloatingPointError(f"video {video.video_id}: saliency: NaN or infinity in the model's output")
             second = video.second_of_frame(T)  # (n,)
@@ -114,14 +116,14 @@ def zero_shot(
     return scores, shots
 
 
-def shots_from_annotated_features(video: BenchmarkVideo) -> Shots | None:
-    """Shots by kernel temporal segmentation where a file has features at its picks but no change points."""
+def segment_annotated_features(video: BenchmarkVideo) -> Shots | None:
+    """Segment shots by the features at a video's picks; None if it has change points or no features."""
     if video.change_points or video.features is None:
         return None
     return shots_in_frames(segment_shots(video.features), video.pick_of_frame())
 
 
-def evaluate(
+def score_videos(
     videos: Sequence[BenchmarkVideo],
     benchmark: str,
     scores: Sequence[np.ndarray] | None,
@@ -130,10 +132,10 @@ def evaluate(
     """Score all videos.
 
     Args:
-        videos: of the benchmark.
+        videos: all videos of the benchmark.
         benchmark: `tvsum` or `summe`.
-        scores: (n,) of each video; None leaves out the row `model`.
-        shots: of each video, where it has no `change_points`.
+        scores: (n,) of each video; None omits the row `model`.
+        shots: shots of each video without `change_points`.
     Raises:
         ValueError: a metric can be computed for some of the videos only.
     """
@@ -142,15 +144,15 @@ def evaluate(
     if scores is not None:
         rows = dict(model=[score_frames(values, r) for values, r in zip(scores, references)]) | rows
     for per_video in rows.values():
-        for video, single in zip(videos, per_video):
-            if single.keys() != per_video[0].keys():
-                only = ", ".join(sorted(single.keys() ^ per_video[0].keys()))
+        for video, video_scores in zip(videos, per_video):
+            if video_scores.keys() != per_video[0].keys():
+                only = ", ".join(sorted(video_scores.keys() ^ per_video[0].keys()))
                 raise ValueError(f"video {video.video_id}: {only}: found for some videos, expected for all or none")
     return {name: per_video for name, per_video in rows.items() if per_video[0]}
 
 
 def average_splits(rows: Rows, tests: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Average each row over each test set, and over these.
+    """Average each row over each test set, and over the test sets.
 
     Args:
         rows: scores of each video.
@@ -175,7 +177,7 @@ def write_results(
 
 
 def format_results(results: Mapping[str, Any]) -> str:
-    """Lay results out as text, F1 x 100."""
+    """Format results as text, F1 x 100."""
     from tabulate import tabulate
 
     splits = results["splits"]
@@ -184,10 +186,10 @@ def format_results(results: Mapping[str, Any]) -> str:
         f"mean of {len(splits['test_sets'])} test sets, {splits['source']}": splits["mean"],
     }
     lines = [f"{results['benchmark']}: {results['num_videos']} videos (F1 x 100)"]
-    align = ("left", *["right"] * len(NAMES))
+    align = ("left", *["right"] * len(METRIC_NAMES))
     for title, rows in blocks.items():
-        cells = [[row, *(_cell(name, values) for name in NAMES)] for row, values in rows.items()]
-        table = tabulate(cells, ["", *NAMES], tablefmt="plain", disable_numparse=True, colalign=align)
+        cells = [[row, *(_cell(name, values) for name in METRIC_NAMES)] for row, values in rows.items()]
+        table = tabulate(cells, ["", *METRIC_NAMES], tablefmt="plain", disable_numparse=True, colalign=align)
         lines += [title, table]
     return "\n".join(lines)
 
@@ -202,24 +204,25 @@ def run_benchmark(args: argparse.Namespace, config: Config | None) -> None:
     """Score a benchmark, print the table and write the results.
 
     Args:
-        args: arguments of `eval_tvsum_summe.py`.
-        config: of the model that scores the frames; None with `--scores` or `--agreement`.
+        args: parsed arguments of `eval_tvsum_summe.py`.
+        config: configuration of the model that scores the frames; None with `--scores` or `--agreement`.
     Raises:
-        FileNotFoundError, ValueError: a file is missing or bad, or does not fit the others.
+        FileNotFoundError, ValueError: a file is missing or invalid, or does not fit the others.
     """
     setup_logging(True)
     output_dir = make_folder(args.output_dir, "output_dir") if args.output_dir else None
     videos = read_videos(args.benchmark, args.annotations, args.shots)
     tests = read_splits(args.split_file, videos) if args.split_file else make_splits(len(videos), args.split_seed)
-    scores, shots = None, [shots_from_annotated_features(video) for video in videos]
+    scores: Sequence[np.ndarray] | None = None
+    shots: Sequence[Shots | None] = [segment_annotated_features(video) for video in videos]
     origin: dict[str, Any] = {}
     if config is not None:
-        scores, shots = zero_shot(config, videos, args.features)
-        origin = dict(config=config.as_dict(), checkpoint_sha256=sha256_of(resolve_file(config.pretrained_model)))
+        scores, shots = score_zero_shot(config, videos, args.features)
+        origin = dict(config=config.as_dict(), checkpoint_sha256=compute_sha256(resolve_file(config.pretrained_model)))
     elif args.scores:
         scores = scores_of_videos(read_scores(args.scores), videos, args.scores, args.scores_at)
-        origin = dict(scores_sha256=sha256_of(args.scores))
-    rows = evaluate(videos, args.benchmark, scores, shots)
+        origin = dict(scores_sha256=compute_sha256(args.scores))
+    rows = score_videos(videos, args.benchmark, scores, shots)
     source = f"splits of {args.split_file}" if args.split_file else f"random splits of seed {args.split_seed}"
     results = dict(
         benchmark=args.benchmark,
@@ -238,4 +241,4 @@ def run_benchmark(args: argparse.Namespace, config: Config | None) -> None:
         write_results(output_dir, results, videos, rows)
     print(format_results(results))
     if "F1" not in results["all_videos"].get("random", {}):
-        logger.warning("F1 is left out: the annotations have no shots; --shots names an eccv16 file, which has")
+        logger.warning("F1 is omitted: the annotations have no shots; add an eccv16 file with --shots")

@@ -1,6 +1,5 @@
-"""Fine-tune CLIP into VT-CLIP: data, model, optimizer and validation joined in a trainer."""
+"""Fine-tune CLIP into VT-CLIP: setup of data, model and optimizer, and the trainer with its validation."""
 
-import functools
 import logging
 import math
 import pathlib
@@ -10,19 +9,20 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from data.annotations import annotation_path
 from data.feature_writer import PROVENANCE_FILE, read_provenance
-from data.loaders import EvalBatches, TrainBatches, make_loader
+from data.loaders import EvalBatchSampler, TrainBatchSampler, make_loader
 from data.video.files import find_videos
-from data.vt_clip_pairs import InEpoch, PairBatch, Pairs, collate_pairs
+from data.vt_clip_dataset import EpochIndexSampler, VTClipBatch, VTClipDataset, collate_vt_clip
 from engine.config import VTClipConfig
-from engine.trainer import Trainer
+from engine.trainer import Trainer, TrainingSetup
 from models.frame_encoders import clip_frame_encoder
 from models.losses import vt_clip_loss
-from models.vt_clip import VTClip, find_clip
+from models.vt_clip import VTClip, load_clip
 from models.vt_clip_finetuner import VTClipFineTuner
-from models.weights import weights_sha256, write_weights
+from models.weights import hash_weights, write_weights
 from utils import distributed
-from utils.device import autocast, gradient_scaler
+from utils.device import autocast, gradient_scaler, resolve_precision
 from utils.distributed import DistContext
 from utils.files import make_folder, remove_leftovers
 from utils.log import setup_logging
@@ -31,39 +31,41 @@ from utils.settings import write_settings
 
 logger = logging.getLogger(__name__)
 
-MAX_LOGIT_SCALE = math.log(100.0)  # CLIP's limit of the cosines' factor
+MAX_LOGIT_SCALE = math.log(100.0)  # CLIP's limit of the scale of the cosines
 
 
 class VTClipTrainer(Trainer):
-    """Trains VT-CLIP; each epoch ends with a validation and the newest weights on the disk. See `Trainer`.
+    """Trains VT-CLIP; after each epoch, validates and writes `vt_clip.pth`.
 
     Args:
-        val_loader: of this process's validation batches.
+        config: settings of the run.
+        setup: see `Trainer`.
+        val_loader: loader of this process's validation batches.
     """
 
     config: VTClipConfig
     model: VTClipFineTuner
     loss_names = ("loss", "finds_video", "beats_hard")
 
-    def __init__(self, *args, val_loader: DataLoader, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, config: VTClipConfig, setup: TrainingSetup, val_loader: DataLoader) -> None:
+        super().__init__(config, setup)
         self.val_loader = val_loader
-        precision = self.config.precision
-        use_bf16 = precision == "bf16" or (precision == "auto" and self.context.device.type == "cuda")
-        self.precision = "bf16" if use_bf16 else "fp32"
+        self.precision = resolve_precision(config.precision, self.context.device)
 
-    def compute_losses(self, batch: PairBatch) -> list[torch.Tensor]:
-        """Loss over the videos of all processes, and how often a text prefers its video; see `vt_clip_loss`."""
-        *features, scale = self._encode(self.ddp_model, batch)
-        gathered = [distributed.all_gather_with_grad(part, self.context) for part in features]
-        loss, accuracies = vt_clip_loss(*gathered, scale)
+    def compute_losses(self, batch: VTClipBatch) -> list[torch.Tensor]:
+        """Compute the loss over the videos of all processes, and the two accuracies; see `vt_clip_loss`."""
+        features, scale = self._encode(self.ddp_model, batch)
+        keyframes, others, has_others, texts = (
+            distributed.all_gather_with_grad(feature, self.context) for feature in features
+        )
+        loss, accuracies = vt_clip_loss(keyframes, others, has_others, texts, scale)
         return [loss, *accuracies]
 
-    def _encode(self, model: torch.nn.Module, batch: PairBatch) -> tuple[torch.Tensor, ...]:
-        """Key-frames, others, whether there are others, texts: (N, …) each; the factor of the cosines."""
+    def _encode(self, model: torch.nn.Module, batch: VTClipBatch) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Encode a batch: the first four arguments of `vt_clip_loss`, (N, …) each, and the scale of the cosines."""
         with autocast(self.precision, self.context.device):
             keyframes, others, texts, scale = model(batch.keyframes, batch.others, batch.texts)
-        return keyframes, others, batch.has_others.float(), texts, scale
+        return [keyframes, others, batch.has_others.float(), texts], scale
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -81,72 +83,109 @@ class VTClipTrainer(Trainer):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float] | None:
-        """Loss and accuracies over the whole validation split; None on all processes but the first."""
+        """Compute loss and accuracies over the validation split; None on all processes but the first."""
         self.model.eval()
-        parts: list[list[torch.Tensor]] = []
+        batches: list[list[torch.Tensor]] = []
         for batch in self.val_loader:
-            *features, scale = self._encode(self.model, batch.to(self.context.device))
-            parts.append([part.cpu() for part in features])
-        gathered = distributed.gather_objects(parts, self.context)
+            features, scale = self._encode(self.model, batch.to(self.context.device))
+            batches.append([feature.cpu() for feature in features])
+        gathered = distributed.gather_objects(batches, self.context)
         if gathered is None:
             return None
-        rows = [row for rows_of_rank in gathered for row in rows_of_rank]
-        loss, accuracies = vt_clip_loss(*(torch.cat(part) for part in zip(*rows)), scale.cpu())
+        all_batches = [features for batches_of_rank in gathered for features in batches_of_rank]
+        keyframes, others, has_others, texts = map(torch.cat, zip(*all_batches))
+        loss, accuracies = vt_clip_loss(keyframes, others, has_others, texts, scale.cpu())
         return dict(zip(self.loss_names, [loss.item(), *accuracies.tolist()]))
 
 
-def check_features(vision_root: str, vt_clip: VTClip) -> None:
-    """Check that features were made with the CLIP that training starts from.
+def require_same_clip(vision_root: str, vt_clip: VTClip) -> None:
+    """Check by their provenance that features were extracted with the CLIP that training starts from.
 
     Raises:
-        ValueError: their provenance says that they were not.
+        ValueError: they were not.
     """
-    record = pathlib.Path(vision_root, PROVENANCE_FILE)
-    if not record.is_file():
-        logger.warning("%s: no such file: the CLIP that made these features is unknown", record)
+    path = pathlib.Path(vision_root, PROVENANCE_FILE)
+    if not path.is_file():
+        logger.warning("%s: no such file: the CLIP of these features is unknown", path)
         return
-    recorded, expected = read_provenance(record).get("weights_sha256"), weights_sha256(vt_clip.clip)
+    recorded, expected = read_provenance(path).get("weights_sha256"), hash_weights(vt_clip.clip)
     if recorded != expected:
         raise ValueError(
-            f"{record}: weights_sha256: found {recorded}, expected {expected}: these features are not of the CLIP to "
-            "start from; make them with extract_features.py --vt_clip and the same CLIP"
+            f"{path}: weights_sha256: found {recorded}, expected {expected}: these features are of another CLIP; "
+            "extract them with extract_features.py --vt_clip and the CLIP that training starts from"
         )
 
 
-def build_loaders(config: VTClipConfig, context: DistContext, vt_clip: VTClip) -> tuple[DataLoader, DataLoader]:
-    """Loaders of the training and the validation split."""
-    source: dict[str, Any] = dict(vision_root=config.vision_root, width=vt_clip.width)
-    if config.videos:
-        transform = clip_frame_encoder(vt_clip).transform
-        source = dict(videos=find_videos([config.videos]), transform=transform, frames=config.frames)
+def build_datasets(config: VTClipConfig, vt_clip: VTClip) -> tuple[VTClipDataset, VTClipDataset]:
+    """Open the training and the validation split."""
+    videos = find_videos([config.videos]) if config.videos else None
     train, val = (
-        Pairs(pathlib.Path(config.ann_root, f"{split}_videoxum.json"), seed=config.seed, **source)
+        VTClipDataset(
+            annotation_path(config.ann_root, split),
+            seed=config.seed,
+            vision_root=config.vision_root,
+            width=vt_clip.width,
+            videos=videos,
+            transform=clip_frame_encoder(vt_clip).transform,
+            frames=config.frames,
+        )
         for split in ("train", "val")
     )
-    ranks = dict(rank=context.rank, world_size=context.world_size)
-    lengths = [record.num_frames for record in train.records]
-    make = functools.partial(
-        make_loader,
-        collate_fn=collate_pairs,
-        pin_memory=context.device.type == "cuda",
+    return train, val
+
+
+def build_loader(
+    config: VTClipConfig, context: DistContext, dataset: VTClipDataset, sampler: EpochIndexSampler
+) -> DataLoader:
+    """Build the loader of a split."""
+    return make_loader(
+        dataset,
+        sampler,
         num_workers=config.num_workers,
-    )
-    return (
-        make(train, InEpoch(TrainBatches(lengths, config.batch_size, seed=config.seed, **ranks))),
-        make(val, InEpoch(EvalBatches([0] * len(val), config.batch_size, alone_above=0, **ranks))),
+        pin_memory=context.device.type == "cuda",
+        collate_fn=collate_vt_clip,
     )
 
 
-def build_trainer(config: VTClipConfig, notes: Sequence[str] = ()) -> VTClipTrainer:
-    """Set up a training run, resumed or from `config.clip`: `fit` runs it.
+def build_samplers(
+    config: VTClipConfig, context: DistContext, train: VTClipDataset, val: VTClipDataset
+) -> tuple[EpochIndexSampler, EpochIndexSampler]:
+    """Build the samplers of this process's training and validation batches."""
+    train_batches = TrainBatchSampler(
+        [record.num_frames for record in train.records],
+        config.batch_size,
+        rank=context.rank,
+        world_size=context.world_size,
+        seed=config.seed,
+    )
+    val_batches = EvalBatchSampler(
+        [0] * len(val),
+        config.batch_size,
+        rank=context.rank,
+        world_size=context.world_size,
+        singleton_threshold=0,
+    )
+    return EpochIndexSampler(train_batches), EpochIndexSampler(val_batches)
+
+
+def build_optimizer(config: VTClipConfig, model: VTClipFineTuner) -> torch.optim.AdamW:
+    """Build AdamW for the trained parameters, without weight decay for CLIP's `logit_scale`."""
+    logit_scale = model.vt_clip.clip.logit_scale
+    trained = [p for p in model.parameters() if p.requires_grad and p is not logit_scale]
+    groups: list[dict[str, Any]] = [dict(params=trained), dict(params=[logit_scale], weight_decay=0.0)]
+    return torch.optim.AdamW(groups, lr=config.init_lr, weight_decay=config.weight_decay)
+
+
+def build_vt_clip_trainer(config: VTClipConfig, notes: Sequence[str] = ()) -> VTClipTrainer:
+    """Set up a training run, resumed or from `config.clip`; `fit` runs it.
 
     Args:
-        config: of the run.
+        config: settings of the run.
         notes: lines about the configuration for the log.
     Raises:
-        FileNotFoundError, ValueError: data or weights are missing or bad, or a checkpoint does not fit the run.
+        FileNotFoundError, ValueError: data or weights are missing or invalid, or a checkpoint does not fit the run.
     """
-    context = distributed.init(config.device)
+    context = distributed.init_context(config.device)
     output_dir = make_folder(config.output_dir, "output_dir")
     setup_logging(context.is_main, output_dir / "train.log")
     if context.is_main:
@@ -155,33 +194,31 @@ def build_trainer(config: VTClipConfig, notes: Sequence[str] = ()) -> VTClipTrai
         logger.info("%s", note)
     seed_everything(config.seed + context.rank)
     with distributed.local_main_first(context):
-        vt_clip = find_clip(config.clip)
+        vt_clip = load_clip(config.clip)
     if not config.videos:
-        check_features(config.vision_root, vt_clip)
-    loader, val_loader = build_loaders(config, context, vt_clip)
+        require_same_clip(config.vision_root, vt_clip)
+    train, val = build_datasets(config, vt_clip)
+    sampler, val_sampler = build_samplers(config, context, train, val)
     model = VTClipFineTuner(vt_clip, bool(config.videos)).to(context.device)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    logit_scale = vt_clip.clip.logit_scale
-    groups = [dict(params=[p for p in trained if p is not logit_scale]), dict(params=[logit_scale], weight_decay=0.0)]
-    trainer = VTClipTrainer(
-        config,
-        context,
-        output_dir,
+    setup = TrainingSetup(
+        context=context,
+        output_dir=output_dir,
         model=model,
-        loader=loader,
-        optimizer=torch.optim.AdamW(groups, lr=config.init_lr, weight_decay=config.weight_decay),
-        scaler=gradient_scaler("fp32", context.device),
-        data=loader.dataset.fingerprint(),
-        val_loader=val_loader,
+        loader=build_loader(config, context, train, sampler),
+        sampler=sampler,
+        optimizer=build_optimizer(config, model),
+        scaler=gradient_scaler(resolve_precision(config.precision, context.device), context.device),
+        data_fingerprint=train.fingerprint(),
     )
+    trainer = VTClipTrainer(config, setup, build_loader(config, context, val, val_sampler))
     trainer.state = trainer.checkpointer.resume(config.resume) or trainer.state
     if context.is_main:
         write_settings(config, output_dir / "config.yaml")
     logger.info(
         "VT-CLIP: %.1f M of %.1f M parameters are trained, %d videos, %d batches per epoch",
-        sum(p.numel() for p in trained) / 1e6,
+        sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6,
         sum(p.numel() for p in model.parameters()) / 1e6,
-        len(loader.dataset),
-        len(loader),
+        len(train),
+        len(sampler),
     )
     return trainer

@@ -1,12 +1,13 @@
-"""Scores from arrays and strings: key-frames, captions, the agreement of both, shots.
+"""Scores of arrays and strings: key-frames, captions, their agreement, shots.
 
-`registry.METRICS` is the table of all of them. Knows neither files nor models. Imports `utils`.
+`registry.METRICS` is the table of VideoXum's metrics. Does not read files or use models. Imports `utils`; the command
+`python -m metrics` also imports `data` and `engine`.
 """
 
 import importlib
 from typing import Any
 
-_MODULES = {
+_MODULE_OF_FUNCTION = {
     "f1_per_annotator": "keyframes",
     "f1_published_per_annotator": "keyframes",
     "kendall_tau": "keyframes",
@@ -17,11 +18,11 @@ _MODULES = {
     "human_baseline": "baselines",
     "vt_clip_score": "alignment",
 }
-__all__ = sorted(_MODULES)
+__all__ = sorted(_MODULE_OF_FUNCTION)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a function's module when it is first asked for."""
-    if name not in _MODULES:
+    """Import a function's module on first access."""
+    if name not in _MODULE_OF_FUNCTION:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"metrics.{_MODULES[name]}"), name)
+    return getattr(importlib.import_module(f"metrics.{_MODULE_OF_FUNCTION[name]}"), name)

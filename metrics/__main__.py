@@ -1,4 +1,4 @@
-"""Score a file of predictions without a model: `python -m metrics PREDICTIONS ANNOTATIONS [--output_dir DIR]`."""
+"""Score a file of predictions: `python -m metrics PREDICTIONS ANNOTATIONS [--output_dir DIR]`."""
 
 import pathlib
 
@@ -9,11 +9,13 @@ from utils.command_line import OneLineParser
 from utils.log import run_main
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     parser = OneLineParser(prog="python -m metrics", description=__doc__.split(":")[0])
     parser.add_argument("predictions", help="predictions_{split}.jsonl")
     parser.add_argument("annotations", help="{split}_videoxum.json")
-    parser.add_argument("--output_dir", help="write results and per-video scores there; without it they are only shown")
+    parser.add_argument(
+        "--output_dir", help="folder for results and scores per video; without it, the table is only printed"
+    )
     args = parser.parse_args(argv)
     if args.output_dir:
         pathlib.Path(args.output_dir).mkdir(parents=True, exist_ok=True)

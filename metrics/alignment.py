@@ -14,7 +14,7 @@ from metrics.keyframes import frame_budget
 def vt_clip_score(
     saliency: torch.Tensor, lengths: Sequence[int], clip_vision: torch.Tensor, text_features: torch.Tensor
 ) -> torch.Tensor:
-    """Cosine between the mean feature of the top 15 % of frames and the caption's feature.
+    """Compute the cosine of the mean feature of the top 15% of frames and the caption's feature.
 
     Args:
         saliency: (B, T) float.
@@ -23,8 +23,8 @@ def vt_clip_score(
         text_features: (B, C) VT-CLIP features of the generated captions, not normalized.
     Returns:
         (B,) float32.
-    Source: VideoXum (Lin et al., 2023). The real frames are sorted exactly; the released script adds 1e4 to them in
-        float32, which rounds the scores to 0.001.
+    Source: VideoXum (Lin et al., 2023). Frames are ranked by their exact scores; the released script adds 1e4 to them
+        in float32, which rounds them to 0.001.
     """
     pooled = []
     for scores, length, frames in zip(saliency, lengths, clip_vision):

@@ -1,4 +1,4 @@
-"""What to set a model's key-frame scores beside: chance, and the annotators themselves.
+"""Baselines of the key-frame scores: random saliency, and the agreement of the annotators.
 
 Axes: N videos, R annotators, T frames at 1 fps.
 """
@@ -12,11 +12,11 @@ from metrics.registry import METRICS, score_rows
 
 
 def random_baseline(keyframes: Sequence[np.ndarray], seeds: Iterable[int] = range(5)) -> dict[str, float]:
-    """Scores of uniform random saliency, averaged over videos and seeds.
+    """Score uniform random saliency, averaged over videos and seeds.
 
     Args:
         keyframes: N arrays (R, T) in {0, 1}.
-        seeds: one run over all videos for each.
+        seeds: random seeds; each scores all videos once.
     """
     generators = [np.random.default_rng(seed) for seed in seeds]
     scores = []
@@ -27,7 +27,7 @@ def random_baseline(keyframes: Sequence[np.ndarray], seeds: Iterable[int] = rang
 
 
 def human_baseline(keyframes: Sequence[np.ndarray]) -> dict[str, float]:
-    """Scores of each annotator against the others, averaged over annotators and videos.
+    """Score each annotator against the others, averaged over annotators and videos.
 
     Args:
         keyframes: N arrays (R, T) in {0, 1}, R ≥ 2.

@@ -1,17 +1,18 @@
-"""Key-frame scores: F1 (two definitions), Kendall's τ-b, Spearman's ρ; for the model, chance and the annotators.
+"""Key-frame scores: F1 (two definitions), Kendall's τ-b and Spearman's ρ, of saliency and of the annotators.
 
-One video at a time, NumPy, unpadded. Axes: R annotators, T frames at 1 fps, N rows of scores for one video.
+All functions work on one unpadded video, in NumPy. Axes: R annotators, T frames at 1 fps, N rows of saliency for the
+same video.
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-BUDGET = 0.15
+SUMMARY_FRACTION = 0.15
 
 
 def check_scores(saliency: np.ndarray, other: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return float64 saliency (T,) and `other` with T columns; raise a ValueError that names what is wrong."""
+    """Check saliency (T,) and an array with T columns, and return both as float64; `name` is that of the array."""
     saliency, other = np.asarray(saliency, np.float64), np.asarray(other, np.float64)
     if saliency.ndim != 1 or saliency.size == 0:
         raise ValueError(f"saliency: found shape {saliency.shape}, expected (T,) with T at least 1")
@@ -28,67 +29,70 @@ def check_scores(saliency: np.ndarray, other: np.ndarray, name: str) -> tuple[np
 
 
 def frame_budget(T: int) -> int:
-    """Number of frames that make up 15 % of T, rounded down."""
-    return int(BUDGET * T)
+    """Return 15% of T frames, rounded down."""
+    return int(SUMMARY_FRACTION * T)
 
 
 def binary_f1(selected: np.ndarray, keyframes: np.ndarray) -> np.ndarray:
-    """F1 of selected frames (N, T) against key-frames (R, T), in {0, 1}, by rows: (N, R); 0 if both are empty."""
+    """Compute the F1 of selected frames (N, T) against key-frames (R, T), in {0, 1}: (N, R); 0 if both are empty."""
     hits = selected @ keyframes.T
     total = selected.sum(-1)[:, None] + keyframes.sum(-1)
     return np.divide(2.0 * hits, total, out=np.zeros(total.shape), where=total > 0)
 
 
-def _top(saliency: np.ndarray) -> np.ndarray:
-    """Frames (N, T) in {0, 1} that score at least the (n+1)-th highest of their row, n = int(0.15 T)."""
+def _select_top(saliency: np.ndarray) -> np.ndarray:
+    """Select frames (N, T) in {0, 1} that score at least the (n+1)-th highest of their row, n = int(0.15 T)."""
     T = saliency.shape[1]
     index = T - 1 - min(frame_budget(T), T - 1)
     threshold = np.partition(saliency, index, axis=1)[:, index, None]
     return (saliency >= threshold).astype(np.float64)
 
 
-def _published_top(saliency: np.ndarray) -> np.ndarray:
-    """Frames (N, T) in {0, 1} that the released script selects."""
+def _select_published(saliency: np.ndarray) -> np.ndarray:
+    """Select frames (N, T) in {0, 1} as the released script does."""
     T = saliency.shape[1]
     return (saliency >= saliency[:, T - 1 - frame_budget(T), None]).astype(np.float64)  # QUIRK-7
 
 
-def top_frames(saliency: np.ndarray) -> np.ndarray:
-    """Frames (T,) bool that F1 compares with the annotators': the top 15 % of the scores (T,)."""
-    return _top(np.asarray(saliency, np.float64)[None])[0].astype(bool)
+def select_top_frames(saliency: np.ndarray) -> np.ndarray:
+    """Select the frames that F1 compares with the annotators', the top 15% of saliency (T,): (T,) bool."""
+    return _select_top(np.asarray(saliency, np.float64)[None])[0].astype(bool)
 
 
 def f1_per_annotator(saliency: np.ndarray, keyframes: np.ndarray) -> np.ndarray:
-    """Score the top 15 % of frames against each annotator's key-frames.
+    """Score the top 15% of frames against each annotator's key-frames.
 
     Args:
         saliency: (T,) float on any monotone scale, one value per frame at 1 fps.
         keyframes: (R, T) in {0, 1}, one row per annotator.
     Returns:
-        (R,) float64 in [0, 1]; 0 where neither side has a frame.
+        (R,) float64 in [0, 1]; 0 if neither side has a frame.
     Raises:
         ValueError: the lengths differ, T is 0, or a score is not finite.
-    Source: VideoXum (Lin et al., 2023), section on evaluation. Selected are the frames that score at least the
-        (n+1)-th highest, n = int(0.15 T): the threshold is inclusive (QUIRK-4).
+    Source: VideoXum (Lin et al., 2023), section on evaluation. It selects the frames that score at least the (n+1)-th
+        highest, n = int(0.15 T): the threshold is inclusive (QUIRK-4).
     """
     saliency, keyframes = check_scores(saliency, keyframes, "keyframes")
-    return binary_f1(_top(saliency[None]), keyframes)[0]
+    return binary_f1(_select_top(saliency[None]), keyframes)[0]
 
 
 def f1_published_per_annotator(saliency: np.ndarray, keyframes: np.ndarray) -> np.ndarray:
     """Score frames as the released evaluation script does.
 
-    Its scores have the shape (T, 1) and its sort runs along the second axis, which changes nothing: the threshold
-    is the score of frame T-1-int(0.15 T), not of a rank (QUIRK-7).
+    It sorts scores of shape (T, 1) along the second axis, which has no effect: its threshold is the score of frame
+    T-1-int(0.15 T), not of a rank (QUIRK-7).
 
     Args, Returns, Raises: as in `f1_per_annotator`.
     """
     saliency, keyframes = check_scores(saliency, keyframes, "keyframes")
-    return binary_f1(_published_top(saliency[None]), keyframes)[0]
+    return binary_f1(_select_published(saliency[None]), keyframes)[0]
 
 
-def correlate_rows(statistic: Callable, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Correlate rows (N, T) pairwise, one of the two perhaps (1, T): (N,) float64, 0 where undefined.
+RowStatistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def correlate_rows(statistic: RowStatistic, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Correlate row i of x with row i of y, (N, T) or (1, T) each: (N,) float64, 0 where undefined.
 
     Args:
         statistic: `kendall` or `spearman`.
@@ -98,16 +102,17 @@ def correlate_rows(statistic: Callable, x: np.ndarray, y: np.ndarray) -> np.ndar
 
 
 def kendall(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Kendall's τ-b between rows (N, T): (N,), NaN where a row is constant."""
+    """Compute Kendall's τ-b between rows (N, T): (N,), NaN for constant rows."""
     from scipy import stats
 
     return stats.kendalltau(x, y, axis=-1).statistic
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Spearman's ρ between rows (N, T): (N,), NaN where a row is constant.
+    """Compute Spearman's ρ between rows (N, T): (N,), NaN for constant rows.
 
-    Pearson's correlation of the ranks: `scipy.stats.spearmanr` correlates columns with each other, not rows pairwise.
+    It is Pearson's correlation of the ranks: `scipy.stats.spearmanr` correlates columns with each other, not rows
+    pairwise.
     """
     from scipy import stats
 
@@ -117,57 +122,57 @@ def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def kendall_tau(saliency: np.ndarray, importance: np.ndarray) -> float:
-    """Kendall's τ-b between scores (T,) and importance (T,), the annotators' mean; 0 where undefined."""
+    """Compute Kendall's τ-b between saliency (T,) and importance (T,), the annotators' mean; 0 if undefined."""
     saliency, importance = check_scores(saliency, importance, "importance")
     return float(correlate_rows(kendall, saliency[None], importance[None])[0])
 
 
 def spearman_rho(saliency: np.ndarray, importance: np.ndarray) -> float:
-    """Spearman's ρ between scores (T,) and importance (T,), the annotators' mean; 0 where undefined."""
+    """Compute Spearman's ρ between saliency (T,) and importance (T,), the annotators' mean; 0 if undefined."""
     saliency, importance = check_scores(saliency, importance, "importance")
     return float(correlate_rows(spearman, saliency[None], importance[None])[0])
 
 
-# What `registry.METRICS` names: a function of N scorings of one video (N, T) and its key-frames (R, T), and a function
-# of the key-frames alone that scores each annotator against the others. Both give metric -> (N,) or (R,).
+# Functions for `registry.METRICS`, in pairs: the first scores saliency (N, T) against key-frames (R, T), metric ->
+# (N,); the second scores each annotator against the others, metric -> (R,).
 
 
 def f1_scores(saliency: np.ndarray, keyframes: np.ndarray) -> dict[str, np.ndarray]:
-    """F1 of the top 15 %: mean and maximum over the annotators."""
-    f1 = binary_f1(_top(saliency), keyframes)  # (N, R)
+    """Compute the F1 of the top 15%: mean and maximum over the annotators."""
+    f1 = binary_f1(_select_top(saliency), keyframes)  # (N, R)
     return dict(F1=f1.mean(1), F1_max=f1.max(1))
 
 
 def human_f1_scores(keyframes: np.ndarray) -> dict[str, np.ndarray]:
-    """F1 of each annotator's key-frames, as they are, against each other annotator's."""
+    """Compute the F1 of each annotator's key-frames against each other annotator's."""
     f1 = _without_diagonal(binary_f1(keyframes, keyframes))  # (R, R - 1)
     return dict(F1=f1.mean(1), F1_max=f1.max(1))
 
 
 def f1_published_scores(saliency: np.ndarray, keyframes: np.ndarray) -> dict[str, np.ndarray]:
-    """F1 of the frames that the released script selects: mean and maximum over the annotators."""
-    f1 = binary_f1(_published_top(saliency), keyframes)  # (N, R)
+    """Compute the F1 of the frames that the released script selects: mean and maximum over the annotators."""
+    f1 = binary_f1(_select_published(saliency), keyframes)  # (N, R)
     return dict(F1_published=f1.mean(1), F1_published_max=f1.max(1))
 
 
 def human_f1_published_scores(keyframes: np.ndarray) -> dict[str, np.ndarray]:
-    """As `f1_published_scores`, an annotator's key-frames put through the released script's threshold like scores."""
-    f1 = _without_diagonal(binary_f1(_published_top(keyframes), keyframes))  # (R, R - 1)
+    """Compute `f1_published_scores` of each annotator, whose key-frames are thresholded as if they were saliency."""
+    f1 = _without_diagonal(binary_f1(_select_published(keyframes), keyframes))  # (R, R - 1)
     return dict(F1_published=f1.mean(1), F1_published_max=f1.max(1))
 
 
 def rank_correlations(saliency: np.ndarray, keyframes: np.ndarray) -> dict[str, np.ndarray]:
-    """τ-b and ρ with the annotators' mean."""
+    """Compute τ-b and ρ with the annotators' mean."""
     importance = keyframes.mean(0, keepdims=True)  # (1, T)
-    return _correlations(saliency, importance)
+    return _kendall_and_spearman(saliency, importance)
 
 
 def human_rank_correlations(keyframes: np.ndarray) -> dict[str, np.ndarray]:
-    """τ-b and ρ of each annotator with the mean of the others."""
-    return _correlations(keyframes, keyframes.sum(0) - keyframes)
+    """Compute τ-b and ρ of each annotator with the mean of the others."""
+    return _kendall_and_spearman(keyframes, keyframes.sum(0) - keyframes)
 
 
-def _correlations(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+def _kendall_and_spearman(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     return dict(Kendall=correlate_rows(kendall, x, y), Spearman=correlate_rows(spearman, x, y))
 
 

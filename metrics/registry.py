@@ -1,17 +1,19 @@
-"""The table of all metrics: how each is computed, printed, and what it needs.
+"""The table of VideoXum's metrics (those of TVSum and SumMe are in `metrics.shots`): how each is computed and printed,
+and which part of a prediction it needs.
 
-To add one, write its function in a module of this package and its row in `METRICS`.
+To add a metric, write its function in a module of this package, and its row in `METRICS`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from metrics import captions, keyframes
 
-Need = Literal["saliency", "caption", "vt_clip_score"]
+PredictionField = Literal["saliency", "caption", "vt_clip_score"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,20 +24,21 @@ class Metric:
         name: also its key in result files.
         needs: field of a prediction that it is computed from.
         compute: for `saliency`, (N, T) scores and (R, T) key-frames of one video -> name -> (N,); for `caption`,
-            references and captions of all videos -> name -> (score of the split, scores of the videos). Metrics that
-            are computed together share one function. None for `vt_clip_score`, which predictions hold.
-        human: for `saliency`, (R, T) key-frames -> name -> (R,), each annotator scored against the others.
+            references and captions of all videos -> name -> (score of the split, scores of the videos). Scores are
+            finite, 0 if undefined. Metrics that are computed together share one function, whose keys are their names.
+            None for `vt_clip_score`, which is part of predictions.
+        human: required for `saliency`: (R, T) key-frames -> name -> (R,), each annotator scored against the others.
         scale: factor of the printed value.
-        digits: of the printed value, behind the point.
-        is_corpus: the score of a split is not the mean of its videos' scores, but counted over all words.
-        is_in_paper: a column of the paper's tables.
-        published_name: key in `evaluate_{split}.txt`, as the released script writes it; None leaves it out.
+        digits: decimal digits of the printed value.
+        is_corpus: whether the score of a split is computed over all its captions, not the mean of its videos' scores.
+        is_in_paper: a column of the paper's tables; reports and model cards show these, others on request.
+        published_name: key in `evaluate_{split}.txt`, as in the released script; None omits it.
     """
 
     name: str
-    needs: Need
-    compute: Callable | None = None
-    human: Callable | None = None
+    needs: PredictionField
+    compute: Callable[..., Any] | None = None
+    human: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
     scale: float = 100
     digits: int = 1
     is_corpus: bool = False
@@ -43,9 +46,12 @@ class Metric:
     published_name: str | None = None
 
 
-_F1 = dict(needs="saliency", compute=keyframes.f1_scores, human=keyframes.human_f1_scores)
-_F1_PUBLISHED = dict(needs="saliency", compute=keyframes.f1_published_scores, human=keyframes.human_f1_published_scores)
-_RANK = dict(
+_f1_metric = functools.partial(Metric, needs="saliency", compute=keyframes.f1_scores, human=keyframes.human_f1_scores)
+_published_f1_metric = functools.partial(
+    Metric, needs="saliency", compute=keyframes.f1_published_scores, human=keyframes.human_f1_published_scores
+)
+_rank_metric = functools.partial(
+    Metric,
     needs="saliency",
     compute=keyframes.rank_correlations,
     human=keyframes.human_rank_correlations,
@@ -53,21 +59,21 @@ _RANK = dict(
     digits=3,
     is_in_paper=True,
 )
-_BLEU = dict(needs="caption", compute=captions.bleu, is_corpus=True)
+_bleu_metric = functools.partial(Metric, needs="caption", compute=captions.bleu, is_corpus=True)
 
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("F1", **_F1, is_in_paper=True),
-        Metric("F1_max", **_F1),
-        Metric("F1_published", **_F1_PUBLISHED, published_name="F1_MEAN"),
-        Metric("F1_published_max", **_F1_PUBLISHED, published_name="F1_MAX"),
-        Metric("Kendall", **_RANK, published_name="Kendall"),
-        Metric("Spearman", **_RANK, published_name="Spearman"),
-        Metric("BLEU_1", **_BLEU, published_name="val_Bleu_1"),
-        Metric("BLEU_2", **_BLEU, published_name="val_Bleu_2"),
-        Metric("BLEU_3", **_BLEU, published_name="val_Bleu_3"),
-        Metric("BLEU_4", **_BLEU, published_name="val_Bleu_4", is_in_paper=True),
+        _f1_metric("F1", is_in_paper=True),
+        _f1_metric("F1_max"),
+        _published_f1_metric("F1_published", published_name="F1_MEAN"),
+        _published_f1_metric("F1_published_max", published_name="F1_MAX"),
+        _rank_metric("Kendall", published_name="Kendall"),
+        _rank_metric("Spearman", published_name="Spearman"),
+        _bleu_metric("BLEU_1", published_name="val_Bleu_1"),
+        _bleu_metric("BLEU_2", published_name="val_Bleu_2"),
+        _bleu_metric("BLEU_3", published_name="val_Bleu_3"),
+        _bleu_metric("BLEU_4", published_name="val_Bleu_4", is_in_paper=True),
         Metric("METEOR", "caption", captions.meteor, is_corpus=True, is_in_paper=True, published_name="val_METEOR"),
         Metric("ROUGE_L", "caption", captions.rouge_l, is_in_paper=True, published_name="val_ROUGE_L"),
         Metric("CIDEr", "caption", captions.cider, is_in_paper=True, published_name="val_CIDEr"),
@@ -75,26 +81,31 @@ METRICS = {
     )
 }
 PAPER_METRICS = tuple(name for name, metric in METRICS.items() if metric.is_in_paper)
+UNSCALED_METRICS = tuple(name for name, metric in METRICS.items() if metric.scale == 1)
 
 
-def metrics_that_need(field: Need) -> tuple[str, ...]:
-    """Names of the metrics that are computed from a field of predictions."""
+def metric_names_for(field: PredictionField) -> tuple[str, ...]:
+    """Return the names of the metrics that are computed from a field of predictions."""
     return tuple(name for name, metric in METRICS.items() if metric.needs == field)
 
 
-def functions_that_need(field: Need) -> list[Callable]:
-    """The functions that compute these metrics, each once."""
-    return list(dict.fromkeys(metric.compute for metric in METRICS.values() if metric.needs == field))
+def compute_functions_for(field: PredictionField) -> list[Callable[..., Any]]:
+    """Return the functions that compute these metrics, each once."""
+    functions = (metric.compute for metric in METRICS.values() if metric.needs == field)
+    return list(dict.fromkeys(function for function in functions if function is not None))
 
 
 def format_score(name: str, value: float, sign: str = "") -> str:
-    """Print a score as the paper does: τ and ρ with three digits, others times 100 with one; `sign` "+" shows both."""
+    """Format a score as the paper does: τ and ρ with three digits, others times 100 with one digit.
+
+    `sign` is "+" to show the sign of positive values, too.
+    """
     metric = METRICS[name]
     return f"{metric.scale * value:{sign}.{metric.digits}f}"
 
 
 def keyframe_scores(saliency: np.ndarray, keyframe_rows: np.ndarray) -> dict[str, float]:
-    """All key-frame scores of one video, by name.
+    """Compute all key-frame scores of one video, by name.
 
     Args:
         saliency: (T,) float.
@@ -107,11 +118,11 @@ def keyframe_scores(saliency: np.ndarray, keyframe_rows: np.ndarray) -> dict[str
 
 
 def score_rows(saliency: np.ndarray, keyframe_rows: np.ndarray) -> dict[str, np.ndarray]:
-    """All key-frame scores of N scorings (N, T) of one video: name -> (N,)."""
+    """Compute all key-frame scores of N saliency rows (N, T) of one video: name -> (N,)."""
     scores: dict[str, np.ndarray] = {}
-    for compute in functions_that_need("saliency"):
+    for compute in compute_functions_for("saliency"):
         scores |= compute(saliency, keyframe_rows)
-    return {name: scores[name] for name in metrics_that_need("saliency")}
+    return {name: scores[name] for name in metric_names_for("saliency")}
 
 
 def caption_scores(
@@ -121,10 +132,10 @@ def caption_scores(
 
     Args:
         generated: video -> caption.
-        references: the same videos, in any order -> the cleaned reference caption. CIDEr weighs n-grams by their
-            rarity among all of these, so it depends on the whole split.
+        references: the same videos, in any order -> cleaned reference caption. CIDEr weights n-grams by their rarity
+            among all references: it depends on the whole split.
     Returns:
-        corpus scores by metric, and scores per video: video -> metric -> score.
+        Scores of the split by metric, and scores per video: video -> metric -> score.
     Raises:
         ValueError: the videos differ, or no reference has a word.
         FileNotFoundError: see `require_java`.
@@ -138,11 +149,11 @@ def caption_scores(
     candidates = {v: [line] for v, line in zip(videos, tokens)}
     truth = {v: [line] for v, line in zip(videos, tokens[len(videos) :])}
     if not any(tokens[len(videos) :]):
-        raise ValueError("captions: found no word in any reference, expected captions to compare with")
-    scores: captions.Scores = {}
-    for compute in functions_that_need("caption"):
+        raise ValueError("captions: found no word in any reference, expected reference captions")
+    scores: captions.CaptionScores = {}
+    for compute in compute_functions_for("caption"):
         scores |= compute(truth, candidates)
-    names = metrics_that_need("caption")
+    names = metric_names_for("caption")
     corpus = {name: float(scores[name][0]) for name in names}
     per_video = {v: {name: float(scores[name][1][i]) for name in names} for i, v in enumerate(videos)}
     return corpus, per_video

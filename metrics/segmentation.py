@@ -1,4 +1,4 @@
-"""Split a video into shots, and select items under a budget.
+"""Shot segmentation, and the 0/1 knapsack.
 
 Axes: T seconds, D feature width.
 """
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MAX_LENGTH = 1200  # seconds that are segmented at once: time and memory grow with the square
+MAX_PART_SECONDS = 1200  # seconds per segmented part: time and memory grow with its square
 
 
 def segment_shots(features: np.ndarray) -> list[tuple[int, int]]:
@@ -19,18 +19,18 @@ def segment_shots(features: np.ndarray) -> list[tuple[int, int]]:
     Returns:
         (first, last + 1) of each shot, in seconds.
     Source: Potapov et al., Category-specific video summarization, ECCV 2014: the change points that minimize the
-        scatter within shots under a linear kernel on features of length 1 (ruptures' `KernelCPD`), their number m the
-        one that minimizes scatter / T + m / 2T (log(T / m) + 1); one in two seconds at most. Videos longer than 20
-        minutes are segmented in parts of that length.
+        scatter within shots under a linear kernel on normalized features (ruptures' `KernelCPD`); their number m, at
+        most T / 2, minimizes scatter / T + m / 2T (log(T / m) + 1). Videos longer than 20 minutes are segmented in
+        parts of that length.
     """
     ends: list[int] = []
-    for start in range(0, len(features), MAX_LENGTH):
-        ends += [start + end for end in _change_points(features[start : start + MAX_LENGTH])]
+    for start in range(0, len(features), MAX_PART_SECONDS):
+        ends += [start + end for end in _change_points(features[start : start + MAX_PART_SECONDS])]
     return list(zip([0, *ends[:-1]], ends))
 
 
 def _change_points(features: np.ndarray) -> list[int]:
-    """Ends of the shots of one part, the last one's included."""
+    """Return the ends of the shots of one part, the last one included."""
     import ruptures
 
     T = len(features)
@@ -40,7 +40,7 @@ def _change_points(features: np.ndarray) -> list[int]:
     unit = unit.astype(np.float64)  # (T, D)
     detection = ruptures.KernelCPD(kernel="linear", min_size=1).fit(unit)
     max_count = T // 2
-    detection.predict(n_bkps=max_count)  # computes the segmentations with fewer change points, too
+    detection.predict(n_bkps=max_count)  # also computes the segmentations with fewer change points
     sums = np.concatenate([np.zeros((1, unit.shape[1])), unit.cumsum(0)])  # (T + 1, D)
     energy = float((unit**2).sum())
     best, best_cost = [T], math.inf
@@ -58,8 +58,8 @@ def knapsack(values: Sequence[float], weights: Sequence[int], limit: int) -> lis
     """Solve the 0/1 knapsack: indices of the items with the largest total value within a total weight.
 
     Args:
-        values: of n items, at least 0.
-        weights: of the items, above 0.
+        values: value of each item, at least 0.
+        weights: weight of each item, above 0.
         limit: largest total weight.
     """
     best = np.zeros(limit + 1)

@@ -1,14 +1,16 @@
-"""TVSum's and SumMe's scores: F1 of a summary of whole shots, Kendall's τ-b and Spearman's ρ; chance and annotators.
+"""Metrics of TVSum and SumMe: F1 of shot-based summaries, Kendall's τ-b and Spearman's ρ, for frame scores, random
+scores and the annotators.
 
-One video at a time, NumPy. Axes: R annotators, n frames of the video file, P frames at which scores are correlated.
+All functions work on one video, in NumPy. Axes: R annotators, n frames of the video file, P frames at which scores are
+correlated.
 
 F1 (Zhang et al., Video Summarization with Long Short-Term Memory, ECCV 2016, after Gygli et al., ECCV 2014, and Song
-et al., CVPR 2015): frame scores -> mean score of each shot -> the shots with the largest total within 15 % of the
+et al., CVPR 2015): frame scores -> mean score of each shot -> the shots with the largest total within 15% of the
 frames -> F1 of their frames against each annotator's summary, of which TVSum takes the mean and SumMe the maximum.
 
 τ and ρ (Otani et al., Rethinking the Evaluation of Video Summaries, CVPR 2019): on TVSum against each annotator's
-importance, averaged. SumMe's annotators gave no importance: there the reference is each one's selection of frames, in
-{0, 1}. Later papers correlate with the annotators' mean instead: `Kendall_mean`, `Spearman_mean`.
+importance, averaged. SumMe has no importance: the reference is each annotator's selection of frames, in {0, 1}. Later
+papers correlate with the annotators' mean instead: `Kendall_mean`, `Spearman_mean`.
 """
 
 import dataclasses
@@ -20,42 +22,52 @@ import numpy as np
 from metrics.keyframes import average, binary_f1, correlate_rows, frame_budget, kendall, spearman
 from metrics.segmentation import knapsack
 
-OVER_ANNOTATORS: dict[str, Callable] = dict(tvsum=np.mean, summe=np.max)  # benchmark -> one F1 of those against R
-NAMES = ("F1", "Kendall", "Spearman", "Kendall_mean", "Spearman_mean")
-SEEDS = range(10)
+Reduction = Callable[[np.ndarray], np.floating]
+REDUCTIONS: dict[str, Reduction] = dict(tvsum=np.mean, summe=np.max)  # of the F1 against R annotators
+METRIC_NAMES = ("F1", "Kendall", "Spearman", "Kendall_mean", "Spearman_mean")
+RANDOM_SEEDS = range(10)
 
 Shots = Sequence[tuple[int, int]]  # (first, last + 1)
 
 
 class AnnotatedVideo(Protocol):
-    """What scoring needs of a benchmark's video; see `data.tvsum_summe.BenchmarkVideo`."""
+    """The annotations that scoring reads; `data.tvsum_summe.BenchmarkVideo` has them."""
 
-    num_frames: int
-    user_scores: np.ndarray | None
-    user_summary: np.ndarray | None
-    change_points: tuple[tuple[int, int], ...] | None
-    gtscore: np.ndarray | None
+    @property
+    def num_frames(self) -> int: ...
 
-    def places(self) -> np.ndarray: ...
+    @property
+    def user_scores(self) -> np.ndarray | None: ...
+
+    @property
+    def user_summary(self) -> np.ndarray | None: ...
+
+    @property
+    def change_points(self) -> tuple[tuple[int, int], ...] | None: ...
+
+    @property
+    def gtscore(self) -> np.ndarray | None: ...
+
+    def scored_frames(self) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """What the scores of one video are compared with; a metric whose part is None is left out.
+    """Reference of one video's scores; metrics whose part is None are omitted.
 
     Attributes:
-        over: reduces the F1 of R annotators to one.
+        reduce: reduces the F1 against R annotators to one.
         num_frames: n.
-        places: (P,) int, frames at which scores are correlated.
+        scored_frames: (P,) int, frames at which scores are correlated.
         shots: in frames.
         user_summary: (R, n) in {0, 1}.
-        user_values: (R, P), reference of each annotator's τ and ρ.
+        user_values: (R, P), each annotator's values, for τ and ρ.
         mean_values: (P,), their mean.
     """
 
-    over: Callable
+    reduce: Reduction
     num_frames: int
-    places: np.ndarray
+    scored_frames: np.ndarray
     shots: Shots | None
     user_summary: np.ndarray | None
     user_values: np.ndarray | None
@@ -63,14 +75,15 @@ class Reference:
 
 
 def make_reference(video: AnnotatedVideo, benchmark: str, shots: Shots | None = None) -> Reference:
-    """Collect what a video's scores are compared with.
+    """Build the reference of a video's scores.
 
     Args:
-        video: with its annotations.
+        video: its annotations.
         benchmark: `tvsum` or `summe`.
-        shots: in frames, where the video has no `change_points`; None if unknown.
+        shots: in frames, if the video has no `change_points`; None if unknown.
     """
-    places, shots = video.scored_frames(), video.change_points or shots
+    scored_frames = video.scored_frames()
+    shots = video.change_points or shots
     summary, values, mean = video.user_summary, video.user_scores, video.gtscore
     if benchmark == "summe":
         values = summary
@@ -78,34 +91,35 @@ def make_reference(video: AnnotatedVideo, benchmark: str, shots: Shots | None = 
         assert values is not None
         summary = np.stack([knapsack_summary(row, shots) for row in values])
     if values is not None:
-        values = values[:, places].astype(np.float64)
+        values = values[:, scored_frames].astype(np.float64)
         mean = values.mean(0)
-    return Reference(OVER_ANNOTATORS[benchmark], video.num_frames, places, shots, summary, values, mean)
+    return Reference(REDUCTIONS[benchmark], video.num_frames, scored_frames, shots, summary, values, mean)
 
 
 def knapsack_summary(scores: np.ndarray, shots: Shots) -> np.ndarray:
-    """Select the shots with the largest total of mean scores within 15 % of the frames.
+    """Select the shots with the largest total of mean scores within 15% of the frames.
 
     Args:
         scores: (n,) float, at least 0.
         shots: in frames, ascending.
     Returns:
-        (n,) float64 in {0, 1}; all 0 if no shot fits.
+        (n,) float64 in {0, 1}; all 0 if every shot is too long.
     """
     first, stop = np.array(shots).T
     sums = np.concatenate([[0.0], np.cumsum(scores, dtype=np.float64)])
-    lengths, selected = stop - first, np.zeros(len(scores))
+    lengths = stop - first
+    selected = np.zeros(len(scores))
     for i in knapsack((sums[stop] - sums[first]) / lengths, lengths.tolist(), frame_budget(len(scores))):
         selected[first[i] : stop[i]] = 1
     return selected
 
 
 def score_frames(scores: np.ndarray, reference: Reference) -> dict[str, float]:
-    """Score one video: those of `NAMES` that the reference allows.
+    """Score one video by the metrics for which the reference has data.
 
     Args:
         scores: (n,) float, one per frame, at least 0; F1 depends on their scale, τ and ρ only on their order.
-        reference: of the video.
+        reference: reference of the video.
     Raises:
         ValueError: another length, NaN or infinity, or below 0.
     """
@@ -117,17 +131,17 @@ def score_frames(scores: np.ndarray, reference: Reference) -> dict[str, float]:
     result: dict[str, float] = {}
     if reference.shots is not None and reference.user_summary is not None:
         f1 = binary_f1(knapsack_summary(scores, reference.shots)[None], reference.user_summary)
-        result["F1"] = float(reference.over(f1))
-    at_places = scores[None, reference.places]  # (1, P)
+        result["F1"] = float(reference.reduce(f1))
+    sampled = scores[None, reference.scored_frames]  # (1, P)
     if reference.user_values is not None:
-        result |= _correlations(at_places, reference.user_values)
+        result |= _mean_correlations(sampled, reference.user_values)
     if reference.mean_values is not None:
-        result |= _correlations(at_places, reference.mean_values[None], "_mean")
+        result |= _mean_correlations(sampled, reference.mean_values[None], "_mean")
     return result
 
 
-def _correlations(x: np.ndarray, y: np.ndarray, suffix: str = "") -> dict[str, float]:
-    """τ and ρ of the rows of x and y, averaged; 0 where a row is constant."""
+def _mean_correlations(x: np.ndarray, y: np.ndarray, suffix: str = "") -> dict[str, float]:
+    """Compute τ and ρ of the rows of x and y, averaged; 0 for constant rows."""
     return {
         f"Kendall{suffix}": float(correlate_rows(kendall, x, y).mean()),
         f"Spearman{suffix}": float(correlate_rows(spearman, x, y).mean()),
@@ -135,35 +149,35 @@ def _correlations(x: np.ndarray, y: np.ndarray, suffix: str = "") -> dict[str, f
 
 
 def score_annotators(reference: Reference) -> dict[str, float]:
-    """Score the annotators of one video against each other, as `score_frames` does a model.
+    """Score the annotators of one video against each other by the metrics of `score_frames`.
 
-    Every pair of annotators counts once for τ and ρ (the same as each one against every other, averaged), each one
-    against the mean of the others for `_mean`; F1 compares each one's summary with those of the others.
+    τ and ρ are averaged over all pairs of annotators; for `_mean`, each annotator is correlated with the mean of the
+    others; F1 compares each annotator's summary with those of the others.
     """
     result: dict[str, float] = {}
     summaries = reference.user_summary
     if summaries is not None:
         others = ~np.eye(len(summaries), dtype=bool)
         table = binary_f1(summaries.astype(np.float64), summaries)[others].reshape(len(summaries), -1)  # (R, R - 1)
-        result["F1"] = float(np.mean([reference.over(row) for row in table]))
+        result["F1"] = float(np.mean([reference.reduce(row) for row in table]))
     if reference.user_values is not None:
         values = reference.user_values
         first, second = np.triu_indices(len(values), 1)
-        result |= _correlations(values[first], values[second])
-        result |= _correlations(values, values.sum(0) - values, "_mean")
+        result |= _mean_correlations(values[first], values[second])
+        result |= _mean_correlations(values, values.sum(0) - values, "_mean")
     return result
 
 
-def score_random(reference: Reference, seeds: Iterable[int] = SEEDS) -> dict[str, float]:
-    """Score uniform random scores, one per place and held for the frames nearest to it, averaged over the seeds."""
-    middles = (reference.places[1:] + reference.places[:-1]) / 2
-    place_of_frame = np.searchsorted(middles, np.arange(reference.num_frames))
-    drawn = (np.random.default_rng(seed).random(len(reference.places)) for seed in seeds)
-    return average([score_frames(values[place_of_frame], reference) for values in drawn])
+def score_random(reference: Reference, seeds: Iterable[int] = RANDOM_SEEDS) -> dict[str, float]:
+    """Evaluate uniform random scores of the scored frames, which their nearest frames share; averaged over seeds."""
+    middles = (reference.scored_frames[1:] + reference.scored_frames[:-1]) / 2
+    nearest = np.searchsorted(middles, np.arange(reference.num_frames))  # (n,) index of the nearest scored frame
+    drawn = (np.random.default_rng(seed).random(len(reference.scored_frames)) for seed in seeds)
+    return average([score_frames(values[nearest], reference) for values in drawn])
 
 
 def shots_in_frames(shots: Shots, step_of_frame: np.ndarray) -> list[tuple[int, int]]:
-    """Convert shots from steps (seconds or picks) to frames, as far as the frames reach.
+    """Convert shots from steps (seconds or picks) to frames, cut at the last frame.
 
     Args:
         shots: see `metrics.segmentation.segment_shots`.

@@ -1,3 +1,3 @@
-"""VTSUM-BLIP and its parts, frame encoders, VT-CLIP, losses, generation, and checkpoints -> parameters. Tensors in,
-tensors out: knows neither files of data nor metrics nor configurations. Imports `utils`.
+"""VTSUM-BLIP and its parts, frame encoders, VT-CLIP, losses, generation, and loading of checkpoints. Functions of
+tensors: independent of data files, metrics and configurations. Imports `utils`.
 """

@@ -1,24 +1,25 @@
 """Beam search and nucleus sampling over the caption decoder.
 
-The rules are those of transformers 4.15, which the published numbers were made with; its later versions score
-finished captions differently. Axes: B videos, K beams, V vocabulary, L length limit.
+The rules are those of transformers 4.15, with which the published numbers were computed; later versions score finished
+captions differently. Axes: B videos, K beams, V vocabulary, L length limit.
 """
 
+import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 
 from models.text_decoder import TextDecoder
 
-# Score of the K - 1 beams that duplicate the first one at the start, as in transformers.
+# Initial score of all beams but the first, which duplicate it; as in transformers.
 DUPLICATE_SCORE = -1e9
-# Finished videos are removed from the batch when they are at least this part of it: fewer are not worth the copies.
-MIN_FINISHED = 1 / 8
+# Finished videos are removed from the batch once they are this fraction of it: removing fewer is not worth the copies.
+MIN_FINISHED_FRACTION = 1 / 8
 
 
 def apply_repetition_penalty(scores: torch.Tensor, tokens: torch.Tensor, penalty: float) -> torch.Tensor:
-    """Make tokens (…, n) that a caption already has less likely: scores (…, V) divided by or times `penalty`."""
+    """Penalize the tokens (…, n) of a caption so far: divide positive scores (…, V) by `penalty`, multiply others."""
     if penalty == 1.0:
         return scores
     selected = scores.gather(-1, tokens)
@@ -31,36 +32,36 @@ class Candidates(NamedTuple):
     Attributes:
         scores: (B, 2K) float, sum of log-probabilities.
         beams: (B, 2K) int, the beam that each continues.
-        words: (B, 2K) int, the token that it appends.
+        next_tokens: (B, 2K) int, the token that it appends.
         is_end: (B, 2K) bool, whether that is [SEP].
     """
 
     scores: torch.Tensor
     beams: torch.Tensor
-    words: torch.Tensor
+    next_tokens: torch.Tensor
     is_end: torch.Tensor
 
     @classmethod
-    def of(cls, scores: torch.Tensor, log_probs: torch.Tensor, end_id: int) -> "Candidates":
+    def select(cls, scores: torch.Tensor, log_probs: torch.Tensor, end_id: int) -> Self:
         """Select from the beams' scores (B, K) and the log-probabilities of their next tokens (B, K, V)."""
         K, V = log_probs.shape[1:]
         best, index = (scores[..., None] + log_probs).flatten(1).topk(2 * K)  # (B, 2K)
-        words = index % V
-        return cls(best, index // V, words, words == end_id)
+        next_tokens = index % V
+        return cls(best, index // V, next_tokens, next_tokens == end_id)
 
     def continuing(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Scores, beams and words of the K best that do not end, in order: (B, K) each."""
+        """Return scores, beams and tokens of the K best that do not end, best first: (B, K) each."""
         count = self.scores.shape[1]
         rank = torch.arange(count, device=self.scores.device) + count * self.is_end
         kept = rank.topk(count // 2, largest=False).indices  # (B, K)
-        return self.scores.gather(1, kept), self.beams.gather(1, kept), self.words.gather(1, kept)
+        return self.scores.gather(1, kept), self.beams.gather(1, kept), self.next_tokens.gather(1, kept)
 
 
 class BeamHypotheses:
     """The K best finished captions of each video.
 
     Attributes:
-        scores: (B, K) float64, sum of log-probabilities / length; -inf where there are fewer than K.
+        scores: (B, K) float64, sum of log-probabilities / length; -inf for missing captions.
         tokens: (B, K, L) int.
         lengths: (B, K) int, prompt included, [SEP] not.
     """
@@ -74,9 +75,9 @@ class BeamHypotheses:
         """Add K captions per video and keep the best K.
 
         Args:
-            scores: (B, K) float64, as the attribute; -inf where there is no caption.
+            scores: (B, K) float64, as the attribute; -inf for no caption.
             tokens: (B, K, L) int.
-            length: of all of them.
+            length: number of tokens of each caption.
         """
         K = scores.shape[1]
         self.scores, kept = torch.cat([self.scores, scores], 1).topk(K)  # (B, K)
@@ -90,6 +91,75 @@ class BeamHypotheses:
         self.scores = self.scores[videos]
         self.tokens = self.tokens[videos]
         self.lengths = self.lengths[videos]
+
+
+@dataclasses.dataclass
+class Beams:
+    """The beams of the videos in the batch, from which videos are removed when their search is done.
+
+    Attributes:
+        videos: (B,) int, indices of the videos.
+        scores: (B, K) float, sums of log-probabilities.
+        tokens: (B, K, L) int.
+        finished: the best finished captions.
+        done: (B,) bool, whether no beam can exceed the finished captions any more.
+    """
+
+    videos: torch.Tensor
+    scores: torch.Tensor
+    tokens: torch.Tensor
+    finished: BeamHypotheses
+    done: torch.Tensor
+
+    @classmethod
+    def start(
+        cls, B: int, K: int, prompt_ids: Sequence[int], max_length: int, pad_id: int, device: torch.device
+    ) -> Self:
+        """Start K equal beams per video; only the first one is continued in the first step."""
+        tokens = torch.full((B, K, max_length), pad_id, dtype=torch.long, device=device)
+        tokens[:, :, : len(prompt_ids)] = torch.tensor(prompt_ids, device=device)
+        scores = torch.full((B, K), DUPLICATE_SCORE, device=device)
+        scores[:, 0] = 0.0
+        return cls(
+            videos=torch.arange(B, device=device),
+            scores=scores,
+            tokens=tokens,
+            finished=BeamHypotheses(B, K, max_length, device),
+            done=torch.zeros(B, dtype=torch.bool, device=device),
+        )
+
+    def finish(self, candidates: Candidates, length: int) -> None:
+        """Add the captions of `length` tokens that candidates end.
+
+        A [SEP] among the first K candidates finishes its beam; one further down is dropped.
+        """
+        K = self.scores.shape[1]
+        mean_scores = candidates.scores.double() / length  # (B, 2K)
+        is_finished = candidates.is_end[:, :K] & ~self.done[:, None]
+        parents = self.tokens.gather(1, _expand_to(candidates.beams[:, :K], self.tokens))  # (B, K, L)
+        self.finished.add(mean_scores[:, :K].masked_fill(~is_finished, float("-inf")), parents, length)
+        # -inf while fewer than K captions are finished.
+        self.done = self.done | (self.finished.scores[:, -1] >= mean_scores[:, 0])
+
+    def extend(self, candidates: Candidates, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append the candidates that do not end; returns their beams and tokens, (B, K) int each."""
+        self.scores, beams, next_tokens = candidates.continuing()
+        self.tokens = self.tokens.gather(1, _expand_to(beams, self.tokens))
+        self.tokens[:, :, length] = next_tokens
+        return beams, next_tokens
+
+    def finish_at_limit(self, length: int) -> None:
+        """Add the captions of `length` tokens that have reached the limit."""
+        mean_scores = self.scores.double() / length
+        self.finished.add(mean_scores.masked_fill(self.done[:, None], float("-inf")), self.tokens, length)
+
+    def select_videos(self, rows: torch.Tensor) -> None:
+        """Keep these videos only, (B',) int."""
+        self.videos = self.videos[rows]
+        self.scores = self.scores[rows]
+        self.tokens = self.tokens[rows]
+        self.done = self.done[rows]
+        self.finished.select_videos(rows)
 
 
 @torch.no_grad()
@@ -115,77 +185,60 @@ def beam_search(
         prompt_ids: ids that every caption begins with.
         num_beams: K.
         max_length: limit in tokens, prompt included.
-        min_length: [SEP] is forbidden below so many tokens, prompt included.
+        min_length: [SEP] is forbidden below this many tokens, prompt included.
         end_id: id of [SEP].
         pad_id: id of [PAD].
-        repetition_penalty: > 1 makes tokens that a caption already has less likely.
+        repetition_penalty: > 1 makes repeated tokens less likely.
     Returns:
-        (B, n) int with n ≤ max_length: prompt, caption, [SEP] unless the limit was reached, then [PAD].
+        (B, n) int with n ≤ max_length: prompt, caption, [SEP] unless the limit is reached, [PAD].
     Source: beam search of transformers 4.15, without early stopping, length penalty 1.
     """
     B, K, P, device = len(frames), num_beams, len(prompt_ids), frames.device
     captions = torch.full((B, max_length), pad_id, dtype=torch.long, device=device)
     lengths = torch.zeros(B, dtype=torch.long, device=device)
-    videos = torch.arange(B, device=device)  # indices of those still in the batch
-    done = torch.zeros(B, dtype=torch.bool, device=device)
-    finished = BeamHypotheses(B, K, max_length, device)
-    tokens = captions[:, None].repeat(1, K, 1)  # (B, K, L)
-    tokens[:, :, :P] = torch.tensor(prompt_ids, device=device)
-    # All beams of a video are the same before the first choice: one decoder run serves all, and only one is continued.
-    scores = torch.full((B, K), DUPLICATE_SCORE, device=device)
-    scores[:, 0] = 0.0
+    beams = Beams.start(B, K, prompt_ids, max_length, pad_id, device)
+    # All beams of a video are equal before the first choice: the decoder runs once per video.
     cache, logits = decoder.start(prompt_ids, frames, frame_mask, num_beams=K, max_length=max_length)
     logits = logits[:, None].expand(-1, K, -1)  # (B, K, V)
 
     for length in range(P, max_length):
         log_probs = logits.float().log_softmax(-1)
-        log_probs = apply_repetition_penalty(log_probs, tokens[:, :, :length], repetition_penalty)
+        log_probs = apply_repetition_penalty(log_probs, beams.tokens[:, :, :length], repetition_penalty)
         if length < min_length:
             log_probs[:, :, end_id] = float("-inf")
-        candidates = Candidates.of(scores, log_probs, end_id)
-
-        # A [SEP] among the first K candidates finishes its beam; one further down is dropped.
-        mean_scores = candidates.scores.double() / length
-        is_finished = candidates.is_end[:, :K] & ~done[:, None]
-        parents = tokens.gather(1, _expand_to(candidates.beams[:, :K], tokens))
-        finished.add(mean_scores[:, :K].masked_fill(~is_finished, float("-inf")), parents, length)
-        done = done | (finished.scores[:, -1] >= mean_scores[:, 0])  # -inf while fewer than K are finished
-
-        scores, beams, words = candidates.continuing()
-        tokens = tokens.gather(1, _expand_to(beams, tokens))
-        tokens[:, :, length] = words
+        candidates = Candidates.select(beams.scores, log_probs, end_id)
+        beams.finish(candidates, length)
+        parents, next_tokens = beams.extend(candidates, length)
         if length + 1 == max_length:
             break
-        cache.reorder_beams(beams)
+        cache.reorder_beams(parents)
 
-        if (length - P) % check_every(device) == 0:
-            done_rows = done.nonzero()[:, 0]  # host sync
-            if len(done_rows) == len(videos):
+        if (length - P) % steps_between_checks(device) == 0:
+            done_rows = beams.done.nonzero()[:, 0]  # host sync
+            if len(done_rows) == len(beams.videos):
                 break
-            if len(done_rows) >= MIN_FINISHED * len(videos):
-                captions[videos[done_rows]] = finished.tokens[done_rows, 0]
-                lengths[videos[done_rows]] = finished.lengths[done_rows, 0]
-                open_rows = (~done).nonzero()[:, 0]
-                videos, done = videos[open_rows], done[open_rows]
-                scores, tokens, words = scores[open_rows], tokens[open_rows], words[open_rows]
-                finished.select_videos(open_rows)
+            if len(done_rows) >= MIN_FINISHED_FRACTION * len(beams.videos):
+                captions[beams.videos[done_rows]] = beams.finished.tokens[done_rows, 0]
+                lengths[beams.videos[done_rows]] = beams.finished.lengths[done_rows, 0]
+                open_rows = (~beams.done).nonzero()[:, 0]
+                beams.select_videos(open_rows)
                 cache.select_videos(open_rows)
-        logits = decoder.step(words, cache)
+                next_tokens = next_tokens[open_rows]
+        logits = decoder.step(next_tokens, cache)
 
-    mean_scores = scores.double() / (length + 1)
-    finished.add(mean_scores.masked_fill(done[:, None], float("-inf")), tokens, length + 1)
-    captions[videos] = finished.tokens[:, 0]
-    lengths[videos] = finished.lengths[:, 0]
+    beams.finish_at_limit(length + 1)
+    captions[beams.videos] = beams.finished.tokens[:, 0]
+    lengths[beams.videos] = beams.finished.lengths[:, 0]
     return append_eos(captions, lengths, end_id, pad_id)
 
 
 def _expand_to(index: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Index (B, K) of captions -> (B, K, L), to gather them from `tokens` (B, …, L)."""
+    """Expand an index (B, K) of captions to (B, K, L), for gathering from `tokens` (B, …, L)."""
     return index[..., None].expand(-1, -1, tokens.shape[2])
 
 
-def check_every(device: torch.device) -> int:
-    """Steps between two checks for finished videos: on a GPU each check is a host sync."""
+def steps_between_checks(device: torch.device) -> int:
+    """Return the number of steps between checks for finished videos: on a GPU each check is a host sync."""
     return 8 if device.type == "cuda" else 1
 
 
@@ -207,12 +260,12 @@ def append_eos(tokens: torch.Tensor, lengths: torch.Tensor, end_id: int, pad_id:
 
 
 def top_k_top_p_filter(logits: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
-    """Set logits (rows, V) to -inf but for the `top_k` best and, of these, the fewest with `top_p` in total."""
+    """Mask logits (rows, V), except the `top_k` best and, of these, the fewest with total probability `top_p`."""
     worst_kept = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
     logits = logits.masked_fill(logits < worst_kept, float("-inf"))
     ordered, order = logits.sort(descending=True)
     probs = ordered.softmax(-1)
-    dropped = probs.cumsum(-1) - probs > top_p  # the one that crosses the bound stays
+    dropped = probs.cumsum(-1) - probs > top_p  # keeps the token that crosses the bound
     return logits.masked_fill(torch.zeros_like(dropped).scatter(1, order, dropped), float("-inf"))
 
 
@@ -231,13 +284,15 @@ def nucleus_sample(
     top_k: int = 50,
     repetition_penalty: float = 1.1,
 ) -> torch.Tensor:
-    """Draw one caption per video from torch's global generator.
+    """Sample one caption per video from torch's global generator.
 
     Args:
-        top_p: total probability of the tokens to draw from, of the `top_k` most likely ones.
-        top_k: tokens to draw from, at most.
+        top_p: total probability of the tokens to sample from, of the `top_k` most likely ones.
+        top_k: maximum number of tokens to sample from.
         decoder, frames, frame_mask, prompt_ids, max_length, min_length, end_id, pad_id, repetition_penalty: as in
-            `beam_search`, and so is the result.
+            `beam_search`.
+    Returns:
+        As `beam_search`.
     """
     B, P, device = len(frames), len(prompt_ids), frames.device
     cache, logits = decoder.start(prompt_ids, frames, frame_mask, num_beams=1, max_length=max_length)  # (B, V)
@@ -248,13 +303,13 @@ def nucleus_sample(
         logits = apply_repetition_penalty(logits.float(), tokens[:, :length], repetition_penalty)
         if length < min_length:
             logits[:, end_id] = float("-inf")
-        words = top_k_top_p_filter(logits, top_k, top_p).softmax(-1).multinomial(1)  # (B, 1)
-        tokens[:, length] = words[:, 0]
-        is_finished = (words[:, 0] == end_id) & (lengths == max_length)
+        next_tokens = top_k_top_p_filter(logits, top_k, top_p).softmax(-1).multinomial(1)  # (B, 1)
+        tokens[:, length] = next_tokens[:, 0]
+        is_finished = (next_tokens[:, 0] == end_id) & (lengths == max_length)
         lengths = lengths.masked_fill(is_finished, length)
         if length + 1 == max_length:
             break
-        if (length - P) % check_every(device) == 0 and bool((lengths < max_length).all()):
+        if (length - P) % steps_between_checks(device) == 0 and bool((lengths < max_length).all()):
             break
-        logits = decoder.step(words, cache)[:, 0]
+        logits = decoder.step(next_tokens, cache)[:, 0]
     return append_eos(tokens, lengths, end_id, pad_id)

@@ -1,4 +1,4 @@
-"""BLIP's image encoder: a Vision Transformer, timm's."""
+"""BLIP's image encoder: timm's Vision Transformer."""
 
 import functools
 import os
@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING
 import torch
 
 from models.temporal import HEAD_WIDTH, LayerNorm
-from models.weights import StateDict, read_checkpoint, require_finite, state_dict_of
+from models.weights import StateDict, extract_state_dict, read_checkpoint, require_finite_parameters
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
-PREFIX = "visual_encoder."
-REQUIRED = ("patch_embed.proj.weight", "pos_embed")
+VISUAL_ENCODER_PREFIX = "visual_encoder."
+VIT_PARAMETERS = ("patch_embed.proj.weight", "pos_embed")
 
 
 class UnsuitableImageSize(ValueError):
-    """An image size that is no multiple of the encoder's patch size."""
+    """The image size is not a multiple of the encoder's patch size."""
 
 
 def load_blip_vit(path: str | os.PathLike, image_size: int = 224) -> "VisionTransformer":
     """Load the image encoder of a BLIP checkpoint.
 
-    Sizes (ViT-B/16, L/16 or other) are read from the shapes. The position table is resampled as timm does where its
-    grid is not that of `image_size`.
+    Sizes (ViT-B/16, L/16 or other) are read from the shapes. If the grid of the position table is not that of
+    `image_size`, it is resampled as timm does.
 
     Args:
         path: path or URL of `{"model": {"visual_encoder.…": …}}`, or of the encoder's parameters alone.
@@ -34,15 +34,19 @@ def load_blip_vit(path: str | os.PathLike, image_size: int = 224) -> "VisionTran
         [CLS] token after the final norm. `embed_dim` is D.
     Raises:
         FileNotFoundError, ValueError: no such file, or not such a checkpoint.
-        UnsuitableImageSize: S is no multiple of the patch size.
+        UnsuitableImageSize: S is not a multiple of the patch size.
     """
-    state = state_dict_of(read_checkpoint(path), path)
-    if any(name.startswith(PREFIX) for name in state):
-        state = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
-    missing = [name for name in REQUIRED if name not in state]
+    state = extract_state_dict(read_checkpoint(path), path)
+    if any(name.startswith(VISUAL_ENCODER_PREFIX) for name in state):
+        state = {
+            name.removeprefix(VISUAL_ENCODER_PREFIX): value
+            for name, value in state.items()
+            if name.startswith(VISUAL_ENCODER_PREFIX)
+        }
+    missing = [name for name in VIT_PARAMETERS if name not in state]
     if missing:
-        raise ValueError(f"{path}: BLIP's image encoder: missing {PREFIX}{missing[0]}")
-    require_finite(state, path)
+        raise ValueError(f"{path}: BLIP's image encoder: missing {VISUAL_ENCODER_PREFIX}{missing[0]}")
+    require_finite_parameters(state, path)
     try:
         return _build_vit(state, image_size)
     except UnsuitableImageSize:
@@ -57,15 +61,24 @@ def _build_vit(state: StateDict, image_size: int) -> "VisionTransformer":
     from timm.models.vision_transformer import VisionTransformer
 
     if not all(value.is_floating_point() for value in state.values()):
-        raise ValueError("found parameters that are no real numbers")
+        raise ValueError("found parameters that are not floating point")
     width, _, patch, _ = state["patch_embed.proj.weight"].shape
     if image_size % patch or image_size < patch:
         raise UnsuitableImageSize(f"image_size: found {image_size}, expected a multiple of {patch}, the patch size")
     grid = image_size // patch
     state = state | {"pos_embed": resample_abs_pos_embed(state["pos_embed"].float(), [grid, grid])}
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-    sizes = dict(img_size=image_size, patch_size=patch, embed_dim=width, depth=depth, num_heads=width // HEAD_WIDTH)
-    build = functools.partial(VisionTransformer, **sizes, num_classes=0, global_pool="token", norm_layer=LayerNorm)
+    build = functools.partial(
+        VisionTransformer,
+        img_size=image_size,
+        patch_size=patch,
+        embed_dim=width,
+        depth=depth,
+        num_heads=width // HEAD_WIDTH,
+        num_classes=0,
+        global_pool="token",
+        norm_layer=LayerNorm,
+    )
     with torch.device("meta"):  # compare all shapes before memory is allocated
         build().load_state_dict({name: value.to("meta") for name, value in state.items()})
     model = build()

@@ -9,19 +9,19 @@ import torch
 class KVCache:
     """Keys and values of one decoding run, K beams per video.
 
-    Those of the tokens are written once and never moved: all beams of a video share one buffer of slots, and `mask`
-    selects the slots of a beam's own history. Those of the frames are computed once per video.
+    Those of the tokens are written once and never moved: all beams of a video share one buffer of slots, and `mask` is
+    the attention mask over the used slots. Those of the frames are computed once per video.
 
     Args:
         frame_mask: (B, T) bool.
         K: beams per video.
-        prompt_length: tokens of the prompt, which all beams share.
-        max_length: tokens of a caption at most, prompt included.
-        dtype: of the states.
+        prompt_length: tokens of the prompt, shared by all beams.
+        max_length: maximum tokens of a caption, prompt included.
+        dtype: dtype of keys and values.
     Attributes:
         frame_bias: (B, 1, 1, T), see `cached_attention`.
-        position: of the next token in its caption.
-        filled: number of slots with keys and values.
+        next_position: index of the next token in its caption.
+        num_filled: number of slots with keys and values.
         mask: (B, K, slots) bool, slots that each beam attends to.
         self_kv: layer -> (2, B, H, slots, Dh) keys and values of the tokens.
         cross_kv: layer -> keys and values of the frames, (B, H, T, Dh) each.
@@ -33,8 +33,8 @@ class KVCache:
         B, device = len(frame_mask), frame_mask.device
         slots = prompt_length + (max_length - prompt_length) * K
         self.frame_bias = mask_to_bias(frame_mask[:, None, None, :], dtype)  # (B, 1, 1, T)
-        self.position = 0
-        self.filled = 0
+        self.next_position = 0
+        self.num_filled = 0
         self.mask = torch.zeros(B, K, slots, dtype=torch.bool, device=device)
         self.mask[:, :, :prompt_length] = True
         self.self_kv: dict[int, torch.Tensor] = {}
@@ -53,38 +53,40 @@ class KVCache:
         if layer not in self.self_kv:
             B, H, _, Dh = k.shape
             self.self_kv[layer] = k.new_empty(2, B, H, self.mask.shape[2], Dh)
-        end = self.filled + k.shape[2]
+        end = self.num_filled + k.shape[2]
         keys, values = self.self_kv[layer]
-        keys[:, :, self.filled : end] = k
-        values[:, :, self.filled : end] = v
+        keys[:, :, self.num_filled : end] = k
+        values[:, :, self.num_filled : end] = v
         return keys[:, :, :end], values[:, :, :end]
 
     def advance(self, tokens: int, new: int) -> None:
         """Record that all layers stored `tokens` more tokens per caption, in `new` slots."""
-        self.position += tokens
-        self.filled += new
+        self.next_position += tokens
+        self.num_filled += new
 
     def reorder_beams(self, parents: torch.Tensor) -> None:
-        """Give beam i of each video the history of its beam parents[:, i]; parents (B, K) int."""
+        """Replace the history of beam i of each video by that of beam parents[:, i]; parents (B, K) int."""
         self.mask = self.mask.gather(1, parents[..., None].expand_as(self.mask))
 
     def reserve_slots(self) -> torch.Tensor:
-        """Reserve the next K slots, one for each beam; returns the mask up to there: (B, K, M) bool."""
+        """Reserve the next K slots, one per beam; returns the mask over all reserved slots: (B, K, M) bool."""
         K = self.mask.shape[1]
-        end = self.filled + K
-        self.mask[:, :, self.filled : end] |= torch.eye(K, dtype=torch.bool, device=self.mask.device)
+        end = self.num_filled + K
+        self.mask[:, :, self.num_filled : end] |= torch.eye(K, dtype=torch.bool, device=self.mask.device)
         return self.mask[:, :, :end]
 
     def select_videos(self, videos: torch.Tensor) -> None:
         """Keep these videos only, (B',) int."""
-        self.mask, self.frame_bias = self.mask[videos], self.frame_bias[videos]
+        self.mask = self.mask[videos]
+        self.frame_bias = self.frame_bias[videos]
         for layer in self.self_kv:
             self.self_kv[layer] = self.self_kv[layer][:, videos]
-            self.cross_kv[layer] = tuple(x[videos] for x in self.cross_kv[layer])
+            k, v = self.cross_kv[layer]
+            self.cross_kv[layer] = k[videos], v[videos]
 
 
 def cached_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Attention of a few queries, for which a CPU's fused kernels are slower than the operations that they fuse.
+    """Attention of few queries, for which the fused kernels on CPUs are slower than separate operations.
 
     Args:
         q: (B, N, H, Dh).
@@ -99,5 +101,5 @@ def cached_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: to
 
 
 def mask_to_bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Convert a bool mask, True where a query attends to a key, to what is added to the attention scores."""
+    """Convert a bool mask, True where a query attends to a key, to the bias of the attention scores: 0 or -inf."""
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))

@@ -1,4 +1,7 @@
-"""Frames -> features: pixels normalized as the encoder expects, an image encoder, a precision."""
+"""Frame encoders: decoded frames -> features, by an image encoder with its normalization and precision.
+
+Axes: n frames, S image side, D feature width.
+"""
 
 import os
 
@@ -10,8 +13,7 @@ from models.blip_vit import load_blip_vit
 from models.vt_clip import VTClip
 from utils.device import autocast
 from utils.frame_transform import FrameTransform
-
-PRECISIONS = {"float32": "fp32", "bf16": "bf16", "fp16": "fp16"}
+from utils.precision import PrecisionName
 
 
 def normalize(pixels: torch.Tensor, transform: FrameTransform) -> torch.Tensor:
@@ -25,31 +27,34 @@ class FrameEncoder(nn.Module):
 
     Args:
         image_encoder: (N, 3, S, S) normalized pixels -> (N, D).
-        transform: of the frames.
-        precision: `float32`, or `bf16` and `fp16` for mixed precision.
+        transform: preprocessing of the frames.
+        precision: autocast precision.
     """
 
-    def __init__(self, image_encoder: nn.Module, transform: FrameTransform, precision: str = "float32") -> None:
+    def __init__(self, image_encoder: nn.Module, transform: FrameTransform, precision: PrecisionName = "fp32") -> None:
         super().__init__()
         self.image_encoder = image_encoder
         self.transform = transform
-        self.precision = PRECISIONS[precision]
-        self.register_buffer("anchor", torch.empty(0), persistent=False)  # is on the module's device
+        self.precision = precision
+        self.device_anchor: torch.Tensor  # on the module's device
+        self.register_buffer("device_anchor", torch.empty(0), persistent=False)
 
     @torch.inference_mode()
     def forward(self, pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Encode frames: (n, S, S, 3) uint8 -> (n, D) float32, on the encoder's device."""
-        device = self.anchor.device
+        device = self.device_anchor.device
         images = normalize(torch.as_tensor(pixels).to(device, non_blocking=True), self.transform)
         with autocast(self.precision, device):
             return self.image_encoder(images).float()
 
 
-def blip_frame_encoder(path: str | os.PathLike, image_size: int = 224, precision: str = "float32") -> FrameEncoder:
-    """BLIP's image encoder for whole frames, resized to a square; see `load_blip_vit`."""
+def blip_frame_encoder(
+    path: str | os.PathLike, image_size: int = 224, precision: PrecisionName = "fp32"
+) -> FrameEncoder:
+    """Load BLIP's image encoder, for whole frames resized to a square; see `load_blip_vit`."""
     return FrameEncoder(load_blip_vit(path, image_size), FrameTransform(image_size), precision).eval()
 
 
-def clip_frame_encoder(clip: VTClip, precision: str = "float32") -> FrameEncoder:
-    """VT-CLIP's image tower for the center of frames, at its image size."""
+def clip_frame_encoder(clip: VTClip, precision: PrecisionName = "fp32") -> FrameEncoder:
+    """Wrap VT-CLIP's image tower, for the center of frames at its image size."""
     return FrameEncoder(clip.clip.visual, FrameTransform(clip.image_size, crop=True), precision).eval()

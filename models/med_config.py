@@ -1,4 +1,4 @@
-"""`med_config.json` -> the validated sizes of the caption decoder."""
+"""Sizes of the caption decoder, from a `med_config.json`."""
 
 import os
 from typing import Annotated, Literal, Self
@@ -6,14 +6,14 @@ from typing import Annotated, Literal, Self
 import pydantic
 
 from utils.files import read_json
-from utils.validation import locate_first_problem
+from utils.validation import locate_first_error
 
 Size = Annotated[int, pydantic.Field(ge=1, le=2**24)]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
 
 
 class TextDecoderConfig(pydantic.BaseModel):
-    """Sizes of the decoder, by the keys of a `med_config.json`; other keys are ignored, defaults are BERT's."""
+    """Sizes of the decoder under the keys of `med_config.json`; other keys are ignored, defaults are BERT's."""
 
     model_config = pydantic.ConfigDict(frozen=True, strict=True)
 
@@ -52,5 +52,5 @@ class TextDecoderConfig(pydantic.BaseModel):
         try:
             return cls.model_validate(read_json(path, "med_config"))
         except pydantic.ValidationError as error:
-            location, problem = locate_first_problem(error)
+            location, problem = locate_first_error(error)
             raise ValueError(": ".join(map(str, (path, *location, problem)))) from None

@@ -5,20 +5,20 @@ Axes: B sequences, N elements of a padded sequence, n real elements of all seque
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 
-# On these devices attention is called sequence by sequence, so that nothing is computed for padding. On GPUs, where a
-# call itself is expensive, it is called once on the padded batch.
+# On these devices attention is computed per sequence, without padding. On GPUs, where launch overhead dominates, it is
+# one call on the padded batch.
 PER_SEQUENCE_DEVICES = {"cpu"}
-# Local attention handles so many queries at a time, with the keys within reach of them.
+# Queries per block of local attention.
 QUERY_BLOCK = 256
 
 
 class _UniqueIndexSelect(torch.autograd.Function):
-    """Select rows, each at most once: the backward pass is a copy, where index_select's would be a sum."""
+    """Select rows, each at most once: the backward pass is a copy, unlike that of index_select, which adds."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -32,7 +32,7 @@ class _UniqueIndexSelect(torch.autograd.Function):
 
 
 class _Scatter(torch.autograd.Function):
-    """Copy rows to their indices among zeros, each index at most once."""
+    """Copy rows to indices of a zero tensor, each index at most once."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, rows: torch.Tensor, size: int) -> torch.Tensor:
@@ -49,7 +49,7 @@ def _scatter(x: torch.Tensor, rows: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def unique_index_select(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Select rows of x, (n, …); `rows` (m,) int holds each index at most once. Returns (m, …)."""
+    """`x.index_select(0, rows)` for unique rows (m,) of x (n, …): the backward pass copies instead of adding."""
     return _UniqueIndexSelect.apply(x, rows)
 
 
@@ -60,18 +60,18 @@ def to_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     return tensor.to(device)
 
 
-class Ragged:
+class RaggedLayout:
     """Layout of the real elements of a padded batch (B, N): the first `lengths[i]` of sequence i.
 
     Args:
         lengths: B numbers from 0 to N, on the host.
         size: N.
-        device: of the indices.
+        device: device of the indices.
     Attributes:
         rows: (n,) index of each real element in the flattened batch.
         columns: (n,) its index in its sequence.
-        mask: (B, N) bool, or None where all elements are real.
-        is_full: whether all are.
+        mask: (B, N) bool; None if there is no padding.
+        is_full: whether there is no padding.
     """
 
     def __init__(self, lengths: Sequence[int], size: int, device: torch.device | str) -> None:
@@ -85,17 +85,17 @@ class Ragged:
         self.mask = None if self.is_full else to_device(mask, device)
 
     @classmethod
-    def of(cls, mask: torch.Tensor, name: str, device: torch.device | str) -> "Ragged":
-        """Read the lengths from a mask (B, N), 1 = real; on the host, it costs no host sync.
+    def from_mask(cls, mask: torch.Tensor, name: str, device: torch.device | str) -> Self:
+        """Read the lengths from a mask (B, N), 1 = real; without a host sync if the mask is on the host.
 
         Raises:
-            ValueError: a sequence has no real element, or padding before one; `name` is the mask's.
+            ValueError: a sequence is empty, or has padding before a real element; the message starts with `name`.
         """
         mask = mask.bool().cpu()
         lengths = mask.sum(1)
         if mask.shape[1] == 0 or not lengths.all() or (mask[:, 1:] > mask[:, :-1]).any():
             raise ValueError(
-                f"{name}: found an empty sequence or padding before a real element, expected it at the end"
+                f"{name}: found an empty sequence, or padding before a real element, expected padding at the end"
             )
         return cls(lengths.tolist(), mask.shape[1], device)
 
@@ -109,8 +109,10 @@ class Ragged:
         B, N = len(self.lengths), self.size
         return (x if self.is_full else _Scatter.apply(x, self.rows, B * N)).view(B, N, *x.shape[1:])
 
-    def row_indices(self, other: "Ragged") -> torch.Tensor | None:
-        """Index of each element, all of which are `other`'s, among `other`'s: (n,), None where they are the same."""
+    def row_indices(self, other: "RaggedLayout") -> torch.Tensor | None:
+        """Return the rows of this layout's elements in `other`, which contains all: (n,) int; None if both are
+        equal.
+        """
         if self.lengths == other.lengths:
             return None
         starts = torch.tensor([0, *other.lengths[:-1]]).cumsum(0)
@@ -122,52 +124,51 @@ def varlen_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    queries: Ragged,
-    keys: Ragged,
+    queries: RaggedLayout,
+    keys: RaggedLayout,
     *,
     causal: bool = False,
     radius: int | None = None,
     dropout: float = 0.0,
 ) -> torch.Tensor:
-    """Scaled dot-product attention of each query to the keys of its own sequence.
+    """Scaled dot-product attention of each query to the keys of its sequence.
 
     Args:
         q: (n, H, Dh), laid out by `queries`.
         k: (m, H, Dh), laid out by `keys`.
         v: (m, H, Dh), laid out by `keys`.
-        queries: of B sequences.
-        keys: of the same B.
+        queries: layout of the queries of B sequences.
+        keys: layout of the keys of the same sequences.
         causal: element i attends to the keys up to i.
-        radius: element i attends to the keys at most so far away; needs `queries` and `keys` to be the same.
+        radius: element i attends to keys at distance `radius` or less; `queries` and `keys` must be the same.
         dropout: probability that an attention weight is dropped.
     Returns:
         (n, H, Dh)
     """
     if q.device.type in PER_SEQUENCE_DEVICES:
-        sequences = zip(q.split(queries.lengths), k.split(keys.lengths), v.split(keys.lengths))
-        outputs = [
-            _padded_attention(*(x[None].transpose(1, 2) for x in sequence), None, causal, radius, dropout)[0]
-            for sequence in sequences
-        ]
+        outputs = []
+        for sequence in zip(q.split(queries.lengths), k.split(keys.lengths), v.split(keys.lengths)):
+            q_i, k_i, v_i = (x[None].transpose(1, 2) for x in sequence)  # (1, H, N_i, Dh)
+            outputs.append(_dense_attention(q_i, k_i, v_i, None, causal, radius, dropout)[0])
         return torch.cat(outputs)
     mask = keys.mask
     if causal and queries.lengths == keys.lengths:
         mask = None  # padding comes after every real element
     q, k, v = queries.unpack(q).transpose(1, 2), keys.unpack(k).transpose(1, 2), keys.unpack(v).transpose(1, 2)
-    return queries.pack(_padded_attention(q, k, v, mask, causal, radius, dropout))
+    return queries.pack(_dense_attention(q, k, v, mask, causal, radius, dropout))
 
 
 @functools.cache
 def exclude_attention_from_compilation() -> None:
-    """Make torch.compile leave `varlen_attention` alone, which it would compile anew for the lengths of each batch.
+    """Exclude `varlen_attention` from torch.compile, which would recompile it for the lengths of each batch.
 
-    A decorator would import torch._dynamo, which takes a second, in every process.
+    A decorator would import torch._dynamo in every process, which takes a second.
     """
     global varlen_attention
     varlen_attention = torch.compiler.disable(varlen_attention)
 
 
-def _padded_attention(
+def _dense_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -201,7 +202,7 @@ def _local_attention(
         columns = torch.arange(first, last, device=q.device)
         is_near = (rows - columns).abs() <= radius
         if mask is not None:
-            # A padded element attends to itself, although its output is unused: some kernels return NaN for no keys.
+            # Padding attends to itself, although its output is unused: some kernels return NaN without keys.
             is_near = (is_near & mask[:, None, None, first:last]) | (rows == columns)
         block = (q[:, :, start:stop], k[:, :, first:last], v[:, :, first:last])
         blocks.append(F.scaled_dot_product_attention(*block, attn_mask=is_near, dropout_p=dropout))

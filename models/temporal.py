@@ -1,6 +1,6 @@
-"""Temporal transformer and context aggregation over frame features, and position tables of any length.
+"""Temporal transformer and context aggregation over frame features, and interpolation of position tables.
 
-Transformer and aggregation work on the real frames of all videos, concatenated (`models.ragged`).
+Both work on the real frames of all videos, concatenated (`models.ragged`).
 Axes: n real frames of all videos, D width, H heads, Dh = 64 = D / H.
 """
 
@@ -18,13 +18,13 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 def interpolate_positions(table: torch.Tensor, length: int) -> torch.Tensor:
-    """Give one position embedding for each element of a sequence.
+    """Return the position embeddings of a sequence.
 
     Args:
         table: (P, D) learned positions.
-        length: T, rows needed.
+        length: T, length of the sequence.
     Returns:
-        (T, D): the first rows of the table, or, where it is too short, all of it interpolated bicubically.
+        (T, D): the first rows of the table; if it is too short, the whole table interpolated bicubically.
     """
     if length <= len(table):
         return table[:length]
@@ -33,7 +33,7 @@ def interpolate_positions(table: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def init_vit_weights(module: nn.Module) -> None:
-    """Draw linear weights from a truncated normal of std 0.02, as ViT does, and set biases to 0."""
+    """Initialize linear layers as ViT does: truncated normal of std 0.02, zero biases."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
@@ -45,15 +45,15 @@ def checkpointed_layers(depth: int, enabled: bool, last: int) -> list[bool]:
     Args:
         depth: number of layers.
         enabled: False selects none.
-        last: select the last so many layers; 0 selects all.
+        last: number of last layers to select; 0 selects all.
     Returns:
-        For each layer, whether its activations are recomputed in the backward pass.
+        For each layer, whether to recompute its activations in the backward pass.
     """
     first = depth - last if last > 0 else 0
     return [enabled and layer >= first for layer in range(depth)]
 
 
-class Attention(nn.Module):
+class FrameAttention(nn.Module):
     """Multi-head self-attention among the frames of a video, all of them or those at most `radius` away."""
 
     def __init__(self, width: int, radius: int | None = None) -> None:
@@ -62,13 +62,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: torch.Tensor, videos: ragged.Ragged) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, frame_layout: ragged.RaggedLayout) -> torch.Tensor:
         q, k, v = self.qkv(x).view(len(x), 3, -1, HEAD_WIDTH).unbind(1)  # (n, H, Dh)
-        return self.proj(ragged.varlen_attention(q, k, v, videos, videos, radius=self.radius).flatten(1))
+        return self.proj(ragged.varlen_attention(q, k, v, frame_layout, frame_layout, radius=self.radius).flatten(1))
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between them, with the parameter names of timm's (whose import takes 0.5 s)."""
+    """Two linear layers with a GELU between them, with timm's parameter names (importing timm takes 0.5 s)."""
 
     def __init__(self, width: int, hidden_width: int) -> None:
         super().__init__()
@@ -81,17 +81,17 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm ViT block, with the parameter names of timm's."""
+    """Pre-norm ViT block, with timm's parameter names."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width)
-        self.attn = Attention(width)
+        self.attn = FrameAttention(width)
         self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width, 4 * width)
 
-    def forward(self, x: torch.Tensor, videos: ragged.Ragged) -> torch.Tensor:
-        x = x + self.attn(self.norm1(x), videos)
+    def forward(self, x: torch.Tensor, frame_layout: ragged.RaggedLayout) -> torch.Tensor:
+        x = x + self.attn(self.norm1(x), frame_layout)
         return x + self.mlp(self.norm2(x))
 
 
@@ -102,7 +102,7 @@ class TemporalTransformer(nn.Module):
         width: D.
         depth: number of blocks.
         grad_ckpt: recompute activations in the backward pass.
-        ckpt_layer: limits that to the last so many blocks; 0 is all.
+        ckpt_layer: number of last blocks to which `grad_ckpt` applies; 0 is all.
     Source: VideoXum (Lin et al., 2023), section on VTSUM-BLIP.
     """
 
@@ -113,20 +113,20 @@ class TemporalTransformer(nn.Module):
         self.recompute = checkpointed_layers(depth, grad_ckpt, ckpt_layer)
         self.apply(init_vit_weights)
 
-    def forward(self, x: torch.Tensor, videos: ragged.Ragged) -> torch.Tensor:
-        """Apply the blocks: every frame attends to all frames of its video.
+    def forward(self, x: torch.Tensor, frame_layout: ragged.RaggedLayout) -> torch.Tensor:
+        """Apply the blocks; every frame attends to all frames of its video.
 
         Args:
             x: (n, D) float, frames of all videos.
-            videos: layout of the frames.
+            frame_layout: layout of the frames.
         Returns:
             (n, D)
         """
         for block, recompute in zip(self.blocks, self.recompute):
             if recompute and self.training:
-                x = checkpoint(block, x, videos, use_reentrant=False)
+                x = checkpoint(block, x, frame_layout, use_reentrant=False)
             else:
-                x = block(x, videos)
+                x = block(x, frame_layout)
         return self.norm(x)
 
 
@@ -142,9 +142,9 @@ class ContextAggregation(nn.Module):
     def __init__(self, width: int, kernel_size: int) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width)
-        self.attn = Attention(width, kernel_size // 2)
+        self.attn = FrameAttention(width, kernel_size // 2)
         self.apply(init_vit_weights)
 
-    def forward(self, x: torch.Tensor, videos: ragged.Ragged) -> torch.Tensor:
-        """Let each frame attend to those at most `kernel_size // 2` away; arguments as `TemporalTransformer`'s."""
-        return x + self.attn(self.norm1(x), videos)
+    def forward(self, x: torch.Tensor, frame_layout: ragged.RaggedLayout) -> torch.Tensor:
+        """Aggregate frames at distance `kernel_size // 2` or less; arguments as of `TemporalTransformer`."""
+        return x + self.attn(self.norm1(x), frame_layout)

@@ -5,6 +5,7 @@ Axes: B videos, K beams, L text tokens, T frames, H heads, Dh head width, D_txt 
 """
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from models import ragged
 from models.cache import KVCache, cached_attention, mask_to_bias
 from models.losses import caption_loss
 from models.med_config import TextDecoderConfig
-from models.ragged import Ragged, to_device, unique_index_select
+from models.ragged import RaggedLayout, to_device, unique_index_select
 from models.temporal import checkpointed_layers
 
 Attend = Callable[[torch.Tensor], torch.Tensor]  # queries (…, H, Dh) -> attention's output (…, H, Dh)
@@ -44,7 +45,7 @@ class AddNorm(nn.Module):
         return self.LayerNorm(residual + self.dropout(self.dense(x)))
 
 
-class Attention(nn.Module):
+class DecoderAttention(nn.Module):
     """Multi-head attention with its output layer, residual and norm."""
 
     def __init__(self, config: TextDecoderConfig, key_width: int) -> None:
@@ -80,8 +81,8 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: TextDecoderConfig, encoder_width: int) -> None:
         super().__init__()
-        self.attention = Attention(config, config.hidden_size)
-        self.crossattention = Attention(config, encoder_width)
+        self.attention = DecoderAttention(config, config.hidden_size)
+        self.crossattention = DecoderAttention(config, encoder_width)
         self.intermediate = Dense(config)
         self.output = AddNorm(config.intermediate_size, config)
 
@@ -93,18 +94,18 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        queries: Ragged,
-        keys: Ragged,
+        queries: RaggedLayout,
+        keys: RaggedLayout,
         key_rows: torch.Tensor | None,
         frames: torch.Tensor,
-        videos: Ragged,
+        frame_layout: RaggedLayout,
     ) -> torch.Tensor:
         """Apply the layer to whole captions.
 
         Args:
             x: (n, D_txt) states.
             key_rows: (k,) int, rows of x that are keys; None where all are.
-            queries, keys, frames, videos: as in `TextDecoder.forward`.
+            queries, keys, frames, frame_layout: as in `TextDecoder.forward`.
         Returns:
             (n, D_txt)
         """
@@ -116,7 +117,7 @@ class DecoderLayer(nn.Module):
             return ragged.varlen_attention(q, k, v, queries, keys, causal=True, dropout=dropout)
 
         def attend_frames(q: torch.Tensor) -> torch.Tensor:
-            return ragged.varlen_attention(q, frame_k, frame_v, queries, videos, dropout=dropout)
+            return ragged.varlen_attention(q, frame_k, frame_v, queries, frame_layout, dropout=dropout)
 
         return self._apply_sublayers(x, attend_tokens, attend_frames)
 
@@ -127,7 +128,7 @@ class DecoderLayer(nn.Module):
             x: (B, N, D_txt) states.
             layer: its number in the stack.
             cache: keys and values of the tokens before; those of the new ones are added.
-            token_bias: of the attention to tokens, see `cached_attention`.
+            token_bias: bias of the attention to tokens, see `cached_attention`.
         Returns:
             (B, N, D_txt)
         """
@@ -215,7 +216,7 @@ class TextDecoder(nn.Module):
         config: sizes.
         encoder_width: D, width of the frame states that cross-attention reads.
         grad_ckpt: recompute activations in the backward pass.
-        ckpt_layer: limits that to the last so many layers; 0 is all.
+        ckpt_layer: number of last layers to which `grad_ckpt` applies; 0 is all.
     Source: BLIP (Li et al., 2022), image-grounded text decoder.
     """
 
@@ -229,6 +230,11 @@ class TextDecoder(nn.Module):
         self.recompute = checkpointed_layers(config.num_hidden_layers, grad_ckpt, ckpt_layer)
         self.apply(self._init_weights)
 
+    @property
+    def layers(self) -> list[DecoderLayer]:
+        """The decoder layers, in order."""
+        return [cast(DecoderLayer, layer) for layer in self.bert.encoder.layer]
+
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
@@ -238,32 +244,38 @@ class TextDecoder(nn.Module):
             nn.init.zeros_(module.bias)
 
     def forward(
-        self, input_ids: torch.Tensor, queries: Ragged, keys: Ragged, frames: torch.Tensor, videos: Ragged
+        self,
+        input_ids: torch.Tensor,
+        queries: RaggedLayout,
+        keys: RaggedLayout,
+        frames: torch.Tensor,
+        frame_layout: RaggedLayout,
     ) -> torch.Tensor:
         """Compute the states of whole captions, for training.
 
         Args:
             input_ids: (n,) int, laid out by `queries`.
-            queries: layout of the tokens whose states are needed; with the published smoothing it includes padding.
-            keys: layout of the real ones among these: no query attends to padding.
+            queries: layout of the tokens whose states are computed: with padding if the smoothing is published
+                (QUIRK-2).
+            keys: layout of the real tokens of `queries`.
             frames: (m, D) frame states.
-            videos: layout of the frames.
+            frame_layout: layout of the frames.
         Returns:
             (n, D_txt) states; `logits` converts them to scores over the vocabulary.
         """
         key_rows = keys.row_indices(queries)
         x = self.bert.embeddings(input_ids, queries.columns)  # (n, D_txt)
-        for layer, recompute in zip(self.bert.encoder.layer, self.recompute):
+        for layer, recompute in zip(self.layers, self.recompute):
             if recompute and self.training:
-                x = checkpoint(layer, x, queries, keys, key_rows, frames, videos, use_reentrant=False)
+                x = checkpoint(layer, x, queries, keys, key_rows, frames, frame_layout, use_reentrant=False)
             else:
-                x = layer(x, queries, keys, key_rows, frames, videos)
+                x = layer(x, queries, keys, key_rows, frames, frame_layout)
         return x
 
     def loss(
         self, states: torch.Tensor, targets: torch.Tensor, scored: torch.Tensor, smoothing_scope: str
     ) -> torch.Tensor:
-        """Caption loss of states (n, D_txt), computed without all their logits: see `models.losses.caption_loss`."""
+        """Compute the caption loss of states (n, D_txt); see `models.losses.caption_loss`."""
         head = self.cls.predictions
         return caption_loss(head.transform(states), head.decoder.weight, head.bias, targets, scored, smoothing_scope)
 
@@ -280,7 +292,7 @@ class TextDecoder(nn.Module):
         num_beams: int,
         max_length: int,
     ) -> tuple[KVCache, torch.Tensor]:
-        """Process the prompt, which all captions begin with.
+        """Process the prompt, with which all captions begin.
 
         Args:
             prompt_ids: P ids.
@@ -293,9 +305,9 @@ class TextDecoder(nn.Module):
         """
         B, P = len(frames), len(prompt_ids)
         cache = KVCache(frame_mask, num_beams, P, max_length, frames.dtype)
-        for i, layer in enumerate(self.bert.encoder.layer):
-            # Contiguous per head, as the kernels read it at each step.
-            cache.cross_kv[i] = tuple(x.transpose(1, 2).contiguous() for x in layer.crossattention.key_value(frames))
+        for i, layer in enumerate(self.layers):
+            k, v = (x.transpose(1, 2) for x in layer.crossattention.key_value(frames))  # (B, H, T, Dh)
+            cache.cross_kv[i] = k.contiguous(), v.contiguous()  # contiguous per head, for the kernels of each step
         ids = to_device(torch.tensor(prompt_ids), frames.device).expand(B, P)
         causal = torch.ones(P, P, dtype=torch.bool, device=frames.device).tril()
         return cache, self.logits(self._new_tokens(ids, P, cache, causal)[:, -1])
@@ -316,22 +328,22 @@ class TextDecoder(nn.Module):
 
         Args:
             input_ids: (B, N) int.
-            count: N for the prompt, 1 for N beams.
+            count: number of positions of the N tokens: N for the prompt, 1 for the next tokens of N beams.
             cache: grows by the tokens.
             mask: bool, slots that each token attends to, broadcast to (B, 1, N, M).
         Returns:
             (B, N, D_txt)
         """
-        positions = torch.arange(cache.position, cache.position + count, device=input_ids.device)
+        positions = torch.arange(cache.next_position, cache.next_position + count, device=input_ids.device)
         x = self.bert.embeddings(input_ids, positions)
         token_bias = mask_to_bias(mask, x.dtype)
-        for i, layer in enumerate(self.bert.encoder.layer):
+        for i, layer in enumerate(self.layers):
             x = layer.step(x, i, cache, token_bias)
         cache.advance(count, input_ids.shape[1])
         return x
 
     def step_layers(self) -> list[nn.Linear]:
-        """The linear layers that each step of decoding applies: not the keys and values of the frames."""
-        once = {id(m) for layer in self.bert.encoder.layer for m in layer.crossattention.self.children()}
-        once -= {id(layer.crossattention.self.query) for layer in self.bert.encoder.layer}
-        return [m for m in self.modules() if isinstance(m, nn.Linear) and id(m) not in once]
+        """Return the linear layers of a decoding step: all except the keys and values of the frames."""
+        cross = [layer.crossattention.self for layer in self.layers]
+        frame_layers = {id(linear) for projections in cross for linear in (projections.key, projections.value)}
+        return [m for m in self.modules() if isinstance(m, nn.Linear) and id(m) not in frame_layers]

@@ -1,4 +1,4 @@
-"""The caption tokenizer: BERT's WordPiece plus BLIP's two extra tokens, and ids back to text."""
+"""The caption tokenizer: BERT's WordPiece with BLIP's two additional tokens."""
 
 import contextlib
 import logging
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DECODER_TOKEN = "[DEC]"  # begins every caption, in place of [CLS]
-ENCODER_TOKEN = "[ENC]"  # BLIP's, unused here; it keeps the vocabulary the released size
+ENCODER_TOKEN = "[ENC]"  # unused here; the released vocabulary includes it
 BERT_TOKENS = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
 
 VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
@@ -25,10 +25,15 @@ class CaptionTokenizer:
     """Converts captions to ids and ids to captions.
 
     Args:
-        name: a hub name such as `bert-base-uncased`, or a folder that holds `vocab.txt` or `tokenizer.json`.
-        prompt: text that every caption begins with.
+        name: hub name such as `bert-base-uncased`, or folder with `vocab.txt` or `tokenizer.json`.
+        prompt: beginning of every caption.
+    Attributes:
+        decoder_id: id of [DEC].
+        end_id: id of [SEP].
+        pad_id: id of [PAD].
+        prompt_ids: [DEC] and the prompt.
     Raises:
-        FileNotFoundError: the folder holds neither file, or the hub cannot be reached and nothing is cached.
+        FileNotFoundError: the folder has neither file, or the hub is not available and nothing is cached.
         ValueError: the vocabulary lacks one of BERT's special tokens.
     """
 
@@ -54,12 +59,12 @@ class CaptionTokenizer:
         self.prompt_ids = self.encode(prompt)[:-1]  # [DEC] and the prompt, without the final [SEP]
 
     def __len__(self) -> int:
-        """Size of the vocabulary, the two extra tokens included."""
+        """Size of the vocabulary, including the two additional tokens."""
         return len(self._wordpiece)
 
     def encode(self, caption: str, max_tokens: int | None = None) -> list[int]:
         """Tokenize one caption: [DEC] … [SEP], at most `max_tokens` ids, [SEP] included."""
-        # A caption may contain the text "[PAD]"; as a token it would mark the caption's end.
+        # A caption may contain the text "[PAD]", whose token would end the caption.
         ids = [i for i in self._wordpiece(caption, add_special_tokens=True).input_ids if i != self.pad_id]
         ids[0] = self.decoder_id
         if max_tokens is not None and len(ids) > max_tokens:
@@ -85,12 +90,12 @@ class CaptionTokenizer:
 def _load_wordpiece(name: str | os.PathLike) -> "PreTrainedTokenizerFast":
     """Load transformers' tokenizer from a folder, or from the files of a hub repository."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else each forked loader worker prints a warning
-    from transformers import BertTokenizerFast, PreTrainedTokenizerFast
+    from transformers import BertTokenizerFast, PreTrainedTokenizerFast  # type: ignore[attr-defined]  # lazy import
 
     folder = pathlib.Path(name)
     if not folder.is_dir():
         folder = _hub_folder(str(name))
-    # Given a folder without these files, transformers would make an empty vocabulary.
+    # From a folder without these files, transformers would build an empty vocabulary.
     try:
         if (folder / "vocab.txt").is_file():
             return BertTokenizerFast.from_pretrained(folder)
@@ -103,7 +108,7 @@ def _load_wordpiece(name: str | os.PathLike) -> "PreTrainedTokenizerFast":
 
 
 def _hub_folder(name: str) -> pathlib.Path:
-    """Find a hub repository's vocabulary in the local cache, or download it; returns the folder that it is in."""
+    """Find a hub repository's vocabulary in the local cache, or download it; returns its folder."""
     import huggingface_hub
     from huggingface_hub.errors import (
         HFValidationError,
@@ -114,7 +119,7 @@ def _hub_folder(name: str) -> pathlib.Path:
 
     reason = f"the hub's repository has neither {' nor '.join(VOCABULARY_FILES)}"
     try:
-        for file in VOCABULARY_FILES:  # hf_hub_download retries an unreachable hub for 23 s before it reads the cache
+        for file in VOCABULARY_FILES:  # before it reads the cache, hf_hub_download retries an unreachable hub for 23 s
             path = huggingface_hub.try_to_load_from_cache(name, file)
             if isinstance(path, str):
                 return pathlib.Path(path).parent
@@ -124,11 +129,11 @@ def _hub_folder(name: str) -> pathlib.Path:
                 return pathlib.Path(huggingface_hub.hf_hub_download(name, file)).parent
     except HFValidationError:
         reason = "no such folder, and not a name on the hub"
-    except Exception as error:  # the hub client's, its HTTP library's and the system's
+    except Exception as error:  # of the hub client, its HTTP library or the system
         cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
         reason = f"no such folder, not in the hub's cache, and the hub is not available ({type(cause).__name__})"
         if isinstance(cause, OfflineModeIsEnabled):
             reason = "no such folder, not in the hub's cache, and HF_HUB_OFFLINE is set"
     raise FileNotFoundError(
-        f"tokenizer: {name}: {reason}; set the option tokenizer to a folder that holds its vocab.txt"
+        f"tokenizer: {name}: {reason}; set the option tokenizer to a folder with vocab.txt or tokenizer.json"
     )

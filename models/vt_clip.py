@@ -1,4 +1,4 @@
-"""VT-CLIP, the model behind VT-CLIPScore: OpenAI's CLIP with captions of up to 256 tokens.
+"""VT-CLIP, the model of VT-CLIPScore: OpenAI's CLIP with captions of up to 256 tokens.
 
 Axes: N texts or images, L tokens, D feature width, S image side.
 """
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.temporal import interpolate_positions
-from models.weights import StateDict, read_checkpoint, require_finite, state_dict_of
+from models.weights import StateDict, extract_state_dict, read_checkpoint, require_finite_parameters
 from utils.download import is_url
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_TOKENS = 256
 # Entries of OpenAI's layout that are sizes, not parameters.
 SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")
-REQUIRED = (
+CLIP_PARAMETERS = (
     "visual.conv1.weight",
     "visual.positional_embedding",
     "visual.proj",
@@ -35,7 +35,7 @@ REQUIRED = (
 
 
 class VTClip(nn.Module):
-    """CLIP's two towers, in float32, with a text tower for captions longer than CLIP's 77 tokens.
+    """CLIP's two towers, in float32; its text tower accepts captions longer than CLIP's 77 tokens.
 
     Args:
         clip: the towers.
@@ -60,7 +60,7 @@ class VTClip(nn.Module):
         return self.clip.visual.image_size[0]
 
     def token_ids(self, text: str) -> list[int]:
-        """CLIP's ids of one text, at most 256: a longer one is truncated and ends in end-of-text, too."""
+        """Tokenize one text: at most 256 ids; a truncated text ends in end-of-text, too."""
         start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
         return [start, *self.tokenizer.encode(text)[: MAX_TOKENS - 2], end]
 
@@ -71,7 +71,7 @@ class VTClip(nn.Module):
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """Encode N texts: (N, D), not normalized.
 
-        Texts of one length share a pass, without padding, so that a text's feature does not depend on the others.
+        Texts of equal length are a batch without padding: a text's feature does not depend on the other texts.
         """
         ids = [self.token_ids(text) for text in texts]
         table = self.clip.token_embedding.weight
@@ -93,9 +93,9 @@ class VTClip(nn.Module):
         return self.clip.ln_final(self.clip.transformer(x, attn_mask=causal))
 
     def encode_text_padded(self, texts: Sequence[str]) -> torch.Tensor:
-        """As `encode_text`, in one pass over padded texts: faster, and equal but for rounding.
+        """Same as `encode_text`, in one padded batch: faster, and equal up to rounding.
 
-        Padding comes after a text, where causal attention excludes it.
+        Padding comes after a text, where causal attention masks it.
         """
         ids = [self.token_ids(text) for text in texts]
         device = self.clip.token_embedding.weight.device
@@ -116,41 +116,41 @@ def load_vt_clip(path: str | os.PathLike) -> VTClip:
     Args:
         path: path or URL of the checkpoint.
     Raises:
-        FileNotFoundError, ValueError: see `models.weights.read_checkpoint` and `vt_clip_of`.
+        FileNotFoundError, ValueError: see `models.weights.read_checkpoint` and `build_vt_clip`.
     """
-    return vt_clip_of(state_dict_of(read_checkpoint(path), path), path)
+    return build_vt_clip(extract_state_dict(read_checkpoint(path), path), path)
 
 
-def vt_clip_of(state: StateDict, path: str | os.PathLike = "state dict") -> VTClip:
+def build_vt_clip(state: StateDict, path: str | os.PathLike = "state dict") -> VTClip:
     """Build VT-CLIP from a state dict in OpenAI's layout.
 
     Args:
         state: parameters by name; sizes are read from their shapes.
-        path: of their file, for messages.
+        path: path of their file, for messages.
     Returns:
         The model in evaluation mode, float32, on the CPU.
     Raises:
         ValueError: the parameters are not those of a CLIP.
     """
-    missing = [name for name in REQUIRED if name not in state]
+    missing = [name for name in CLIP_PARAMETERS if name not in state]
     if missing:
         raise ValueError(f"{path}: VT-CLIP: missing {', '.join(missing)}")
-    empty = [name for name in REQUIRED if not state[name].numel() or not state[name].is_floating_point()]
+    empty = [name for name in CLIP_PARAMETERS if not state[name].numel() or not state[name].is_floating_point()]
     if empty:
-        raise ValueError(f"{path}: VT-CLIP: found no real numbers in {', '.join(empty)}")
+        raise ValueError(f"{path}: VT-CLIP: found no floating-point values in {', '.join(empty)}")
     import open_clip
     from open_clip.model import build_model_from_openai_state_dict
 
     state = {name: value.float() for name, value in state.items() if name not in SIZE_ENTRIES}
     state.setdefault("logit_scale", torch.tensor(0.0))
     try:
-        require_finite(state, path)
+        require_finite_parameters(state, path)
         build = functools.partial(build_model_from_openai_state_dict, quick_gelu=True, cast_dtype=torch.float32)
         with torch.device("meta"):  # compare all shapes before memory is allocated
             shapes = {name: value.to("meta") for name, value in state.items()}
             build(dict(shapes)).load_state_dict(shapes)
         clip = build(dict(state)).float()
-        clip.load_state_dict(state)  # the builder rounds to half precision
+        clip.load_state_dict(state)  # the builder has rounded the weights to half precision
     except (RuntimeError, ValueError, KeyError, IndexError, TypeError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:500]
         raise ValueError(f"{path}: VT-CLIP: does not fit CLIP's layout ({reason})") from None
@@ -160,19 +160,19 @@ def vt_clip_of(state: StateDict, path: str | os.PathLike = "state dict") -> VTCl
     return VTClip(clip, tokenizer).eval()
 
 
-def hub_names() -> list[str]:
-    """OpenAI's Vision Transformers on open_clip's hub."""
+def list_hub_clips() -> list[str]:
+    """List the names of OpenAI's Vision Transformers on open_clip's hub."""
     import open_clip
 
     names = {name.removesuffix("-quickgelu") for name in open_clip.list_pretrained_models_by_tag("openai")}
     return sorted(name for name in names if name.startswith("ViT"))
 
 
-def find_clip(source: str | os.PathLike) -> VTClip:
-    """Load any CLIP that can replace VT-CLIP.
+def load_clip(source: str | os.PathLike) -> VTClip:
+    """Load VT-CLIP, or another CLIP in its place.
 
     Args:
-        source: file or URL that `load_vt_clip` reads, or open_clip's name of one of OpenAI's CLIPs, as ViT-B-16.
+        source: file or URL for `load_vt_clip`, or open_clip's name of one of OpenAI's CLIPs, such as ViT-B-16.
     Raises:
         FileNotFoundError: no such file or name, or the hub is not available.
         ValueError: the file is not a CLIP.
@@ -182,12 +182,12 @@ def find_clip(source: str | os.PathLike) -> VTClip:
         return load_vt_clip(source)
     import open_clip
 
-    if source not in hub_names():
-        expected = f"one or a name: {', '.join(hub_names())}"
-        raise FileNotFoundError(f"{source}: clip: found no such file, expected {expected}")
+    if source not in list_hub_clips():
+        expected = f"a file or one of {', '.join(list_hub_clips())}"
+        raise FileNotFoundError(f"{source}: clip: no such file, expected {expected}")
     try:
         clip = open_clip.create_model(f"{source}-quickgelu", pretrained="openai")
-    except Exception as error:  # the hub clients of open_clip raise many kinds
+    except Exception as error:  # of open_clip's hub clients
         reason = " ".join(str(error).split())[:300]
-        raise FileNotFoundError(f"{source}: clip: cannot be had from open_clip's hub ({reason})") from None
-    return vt_clip_of(clip.state_dict(), source)
+        raise FileNotFoundError(f"{source}: clip: cannot be downloaded from open_clip's hub ({reason})") from None
+    return build_vt_clip(clip.state_dict(), source)

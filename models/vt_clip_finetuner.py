@@ -1,4 +1,4 @@
-"""VT-CLIP while it is fine-tuned.
+"""VT-CLIP during fine-tuning.
 
 Axes: N videos, n frames of each kind, C width of VT-CLIP's features, S image side.
 """
@@ -14,9 +14,9 @@ class VTClipFineTuner(nn.Module):
     """The trained part of VT-CLIP, from frozen features or from frames.
 
     Args:
-        vt_clip: model to fine-tune; its parameters are changed in place.
-        from_videos: train the image tower. Otherwise it is frozen but for its projection, which is learned as a
-            square matrix behind the ready features and multiplied in at the end.
+        vt_clip: model to fine-tune, in place.
+        from_videos: train the image tower. Otherwise only a square matrix is trained, which is applied to the extracted
+            features; `weights` multiplies it with the tower's projection.
     """
 
     def __init__(self, vt_clip: VTClip, from_videos: bool) -> None:
@@ -35,7 +35,7 @@ class VTClipFineTuner(nn.Module):
             keyframes, others: (N, 1, C) float mean features, or (N, n, S, S, 3) uint8 frames.
             texts: N texts.
         Returns:
-            (N, C) each of key-frames, other frames and texts, not normalized; () factor of the cosines.
+            (N, C) each of key-frames, other frames and texts, not normalized; () scale of the cosines.
         """
         encoded = [self._pooled(frames) for frames in (keyframes, others)]  # (N, C)
         features = self.vt_clip.encode_text_padded(texts).float()  # (N, C)
@@ -43,14 +43,16 @@ class VTClipFineTuner(nn.Module):
 
     def _pooled(self, frames: torch.Tensor) -> torch.Tensor:
         if self.projection is not None:
-            with torch.autocast(frames.device.type, enabled=False):  # half precision would round the identity's changes
+            with torch.autocast(
+                frames.device.type, enabled=False
+            ):  # half precision would round small differences from the identity
                 return frames[:, 0] @ self.projection  # (N, C)
         N, n = frames.shape[:2]
         images = normalize(frames.flatten(0, 1), self.transform)  # (N·n, 3, S, S)
         return self.vt_clip.encode_image(images).float().view(N, n, -1).mean(1)  # (N, C)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """State dict in OpenAI's layout, on the host."""
+        """Return the state dict in OpenAI's layout, on the host."""
         state = {name: value.detach().cpu().clone() for name, value in self.vt_clip.clip.state_dict().items()}
         if self.projection is not None:
             state["visual.proj"] = state["visual.proj"] @ self.projection.detach().cpu()

@@ -1,4 +1,4 @@
-"""VTSUM-BLIP: frame features in, key-frame saliency and a caption out.
+"""VTSUM-BLIP: frame features -> key-frame saliency and a caption.
 
 Axes: B videos, T frames (1 fps, padded), R annotators, D width (768 base, 1024 large), L text tokens.
 """
@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,14 +18,14 @@ from models.beam_search import beam_search, nucleus_sample
 from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES, next_token_targets
 from models.med_config import TextDecoderConfig
 from models.packed_linear import prepacked_linears
-from models.ragged import Ragged, exclude_attention_from_compilation, to_device, unique_index_select
+from models.ragged import RaggedLayout, exclude_attention_from_compilation, to_device, unique_index_select
 from models.temporal import ContextAggregation, TemporalTransformer, interpolate_positions
 from models.text_decoder import TextDecoder
 from models.tokenizer import CaptionTokenizer
 from models.weights import load_weights
 
-WIDTHS = {"base": 768, "large": 1024}
-POSITIONS = 512
+FEATURE_WIDTHS = {"base": 768, "large": 1024}
+NUM_POSITIONS = 512
 ARCHITECTURES = ("vtsum_blip_tt", "vtsum_blip_tt_ca")
 TASKS = ("v2vt", "v2v", "v2t")
 
@@ -35,16 +35,16 @@ class VTSumBLIP(nn.Module):
 
     Args:
         width: D.
-        tt_depth: blocks of the temporal transformer; 0 builds none, nor its norm, and adds the position table once.
-        kernel_size: window of the context aggregation in frames; None builds none.
-        decoder_config: sizes of the caption decoder; None builds none (task v2v).
-        tokenizer: needed with a decoder.
-        saliency_head: False builds none (task v2t).
-        loss_type: `cross_entropy` or `l2`, see `models.losses`.
+        tt_depth: blocks of the temporal transformer; 0: no temporal transformer, and the position table is added once.
+        kernel_size: window of the context aggregation in frames; None: no context aggregation.
+        decoder_config: sizes of the caption decoder; None: no decoder (task v2v).
+        tokenizer: required with a decoder.
+        saliency_head: False: no saliency head (task v2t).
+        loss_type: key-frame loss, a key of `models.losses.KEYFRAME_LOSSES`.
         smoothing_scope: see `models.losses.caption_loss`.
-        max_text_length: captions given as text are truncated to so many tokens, prompt and [SEP] included.
+        max_text_length: truncate captions given as text to this many tokens, prompt and [SEP] included.
         grad_ckpt: recompute activations in the backward pass.
-        ckpt_layer: limits that to the last so many layers of each stack; 0 is all.
+        ckpt_layer: number of last layers of each stack to which `grad_ckpt` applies; 0 is all.
     Source: VideoXum (Lin et al., 2023) and its released implementation.
     """
 
@@ -68,16 +68,17 @@ class VTSumBLIP(nn.Module):
         self.smoothing_scope = smoothing_scope
         self.max_text_length = max_text_length
         self.tokenizer = tokenizer
-        self.position_embeddings = nn.Embedding(POSITIONS, width)
+        self.position_embeddings = nn.Embedding(NUM_POSITIONS, width)
         nn.init.normal_(self.position_embeddings.weight, std=0.02)
         self.tt = None
         if tt_depth:
             self.tt = TemporalTransformer(width, tt_depth, grad_ckpt=grad_ckpt, ckpt_layer=ckpt_layer)
         self.vsum_head = None
         if saliency_head:
-            self.vsum_head = nn.Sequential(nn.Linear(width, 1))
-            nn.init.normal_(self.vsum_head[0].weight, std=0.02)
-            nn.init.zeros_(self.vsum_head[0].bias)
+            head = nn.Linear(width, 1)
+            nn.init.normal_(head.weight, std=0.02)
+            nn.init.zeros_(head.bias)
+            self.vsum_head = nn.Sequential(head)
         self.local_atten_head = None if kernel_size is None else ContextAggregation(width, kernel_size)
         self.text_decoder = None
         if decoder_config is not None:
@@ -85,10 +86,10 @@ class VTSumBLIP(nn.Module):
         self.register_load_state_dict_pre_hook(_drop_position_ids)
 
     def position_table(self, T: int) -> torch.Tensor:
-        """Give T rows of the position table: (T, D).
+        """Return T rows of the position table: (T, D).
 
-        Above 512 frames the whole table is interpolated bicubically to T rows. T is the batch's padded length,
-        so a shorter video in one batch with a very long one gets interpolated rows too (QUIRK-5).
+        Above 512 frames, the whole table is interpolated bicubically to T rows. T is the batch's padded length:
+        shorter videos of the batch get interpolated rows too (QUIRK-5).
         """
         return interpolate_positions(self.position_embeddings.weight, T)
 
@@ -97,32 +98,32 @@ class VTSumBLIP(nn.Module):
 
         Args:
             video_embeddings: (B, T, D) float, frame features at 1 fps.
-            video_mask: (B, T), 1 = real frame; padding comes last. On the host, it costs no host sync.
+            video_mask: (B, T), 1 = real frame; padding comes last. A mask on the host avoids a host sync.
         Returns:
-            (B, T, D) states, 0 at padding, and the mask as bool, on the states' device.
+            (B, T, D) states, 0 at padding, and the mask as bool on the states' device.
         Raises:
             ValueError: the shapes do not fit each other, or padding comes before a real frame.
         """
-        frames, videos = self._encode(video_embeddings, video_mask)
-        return videos.unpack(frames), video_mask.to(frames.device).bool()
+        frames, frame_layout = self._encode(video_embeddings, video_mask)
+        return frame_layout.unpack(frames), video_mask.to(frames.device).bool()
 
-    def _encode(self, video_embeddings: torch.Tensor, video_mask: torch.Tensor) -> tuple[torch.Tensor, Ragged]:
-        """As `encode`, without padding: (n, D) states and their layout."""
+    def _encode(self, video_embeddings: torch.Tensor, video_mask: torch.Tensor) -> tuple[torch.Tensor, RaggedLayout]:
+        """Same as `encode`, but return unpadded states (n, D) and their layout."""
         if video_embeddings.ndim != 3 or video_mask.shape != video_embeddings.shape[:2]:
             shapes = f"{tuple(video_embeddings.shape)} and {tuple(video_mask.shape)}"
             raise ValueError(f"video_embeddings, video_mask: found shapes {shapes}, expected (B, T, D) and (B, T)")
-        videos = Ragged.of(video_mask, "video_mask", video_embeddings.device)
-        positions = F.embedding(videos.columns, self.position_table(videos.size))  # (n, D)
-        x = videos.pack(video_embeddings) + positions
+        frame_layout = RaggedLayout.from_mask(video_mask, "video_mask", video_embeddings.device)
+        positions = F.embedding(frame_layout.columns, self.position_table(frame_layout.size))  # (n, D)
+        x = frame_layout.pack(video_embeddings) + positions
         if self.tt is not None:
-            x = self.tt(x, videos) + positions  # QUIRK-3: the table is added a second time
+            x = self.tt(x, frame_layout) + positions  # QUIRK-3: the table is added a second time
         if self.local_atten_head is not None:
-            x = self.local_atten_head(x, videos)  # QUIRK-8: the caption decoder reads this too
-        return x, videos
+            x = self.local_atten_head(x, frame_layout)  # QUIRK-8: also input of the caption decoder
+        return x, frame_layout
 
-    def _saliency(self, frames: torch.Tensor, videos: Ragged) -> torch.Tensor:
-        """(n, D) states -> (B, T) float logits, 0 at padding."""
-        return videos.unpack(self.vsum_head(frames)[:, 0].float())
+    def _saliency(self, frames: torch.Tensor, frame_layout: RaggedLayout) -> torch.Tensor | None:
+        """(n, D) states -> (B, T) float logits, 0 at padding; None without a saliency head."""
+        return None if self.vsum_head is None else frame_layout.unpack(self.vsum_head(frames)[:, 0].float())
 
     def forward(
         self,
@@ -137,64 +138,77 @@ class VTSumBLIP(nn.Module):
             video_embeddings: (B, T, D) float.
             video_mask: (B, T), 1 = real frame; see `encode`.
             vsum_labels: (B, R, T) in {0, 1}.
-            tsum_labels: B captions that begin with the prompt, or their ids: a list of B id lists, or (B, L) int
-                padded with [PAD], best on the host.
+            tsum_labels: B captions that begin with the prompt, or their ids: B lists of ids, or (B, L) int padded with
+                [PAD], preferably on the host.
         Returns:
-            loss_tsum, loss_vsum: () float each; None for a head that the task does not have.
+            loss_tsum, loss_vsum: () float each; None without the caption decoder or the saliency head.
         Raises:
             ValueError: the shapes, or the number of captions, do not fit each other.
         """
-        frames, videos = self._encode(video_embeddings, video_mask)
+        frames, frame_layout = self._encode(video_embeddings, video_mask)
         loss_tsum = loss_vsum = None
-        if self.vsum_head is not None:
-            saliency = self._saliency(frames, videos)
+        saliency = self._saliency(frames, frame_layout)
+        if saliency is not None:
             mask = video_mask.to(saliency.device, saliency.dtype, non_blocking=True)
             loss_vsum = self.keyframe_loss(saliency, vsum_labels, mask)
         if self.text_decoder is not None:
             if len(tsum_labels) != len(video_mask):
                 raise ValueError(f"tsum_labels: found {len(tsum_labels)} captions, expected {len(video_mask)}")
-            loss_tsum = self._caption_loss(self._caption_ids(tsum_labels), frames, videos)
+            loss_tsum = self._caption_loss(self._caption_ids(tsum_labels), frames, frame_layout)
         return loss_tsum, loss_vsum
 
+    def _require_decoder(self) -> tuple[TextDecoder, CaptionTokenizer]:
+        assert self.text_decoder is not None and self.tokenizer is not None, "the task v2v has no caption decoder"
+        return self.text_decoder, self.tokenizer
+
     def _caption_ids(self, captions: Sequence[str] | Sequence[Sequence[int]] | torch.Tensor) -> torch.Tensor:
-        """Captions in any of the forms that `forward` accepts -> (B, L) ids on the host, [DEC] first."""
-        if not isinstance(captions, torch.Tensor):
-            if isinstance(captions[0], str):
-                captions = [self.tokenizer.encode(caption, self.max_text_length) for caption in captions]
-            captions = self.tokenizer.pad(captions)
-        input_ids = captions.cpu().clone()
-        input_ids[:, 0] = self.tokenizer.decoder_id
+        """Convert captions in any form that `forward` accepts to (B, L) ids on the host, [DEC] first."""
+        _, tokenizer = self._require_decoder()
+        if isinstance(captions, torch.Tensor):
+            input_ids = captions.cpu().clone()
+        else:
+            input_ids = tokenizer.pad(
+                [
+                    tokenizer.encode(caption, self.max_text_length) if isinstance(caption, str) else caption
+                    for caption in captions
+                ]
+            )
+        input_ids[:, 0] = tokenizer.decoder_id
         return input_ids
 
-    def _caption_loss(self, input_ids: torch.Tensor, frames: torch.Tensor, videos: Ragged) -> torch.Tensor:
-        """Loss of captions (B, L) on the host; only the positions that it depends on are computed."""
-        device, prompt_length = frames.device, len(self.tokenizer.prompt_ids)
-        is_real = input_ids != self.tokenizer.pad_id  # (B, L)
-        lengths = Ragged.of(is_real, "tsum_labels", "cpu").lengths
+    def _caption_loss(self, input_ids: torch.Tensor, frames: torch.Tensor, frame_layout: RaggedLayout) -> torch.Tensor:
+        """Loss of captions (B, L) on the host; states are computed only at the positions that it depends on."""
+        decoder, tokenizer = self._require_decoder()
+        device, prompt_length = frames.device, len(tokenizer.prompt_ids)
+        is_real = input_ids.ne(tokenizer.pad_id)  # (B, L)
+        lengths = RaggedLayout.from_mask(is_real, "tsum_labels", "cpu").lengths
         if min(lengths) <= prompt_length:
             shortest = f"caption {lengths.index(min(lengths))} of {min(lengths)} tokens"
             raise ValueError(f"tsum_labels: found {shortest}, expected more than the {prompt_length} of the prompt")
         targets, scored = next_token_targets(input_ids, is_real, prompt_length)  # (B, L - 1)
         size = targets.shape[1]
         if self.smoothing_scope == "published":  # QUIRK-2: the loss depends on padding
-            queries = Ragged([size] * len(lengths), size, device)
-            keys = Ragged([min(length, size) for length in lengths], size, device)
+            queries = RaggedLayout([size] * len(lengths), size, device)
+            keys = RaggedLayout([min(length, size) for length in lengths], size, device)
         else:
-            queries = keys = Ragged([length - 1 for length in lengths], size, device)
+            queries = keys = RaggedLayout([length - 1 for length in lengths], size, device)
         inputs, targets = (queries.pack(to_device(ids, device)) for ids in (input_ids[:, :-1], targets))  # (n,)
         scored = torch.cat([row[:length] for row, length in zip(scored, queries.lengths)])  # (n,)
-        states = self.text_decoder(inputs, queries, keys, frames, videos)  # (n, D_txt)
+        states = decoder(inputs, queries, keys, frames, frame_layout)  # (n, D_txt)
         if self.smoothing_scope == "scored":
             rows = to_device(scored.nonzero()[:, 0], device)
             states, targets, scored = unique_index_select(states, rows), targets[rows], scored[scored]
-        return self.text_decoder.loss(states, targets, to_device(scored, device), self.smoothing_scope)
+        return decoder.loss(states, targets, to_device(scored, device), self.smoothing_scope)
 
     def compile_layers(self) -> None:
-        """Compile the layers with torch.compile when they first run; parameters keep their names."""
+        """Compile the layers by torch.compile at their first call; parameters keep their names."""
         exclude_attention_from_compilation()
-        decoder_layers = [] if self.text_decoder is None else self.text_decoder.bert.encoder.layer
-        temporal_layers = [] if self.tt is None else self.tt.blocks
-        for layer in (*temporal_layers, *decoder_layers):
+        layers: list[nn.Module] = []
+        if self.tt is not None:
+            layers += self.tt.blocks
+        if self.text_decoder is not None:
+            layers += self.text_decoder.layers
+        for layer in layers:
             layer.compile(dynamic=True)
 
     @torch.no_grad()
@@ -209,7 +223,7 @@ class VTSumBLIP(nn.Module):
         top_p: float = 0.9,
         repetition_penalty: float | None = None,
     ) -> tuple[list[str] | None, torch.Tensor | None]:
-        """Summarize videos, without dropout in training mode too.
+        """Generate captions and predict saliency; dropout is disabled, also in training mode.
 
         Args:
             video_embeddings: (B, T, D) float.
@@ -217,22 +231,23 @@ class VTSumBLIP(nn.Module):
             sample: nucleus sampling from torch's global generator instead of beam search.
             num_beams: K.
             max_length: limit of a caption in tokens, prompt included.
-            min_length: [SEP] is forbidden below so many tokens, prompt included.
-            top_p: probability kept when sampling, of the 50 most likely tokens.
-            repetition_penalty: > 1 makes repeated tokens less likely; None is 1.0 for beams, 1.1 for sampling.
+            min_length: [SEP] is forbidden below this many tokens, prompt included.
+            top_p: total probability of the tokens to sample from, of the 50 most likely ones.
+            repetition_penalty: > 1 makes repeated tokens less likely; None is 1.0 for beam search, 1.1 for sampling.
         Returns:
-            captions: B strings without the prompt, or None without a decoder.
-            saliency: B·T logits, video after video, 0 at padded frames, or None without a saliency head.
+            captions: B strings without the prompt; None without a decoder.
+            saliency: (B·T,) logits, video after video, 0 at padding; None without a saliency head.
         """
         if repetition_penalty is None:
             repetition_penalty = 1.1 if sample else 1.0
         with _without_dropout(self):
-            frames, videos = self._encode(video_embeddings, video_mask)
-            saliency = None if self.vsum_head is None else self._saliency(frames, videos).view(-1)  # (B·T,)
+            frames, frame_layout = self._encode(video_embeddings, video_mask)
+            saliency = self._saliency(frames, frame_layout)
+            saliency = None if saliency is None else saliency.view(-1)  # (B·T,)
             if self.text_decoder is None:
                 return None, saliency
             ids = self.generate_ids(
-                videos.unpack(frames),
+                frame_layout.unpack(frames),
                 video_mask.to(frames.device).bool(),
                 sample=sample,
                 num_beams=num_beams,
@@ -256,7 +271,7 @@ class VTSumBLIP(nn.Module):
         top_p: float,
         repetition_penalty: float,
     ) -> torch.Tensor:
-        """Decode frame states into captions.
+        """Generate the token ids of captions.
 
         Args:
             frames: (B, T, D) states, from `encode`.
@@ -267,31 +282,32 @@ class VTSumBLIP(nn.Module):
         Raises:
             ValueError: `max_length` leaves no room after the prompt or exceeds the decoder's positions.
         """
-        prompt_ids, positions = self.tokenizer.prompt_ids, self.text_decoder.config.max_position_embeddings
+        decoder, tokenizer = self._require_decoder()
+        prompt_ids, positions = tokenizer.prompt_ids, decoder.config.max_position_embeddings
         if not len(prompt_ids) < max_length <= positions:
             raise ValueError(f"max_length: found {max_length}, expected {len(prompt_ids) + 1} to {positions} tokens")
         if num_beams < 1:
             raise ValueError(f"num_beams: found {num_beams}, expected at least 1")
+        search: Callable[..., torch.Tensor] = functools.partial(beam_search, num_beams=num_beams)
         if sample:
             search = functools.partial(nucleus_sample, top_p=top_p)
-        else:
-            search = functools.partial(beam_search, num_beams=num_beams)
-        with prepacked_linears(self.text_decoder.step_layers()):
+        with prepacked_linears(decoder.step_layers()):
             return search(
-                self.text_decoder,
+                decoder,
                 frames,
                 frame_mask,
                 prompt_ids,
                 max_length=max_length,
                 min_length=min_length,
-                end_id=self.tokenizer.end_id,
-                pad_id=self.tokenizer.pad_id,
+                end_id=tokenizer.end_id,
+                pad_id=tokenizer.pad_id,
                 repetition_penalty=repetition_penalty,
             )
 
     def decode(self, ids: torch.Tensor | Iterable[Iterable[int]]) -> list[str]:
         """Convert id sequences (B, n), or lists of ids, to B captions without special tokens and prompt."""
-        return [self.tokenizer.decode(row) for row in (ids.tolist() if isinstance(ids, torch.Tensor) else ids)]
+        _, tokenizer = self._require_decoder()
+        return [tokenizer.decode(row) for row in (ids.tolist() if isinstance(ids, torch.Tensor) else ids)]
 
 
 @contextlib.contextmanager
@@ -305,7 +321,7 @@ def _without_dropout(model: nn.Module) -> Iterator[None]:
 
 
 def _drop_position_ids(module: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
-    """Ignore the constant buffer that transformers 4.15 stored in checkpoints."""
+    """Ignore the constant buffer that transformers 4.15 saved in checkpoints."""
     state_dict.pop(f"{prefix}text_decoder.bert.embeddings.position_ids", None)
 
 
@@ -330,19 +346,19 @@ def v2vt_sum(
 
     Args:
         version: `vtsum_blip_tt` or `vtsum_blip_tt_ca`.
-        pretrained: a checkpoint of BLIP or of VTSUM-BLIP (path or URL); "" starts from scratch.
-        tt_depth: blocks of the temporal transformer; 0 leaves it out, see `VTSumBLIP`.
+        pretrained: checkpoint of BLIP or of VTSUM-BLIP (path or URL); "" is random initialization.
+        tt_depth: blocks of the temporal transformer; 0: none, see `VTSumBLIP`.
         kernel_size: window of the context aggregation in frames; `vtsum_blip_tt` ignores it.
-        loss_type: key-frame loss, `cross_entropy` or `l2`.
+        loss_type: key-frame loss, a key of `models.losses.KEYFRAME_LOSSES`.
         vit: `base` (D = 768) or `large` (D = 1024), the width of the frame features.
         prompt: text that every caption begins with.
-        max_text_length: training captions are truncated to so many tokens, prompt and [SEP] included.
+        max_text_length: truncate training captions to this many tokens, prompt and [SEP] included.
         med_config: JSON file with the decoder's sizes; a relative path is also resolved against the repository.
-        tokenizer: hub name, or folder that holds `vocab.txt` or `tokenizer.json`.
+        tokenizer: hub name, or folder with `vocab.txt` or `tokenizer.json`.
         task: `v2vt`, `v2v` (saliency head only) or `v2t` (caption decoder only).
         smoothing_scope: `published` or `scored`, see `models.losses.caption_loss`.
         vit_grad_ckpt: recompute activations in the backward pass: same result, less memory.
-        vit_ckpt_layer: limits that to the last so many layers of each stack; 0 is all.
+        vit_ckpt_layer: number of last layers of each stack to which `vit_grad_ckpt` applies; 0 is all.
     Returns:
         `VTSumBLIP` in training mode.
     Raises:
@@ -350,18 +366,18 @@ def v2vt_sum(
     """
     _require_choice("version", version, ARCHITECTURES)
     _require_choice("loss_type", loss_type, KEYFRAME_LOSSES)
-    _require_choice("vit", vit, WIDTHS)
+    _require_choice("vit", vit, FEATURE_WIDTHS)
     _require_choice("task", task, TASKS)
     _require_choice("smoothing_scope", smoothing_scope, SMOOTHING_SCOPES)
-    _require_whole_number("tt_depth", tt_depth, 0)
-    _require_whole_number("kernel_size", kernel_size, 1)
+    _require_integer("tt_depth", tt_depth, 0)
+    _require_integer("kernel_size", kernel_size, 1)
     decoder_config = caption_tokenizer = None
     if task != "v2v":
         decoder_config = _read_decoder_config(med_config)
         caption_tokenizer = CaptionTokenizer(tokenizer, prompt)
         _require_fit(decoder_config, med_config, caption_tokenizer, tokenizer, max_text_length)
     model = VTSumBLIP(
-        width=WIDTHS[vit],
+        width=FEATURE_WIDTHS[vit],
         tt_depth=tt_depth,
         kernel_size=kernel_size if version == "vtsum_blip_tt_ca" else None,
         decoder_config=decoder_config,
@@ -383,13 +399,13 @@ def _require_choice(name: str, value: str, choices: Collection[str]) -> None:
         raise ValueError(f"{name}: found {value!r}, expected one of {', '.join(choices)}")
 
 
-def _require_whole_number(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or not least <= value <= 2**31:
-        raise ValueError(f"{name}: found {value!r}, expected a whole number, at least {least}")
+def _require_integer(name: str, value: int, minimum: int) -> None:
+    if not isinstance(value, int) or not minimum <= value <= 2**31:
+        raise ValueError(f"{name}: found {value!r}, expected an integer, at least {minimum}")
 
 
 def _read_decoder_config(path: str | os.PathLike) -> TextDecoderConfig:
-    """Read a file that may be given relative to the repository."""
+    """Read a `med_config.json`, whose path may be relative to the repository."""
     path = pathlib.Path(path)
     if not path.is_absolute() and not path.is_file():
         path = pathlib.Path(__file__).resolve().parent.parent / path
@@ -403,7 +419,7 @@ def _require_fit(
     tokenizer: str | os.PathLike,
     max_text_length: int,
 ) -> None:
-    """Raise a ValueError unless vocabulary and captions fit the decoder's sizes; the files are named in messages."""
+    """Raise a ValueError unless vocabulary and captions fit the decoder's sizes."""
     if len(caption_tokenizer) > config.vocab_size:
         raise ValueError(
             f"{med_config}: vocab_size: found {config.vocab_size}, "

@@ -1,9 +1,9 @@
-"""Read checkpoints and convert every published layout to the parameter names used here.
+"""Read checkpoints, and convert the published layouts to this project's parameter names.
 
-The conversions are pure functions from state dict to state dict. Loading is strict: a parameter that is missing,
-extra or of another shape is an error that lists it, unless a rule below excuses it by name.
+Conversions are pure functions of state dicts. Loading is strict: missing, extra or misshaped parameters are an error
+that lists them, except for the optional parts below.
 
-torch is imported inside the functions that need it, so that `python -m models.weights --help` answers without it.
+torch is imported lazily: `python -m models.weights --help` does not need it.
 """
 
 import argparse
@@ -33,7 +33,7 @@ StateDict = dict[str, "torch.Tensor"]
 DECODER = "text_decoder."
 DECODER_POSITIONS = "text_decoder.bert.embeddings.position_embeddings.weight"
 POSITION_TABLE = "position_embeddings.weight"
-# Modules that a checkpoint may hold and a smaller model may lack: prefix -> what it is.
+# Parts of a checkpoint that a smaller model may not have: prefix -> description.
 OPTIONAL_PARTS = {
     "local_atten_head.": "context aggregation",
     "vsum_head.": "the saliency head",
@@ -46,22 +46,21 @@ class DamagedCheckpoint(ValueError):
 
 
 class TorchScriptArchive(ValueError):
-    """A TorchScript archive, which executes code when it is loaded, in place of a checkpoint."""
+    """The file is a TorchScript archive, which executes code when it is loaded, not a checkpoint."""
 
 
 def read_checkpoint(source: str | os.PathLike) -> Any:
-    """Load a checkpoint file without running code from it.
+    """Load a checkpoint file without executing code from it.
 
     Args:
-        source: path or URL of a file that `torch.save` wrote (zip format, of PyTorch 1.6 and later), or of a
-            safetensors file.
+        source: path or URL of a file of `torch.save` (zip format, PyTorch 1.6 and later), or of a safetensors file.
     Returns:
-        The content of the file, tensors on the CPU. They are memory-mapped: a writer of the same path must replace
-        the file, not change it. A safetensors file gives `model`, and `config` where its metadata has one.
+        The content of the file, tensors on the CPU. They are memory-mapped: the file may be replaced, but not changed
+        in place. For a safetensors file: `model`, and `config` from its metadata.
     Raises:
         FileNotFoundError: no such file.
         TorchScriptArchive: the file is a TorchScript archive.
-        DamagedCheckpoint: the file is truncated or changed, not a checkpoint, or would run code when loaded.
+        DamagedCheckpoint: the file is truncated or changed, not a checkpoint, or would execute code when loaded.
     """
     path = resolve_file(source)
     try:
@@ -71,7 +70,7 @@ def read_checkpoint(source: str | os.PathLike) -> Any:
     except TorchScriptArchive:
         raise
     except pickle.UnpicklingError:
-        reason = "found objects other than tensors and plain values, which may run code: refused"
+        reason = "refused to load: found objects other than tensors and plain values, which may execute code"
     except Exception as error:  # damaged bytes raise nearly anything in zipfile, torch and safetensors
         text = " ".join(ascii(str(error))[1:-1].split())[:200]
         expected = "a whole file of torch.save (PyTorch 1.6 or later) or safetensors"
@@ -102,12 +101,12 @@ def _read_safetensors(path: str | os.PathLike) -> dict[str, dict[str, Any]]:
 
 
 def write_weights(path: str | os.PathLike, state: StateDict, config: dict[str, Any]) -> None:
-    """Write parameters as safetensors (a name that ends in .safetensors) or as `torch.save` does.
+    """Write parameters as safetensors, if the name ends in .safetensors, or by `torch.save`.
 
     Args:
         path: file to write or replace.
         state: parameters by name.
-        config: dictionary of plain values that is stored with them.
+        config: dictionary of plain values, stored with them.
     """
     import safetensors.torch
     import torch
@@ -120,11 +119,11 @@ def write_weights(path: str | os.PathLike, state: StateDict, config: dict[str, A
             torch.save(dict(model=state, config=config), file)
 
 
-def state_dict_of(checkpoint: Any, path: str | os.PathLike) -> StateDict:
-    """Select the parameters of a checkpoint: under `model`, or the checkpoint itself; without DDP's `module.`.
+def extract_state_dict(checkpoint: Any, path: str | os.PathLike) -> StateDict:
+    """Return the parameters of a checkpoint: its entry `model`, or the checkpoint itself; without DDP's `module.`.
 
     Raises:
-        ValueError: neither is a dictionary from names to dense tensors.
+        ValueError: it is not a dictionary from names to dense tensors.
     """
     state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, dict) else checkpoint
     if not isinstance(state, dict) or not state:
@@ -144,15 +143,15 @@ def _is_dense(value: Any) -> bool:
     return is_strided and not value.is_quantized and value.device.type == "cpu"
 
 
-def require_finite(state: StateDict, path: str | os.PathLike) -> None:
-    """Raise a ValueError that names the parameters of a state dict that hold NaN or infinity."""
-    bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
-    if bad:
-        raise ValueError(f"{path}: model: found NaN or infinity in {_first(bad)}")
+def require_finite_parameters(state: StateDict, path: str | os.PathLike) -> None:
+    """Raise a ValueError that names the parameters of a state dict with NaN or infinity."""
+    non_finite = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if non_finite:
+        raise ValueError(f"{path}: model: found NaN or infinity in {_first(non_finite)}")
 
 
-def weights_sha256(module: "torch.nn.Module") -> str:
-    """Hex SHA-256 of a module's parameters and their names, independent of the file that they came in."""
+def hash_weights(module: "torch.nn.Module") -> str:
+    """Return the hex SHA-256 of a module's parameters and their names, independent of the file format."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} ".encode())
@@ -160,16 +159,16 @@ def weights_sha256(module: "torch.nn.Module") -> str:
     return digest.hexdigest()
 
 
-def is_blip(state: StateDict) -> bool:
-    """Distinguish a BLIP checkpoint from one of VTSUM-BLIP by its parameter names."""
+def is_blip_state_dict(state: StateDict) -> bool:
+    """Whether parameter names are those of BLIP, not of VTSUM-BLIP."""
     return POSITION_TABLE not in state and any(name.startswith(("visual_encoder.", DECODER)) for name in state)
 
 
-def from_blip(state: StateDict) -> StateDict:
+def convert_blip_state_dict(state: StateDict) -> StateDict:
     """Convert BLIP's parameters to those of VTSUM-BLIP that they initialize.
 
-    The caption decoder is taken as it is, the frames' position table from the decoder's; the image and text
-    encoders are not part of VTSUM-BLIP.
+    The caption decoder is unchanged, the frames' position table is a copy of the decoder's; the image and text encoders
+    are not part of VTSUM-BLIP.
     """
     taken = {name: value for name, value in state.items() if name.startswith(DECODER)}
     if DECODER_POSITIONS in taken:
@@ -178,10 +177,10 @@ def from_blip(state: StateDict) -> StateDict:
 
 
 class IncompatibleCheckpoint(ValueError):
-    """A checkpoint is not one of the model.
+    """A checkpoint does not fit the model.
 
     Attributes:
-        trained_with: the configuration stored in the checkpoint, {} where it has none.
+        trained_with: the configuration in the checkpoint, {} if it has none.
     """
 
     def __init__(self, message: str, trained_with: dict[str, Any]) -> None:
@@ -190,48 +189,48 @@ class IncompatibleCheckpoint(ValueError):
 
 
 def load_weights(model: "torch.nn.Module", source: str | os.PathLike) -> dict[str, Any]:
-    """Load a checkpoint of BLIP or of VTSUM-BLIP, told apart by their parameter names, into a model.
+    """Load a checkpoint of BLIP or of VTSUM-BLIP, distinguished by their parameter names, into a model.
 
-    A BLIP checkpoint leaves the temporal transformer, context aggregation and saliency head as initialized. A
-    VTSUM-BLIP checkpoint must match exactly, but parts that the model does not have (context aggregation, a head)
-    are left out with a warning.
+    A BLIP checkpoint does not change the temporal transformer, context aggregation and saliency head. A VTSUM-BLIP
+    checkpoint must match exactly, except that parts that the model does not have (context aggregation, a head) are
+    ignored with a warning.
 
     Args:
         model: `VTSumBLIP`; parameters are copied in place.
         source: path or URL, see `utils.download.resolve_file`.
     Returns:
-        The configuration that the checkpoint was trained with, {} where it has none.
+        The configuration in the checkpoint, {} if it has none.
     Raises:
         FileNotFoundError, ValueError: see `read_checkpoint`.
         IncompatibleCheckpoint: parameters are missing, extra or of another shape.
     """
     checkpoint = read_checkpoint(source)
-    state = state_dict_of(checkpoint, source)
+    state = extract_state_dict(checkpoint, source)
     expected = model.state_dict()
     required = set(expected)
-    if is_blip(state):
+    if is_blip_state_dict(state):
         required = {name for name in expected if name.startswith(DECODER)}
-        state = from_blip(state)
+        state = convert_blip_state_dict(state)
         _drop_position_table_of_other_width(state, expected[POSITION_TABLE].shape[1], source)
     for prefix, part in OPTIONAL_PARTS.items():
         extra = [name for name in state if name.startswith(prefix)]
         if extra and not any(name.startswith(prefix) for name in expected):
-            logger.warning("%s: left out %s (%s*), which this model does not have", source, part, prefix)
+            logger.warning("%s: ignored %s (%s*), which this model does not have", source, part, prefix)
             state = {name: value for name, value in state.items() if not name.startswith(prefix)}
     mismatches = _mismatches(state, expected, required)
     if mismatches:
         message = f"{source}: checkpoint does not fit the model; {mismatches}"
-        raise IncompatibleCheckpoint(message, config_of(checkpoint))
-    require_finite(state, source)
+        raise IncompatibleCheckpoint(message, extract_config(checkpoint))
+    require_finite_parameters(state, source)
     model.load_state_dict(state, strict=False)
-    return config_of(checkpoint)
+    return extract_config(checkpoint)
 
 
 def _drop_position_table_of_other_width(state: StateDict, width: int, source: str | os.PathLike) -> None:
     if POSITION_TABLE in state and state[POSITION_TABLE].shape[-1:] != (width,):
         table = state.pop(POSITION_TABLE)
         logger.warning(
-            "%s: the position table is %d wide and the frame features %d: position_embeddings stays as initialized",
+            "%s: the position table is %d wide and the frame features %d: position_embeddings is randomly initialized",
             source,
             table.shape[-1],
             width,
@@ -239,14 +238,14 @@ def _drop_position_table_of_other_width(state: StateDict, width: int, source: st
 
 
 def _mismatches(state: StateDict, expected: StateDict, required: set[str]) -> str:
-    """Describe where a state dict differs from a model's; "" where it matches."""
+    """Describe the differences between a state dict and a model's; "" if there are none."""
     shapes = [
         f"{name} (found {tuple(state[name].shape)}, expected {tuple(expected[name].shape)})"
         for name in sorted(state.keys() & expected.keys())
         if state[name].shape != expected[name].shape
     ]
     shapes += [
-        f"{name} (found {value.dtype}, expected real numbers)"
+        f"{name} (found {value.dtype}, expected floating point)"
         for name, value in state.items()
         if not value.is_floating_point()
     ]
@@ -258,8 +257,8 @@ def _mismatches(state: StateDict, expected: StateDict, required: set[str]) -> st
     return "; ".join(f"{kind}: {_first(names)}" for kind, names in names_by_kind.items() if names)
 
 
-def config_of(checkpoint: Any) -> dict[str, Any]:
-    """The configuration that a checkpoint was trained with, {} where it has none."""
+def extract_config(checkpoint: Any) -> dict[str, Any]:
+    """Return the configuration in a checkpoint, {} if it has none."""
     config = checkpoint.get("config") if isinstance(checkpoint, dict) else None
     return config if isinstance(config, dict) else {}
 
@@ -293,10 +292,10 @@ def _convert(args: argparse.Namespace) -> None:
             raise
         print(f"{args.source}: executing the TorchScript archive to read its parameters")
         checkpoint = _execute_torchscript(resolve_file(args.source))
-    state = state_dict_of(checkpoint, args.source)
-    write_weights(args.out, state, config_of(checkpoint))
-    numbers = sum(value.numel() for value in state.values())
-    print(f"{args.out}: {len(state)} tensors, {numbers} numbers, {os.path.getsize(args.out)} bytes")
+    state = extract_state_dict(checkpoint, args.source)
+    write_weights(args.out, state, extract_config(checkpoint))
+    num_parameters = sum(value.numel() for value in state.values())
+    print(f"{args.out}: {len(state)} tensors, {num_parameters} parameters, {os.path.getsize(args.out)} bytes")
 
 
 def _execute_torchscript(path: str | os.PathLike) -> StateDict:

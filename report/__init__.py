@@ -1,4 +1,3 @@
-"""What runs left: results read back, compared, shown as an HTML report and as a model card.
-
-Imports `utils`, `data`, `metrics` and `engine`; knows nothing of models and of video files.
+"""Reports of runs: results, comparisons, HTML reports and model cards. Independent of models and video files. Imports
+`utils`, `data`, `metrics` and `engine`.
 """

@@ -1,4 +1,4 @@
-"""Write a run's report: `python -m report RUN`, one page that needs no network."""
+"""Write a run's report, a self-contained HTML page: `python -m report RUN`."""
 
 import pathlib
 
@@ -17,7 +17,12 @@ def main(argv: list[str] | None = None) -> None:
     for kind in ("best", "worst", "random"):
         add(f"--{kind}", type=int, default=6, metavar="N", help=f"show N {kind} videos (default: 6)")
     add("--ids", nargs="+", default=(), metavar="ID", help="show these videos too")
-    add("--by", choices=tuple(METRICS), metavar="NAME", help="what best means (default: Kendall, or what the run has)")
+    add(
+        "--by",
+        choices=tuple(METRICS),
+        metavar="NAME",
+        help="metric that orders the videos (default: Kendall, or the run's first)",
+    )
     add("--out", type=pathlib.Path, help="file to write (default: RUN/report.html)")
     args = parser.parse_args(argv)
     for kind in ("best", "worst", "random"):

@@ -1,22 +1,22 @@
-"""Write a model card, the page that stands beside published weights: `python -m report.card RUN`.
+"""Write a model card for published weights: `python -m report.card RUN`.
 
-It is filled from the run's folder; what only the author knows is left as **[fill in]**.
+It is filled from the run's folder; fields that only the author knows are **[fill in]**.
 """
 
 import pathlib
 from typing import Any
 
 from engine.config import SPLITS
-from metrics.registry import PAPER_METRICS, format_score
-from report.runs import Run, format_setting, is_videoxum, read_run
+from metrics.registry import PAPER_METRICS, UNSCALED_METRICS, format_score
+from report.runs import Run, format_setting, has_videoxum_size, read_run
 from utils.command_line import OneLineParser
-from utils.files import atomic_write, sha256_of
+from utils.files import atomic_write, compute_sha256
 from utils.log import run_main
 
 CHECKPOINT = "checkpoint.pth"
 SUMMARIES = {
-    "v2vt": "a visual summary (saliency per second, of which the top 15 % are kept) and a textual summary",
-    "v2v": "a visual summary (saliency per second, of which the top 15 % are kept)",
+    "v2vt": "a visual summary (saliency per second, of which the top 15% are selected) and a textual summary",
+    "v2v": "a visual summary (saliency per second, of which the top 15% are selected)",
     "v2t": "a textual summary",
 }
 
@@ -25,10 +25,10 @@ def write_card(folder: str | pathlib.Path, path: str | pathlib.Path) -> None:
     """Write the card of a run as Markdown.
 
     Args:
-        folder: of the run, with its checkpoint and the results of one split or more.
+        folder: folder of the run, with its checkpoint and the results of at least one split.
         path: file to write.
     Raises:
-        FileNotFoundError, ValueError: there is no checkpoint or no result, or one is bad.
+        FileNotFoundError, ValueError: checkpoint or results are missing or invalid.
     """
     from engine.checkpoint import count_parameters
     from utils.templates import template_environment
@@ -39,7 +39,7 @@ def write_card(folder: str | pathlib.Path, path: str | pathlib.Path) -> None:
     if not splits:
         raise FileNotFoundError(f"{folder}: results: found none, expected results_test.json or another split's")
     runs = [read_run(folder, split) for split in splits]
-    settings, name, sha256 = runs[-1].settings, folder.resolve().name, sha256_of(folder / CHECKPOINT)
+    settings, name, sha256 = runs[-1].settings, folder.resolve().name, compute_sha256(folder / CHECKPOINT)
     environment = template_environment(pathlib.Path(__file__).with_name("templates"))
     card = environment.get_template("card.md").render(
         metadata=_hub_metadata(name, runs),
@@ -49,6 +49,7 @@ def write_card(folder: str | pathlib.Path, path: str | pathlib.Path) -> None:
         architecture=_describe_architecture(settings),
         checkpoint=CHECKPOINT,
         sha256=sha256,
+        unscaled_metrics=UNSCALED_METRICS,
         score_tables=[_score_table(run) for run in runs],
         has_vt_clip=any("VT_CLIPScore" in run.metrics for run in runs),
         initial_weights=settings["pretrained_model"] or settings["pretrained"],
@@ -71,15 +72,15 @@ def _describe_architecture(settings: dict[str, Any]) -> str:
 
 
 def _hub_metadata(name: str, runs: list[Run]) -> str:
-    """The card's YAML head, which the hub reads."""
+    """Return the card's YAML metadata, which the hub reads."""
     from huggingface_hub import EvalResult, ModelCardData
 
     eval_results = [
         EvalResult(
             task_type="video-summarization",
             task_name="Cross-modal video summarization",
-            dataset_type="jylins/videoxum" if is_videoxum(run) else "other",
-            dataset_name="VideoXum" if is_videoxum(run) else "[fill in]",
+            dataset_type="jylins/videoxum" if has_videoxum_size(run) else "other",
+            dataset_name="VideoXum" if has_videoxum_size(run) else "[fill in]",
             dataset_split=run.split,
             metric_type=metric,
             metric_name=metric,
@@ -91,7 +92,7 @@ def _hub_metadata(name: str, runs: list[Run]) -> str:
     ]
     return ModelCardData(
         language="en",
-        datasets=["jylins/videoxum"] if all(map(is_videoxum, runs)) else None,
+        datasets=["jylins/videoxum"] if all(map(has_videoxum_size, runs)) else None,
         tags=["video-summarization", "video-captioning", "vtsum-blip"],
         model_name=name,
         eval_results=eval_results,

@@ -1,9 +1,9 @@
-"""Compare runs: a row for each, what differs in their settings, and which differences are beyond noise.
+"""Compare runs: scores, differing settings, and differences with confidence intervals.
 
     python -m report.compare outputs/ablations/tt_ca outputs/ablations/kernel_9 --format markdown
 
-Runs that differ only in their seed are one row: mean ± standard deviation. Differences are from one chosen row's mean
-score per video; their 95 % intervals come from a paired bootstrap over the videos.
+Runs that differ only in their seed are one row: mean ± standard deviation. Differences from a reference row are of the
+mean score per video; their 95% intervals are from a paired bootstrap over the videos.
 
 Axes: N videos, M metrics.
 """
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.annotations import VIDEOS
+from data.annotations import NUM_VIDEOS
 from engine.config import SPLITS
 from metrics.registry import METRICS, PAPER_METRICS, format_score
 from report.runs import (
@@ -24,17 +24,17 @@ from report.runs import (
     Run,
     align_scores,
     format_setting,
-    is_videoxum,
-    published,
+    has_videoxum_size,
+    published_rows,
     read_run,
 )
 from report.tables import FORMATS, render_table
 from utils.command_line import OneLineParser
 from utils.log import run_main
 
-# With fewer videos the bootstrap's intervals hold the truth far less often than they say.
+# With fewer videos, the coverage of the bootstrap's intervals is far below 95%.
 MIN_VIDEOS = 20
-BOOTSTRAP_BATCH = 50  # resamples at a time: 25 MB of 4,000 videos and 16 metrics
+BOOTSTRAP_BATCH = 50  # resamples in memory: 25 MB for 4,000 videos and 16 metrics
 
 # Metric -> difference of the means, lower and upper end of its interval.
 Intervals = dict[str, tuple[float, float, float]]
@@ -56,8 +56,8 @@ class Group:
         values = [run.metrics[metric] for run in self.runs if metric in run.metrics]
         if len(values) < len(self.runs):
             return ""
-        mean = format_score(metric, np.mean(values))
-        return f"{mean} ± {format_score(metric, np.std(values, ddof=1))}" if len(values) > 1 else mean
+        mean = format_score(metric, float(np.mean(values)))
+        return f"{mean} ± {format_score(metric, float(np.std(values, ddof=1)))}" if len(values) > 1 else mean
 
     def mean_scores(self, video_ids: Sequence[str]) -> dict[str, np.ndarray]:
         """Scores per video, the mean over the runs: metric -> (N,)."""
@@ -67,7 +67,7 @@ class Group:
 
 
 def group_by_seed(runs: Sequence[Run]) -> list[Group]:
-    """Put runs together that differ only in their seed, in the order of their first; runs of one seed stay apart."""
+    """Group runs that differ only in their seed, ordered by their first runs; runs of equal seed are not grouped."""
     groups: list[list[Run]] = []
     for run in runs:
         for group in groups:
@@ -80,20 +80,20 @@ def group_by_seed(runs: Sequence[Run]) -> list[Group]:
 
 
 def differing_settings(groups: Sequence[Group]) -> list[str]:
-    """Names of the settings in which groups differ, in the order of the configuration."""
+    """Return the names of the settings in which groups differ, in the order of the configuration."""
     settings_of_groups = [group.runs[0].settings for group in groups]
     names = dict.fromkeys(name for settings in settings_of_groups for name in settings)
     first = settings_of_groups[0]
     different = [name for name in names if any(s.get(name) != first.get(name) for s in settings_of_groups)]
-    # It is not known of checkpoints that were scored elsewhere.
+    # Unknown for checkpoints that were evaluated in another run.
     unknown = any(VIDEOS_PER_STEP not in settings for settings in settings_of_groups)
     return [name for name in different if not (name == VIDEOS_PER_STEP and unknown)]
 
 
 def score_table(groups: Sequence[Group], metrics: Sequence[str]) -> tuple[list[str], list[list[str]], int]:
-    """Published, random and human rows, then each group: header, rows, number of columns left of the metrics."""
+    """Build the table of published, random and human rows and each group: header, rows, number of leading columns."""
     names = differing_settings(groups)
-    reference_rows = published(groups[0].runs[0].split) | first_baselines(groups)
+    reference_rows = published_rows(groups[0].runs[0].split) | select_baselines(groups)
     table = [
         [label, *[""] * len(names), *[format_score(m, row[m]) if m in row else "" for m in metrics]]
         for label, row in reference_rows.items()
@@ -105,24 +105,24 @@ def score_table(groups: Sequence[Group], metrics: Sequence[str]) -> tuple[list[s
     return ["", *names, *metrics], table, 1 + len(names)
 
 
-def first_baselines(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
-    """The random and human rows of the first run that has them: a run of captions alone has none."""
+def select_baselines(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
+    """Return the random and human rows of the first run that has them; runs of task v2t have none."""
     return next((run.baselines for group in groups for run in group.runs if run.baselines), {})
 
 
 def bootstrap_interval(differences: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """95 % percentile interval of the mean of paired differences over resampled videos.
+    """Compute the 95% percentile interval of the mean of paired differences over resampled videos.
 
     Args:
         differences: (N, M), one model's score minus the other's on the same video; all columns share the resamples.
         resamples: number of resamples.
-        seed: of the resampling.
+        seed: random seed of the resampling.
     Returns:
         (M,) lower and (M,) upper ends.
     """
     import scipy.stats
 
-    if len(differences) == 1:  # SciPy asks for two
+    if len(differences) == 1:  # SciPy requires two
         return differences[0], differences[0]
     interval = scipy.stats.bootstrap(
         (differences,), np.mean, n_resamples=resamples, batch=BOOTSTRAP_BATCH, method="percentile", rng=seed
@@ -133,7 +133,7 @@ def bootstrap_interval(differences: np.ndarray, resamples: int, seed: int) -> tu
 def compare_groups(
     groups: Sequence[Group], reference: Group, metrics: Sequence[str], resamples: int, seed: int
 ) -> list[tuple[Group, Intervals]]:
-    """Mean difference per video of each other group from the reference, with its interval."""
+    """Compute each other group's mean difference per video from the reference, with its interval."""
     video_ids = reference.runs[0].video_ids
     reference_scores = reference.mean_scores(video_ids)
     compared = []
@@ -151,15 +151,15 @@ def compare_groups(
 def difference_table(
     compared: list[tuple[Group, Intervals]], metrics: Sequence[str], num_videos: int
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of `compare_groups`; a star marks those whose interval does not hold 0."""
+    """Build the table of `compare_groups`: header and rows; a star marks intervals that exclude 0."""
 
     def cell(metric: str, intervals: Intervals) -> str:
         if metric not in intervals:
             return ""
         _, low, high = intervals[metric]
         star = "*" if num_videos >= MIN_VIDEOS and (low > 0 or high < 0) else ""
-        mean, low, high = (format_score(metric, value, "+") for value in intervals[metric])
-        return f"{mean} [{low}, {high}]{star}"
+        mean_text, low_text, high_text = (format_score(metric, value, "+") for value in intervals[metric])
+        return f"{mean_text} [{low_text}, {high_text}]{star}"
 
     return ["", *metrics], [[group.name, *(cell(m, intervals) for m in metrics)] for group, intervals in compared]
 
@@ -167,7 +167,7 @@ def difference_table(
 def append_differences(
     header: list[str], rows: list[list[str]], compared: list[tuple[Group, Intervals]], metrics: Sequence[str]
 ) -> tuple[list[str], list[list[str]]]:
-    """One table for a spreadsheet: the scores', with difference, low and high of each metric as further columns."""
+    """Append difference, low and high of each metric to the table of scores, as columns for a spreadsheet."""
     intervals_of = {group.name: intervals for group, intervals in compared}
     header = [*header, *[f"{metric} {end}" for metric in metrics for end in ("difference", "low", "high")]]
     wide_rows = []
@@ -180,45 +180,47 @@ def append_differences(
     return header, wide_rows
 
 
-def remarks(
+def describe_table(
     groups: Sequence[Group], reference: Group, has_differences: bool, metrics: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """Notes on the tables: lines above the second one, and lines below all."""
+    """Describe the tables: lines above the second table, and lines below both."""
     run, above, below = groups[0].runs[0], [], []
-    if published(run.split):
+    if published_rows(run.split):
         below.append(ABOUT_F1)
-        if not is_videoxum(run):
-            below.append(f"Published rows are of VideoXum's {VIDEOS[run.split]:,} test videos; these are others.")
+        if not has_videoxum_size(run):
+            below.append(
+                f"Published rows are of VideoXum's {NUM_VIDEOS[run.split]:,} test videos, not of these videos."
+            )
     for group in groups:
         if len(group.runs) > 1:
             below.append(f"{group.name}: {', '.join(str(run.folder) for run in group.runs)}")
     if has_differences:
         num_videos = len(run.video_ids)
-        above.append(
-            f"Mean difference per video from {reference.name}, over {num_videos} videos, and its 95 % interval."
-        )
+        above.append(f"Mean difference per video from {reference.name}, over {num_videos} videos, with 95% interval.")
         if num_videos < MIN_VIDEOS:
-            above.append(f"Below {MIN_VIDEOS} videos these intervals are too narrow to tell anything from noise.")
+            above.append(
+                f"With fewer than {MIN_VIDEOS} videos, intervals are too narrow and significance is not marked."
+            )
         else:
             above.append(
-                "* beyond the noise of the videos: 0 lies outside the interval. Not in it: what another seed would"
+                "* significant: 0 is outside the interval, which covers the sampling of videos, not the seed or"
             )
-            above.append("  change, and that of twenty comparisons one falls outside by chance.")
+            above.append("  multiple comparisons: about one in twenty is significant by chance.")
         if any(METRICS[name].is_corpus for name in metrics):
-            above.append("BLEU and METEOR: of single videos' scores, whose mean is not the score of the split above.")
+            above.append("BLEU and METEOR: differences of scores per video; the scores above are of the whole split.")
     return above, below
 
 
 def check_same_videos(groups: Sequence[Group]) -> None:
-    """Raise a ValueError where groups were not scored on the same videos with the same annotations."""
-    first, expected = groups[0].runs[0], first_baselines(groups)
+    """Raise a ValueError if groups were not scored on the same videos with the same annotations."""
+    first, expected = groups[0].runs[0], select_baselines(groups)
     for run in (run for group in groups for run in group.runs):
         align_scores(run, first.video_ids)
         for label, row in run.baselines.items():
             for name, value in row.items():
                 if not np.isclose(value, expected.get(label, {}).get(name, value), rtol=1e-9):
                     raise ValueError(
-                        f"{run.folder}: baselines: found others than of the runs before: other annotations"
+                        f"{run.folder}: baselines: found other values than in the first run: other annotations"
                     )
 
 
@@ -226,7 +228,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog="python -m report.compare", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="folders with results_{split}.json and scores_{split}.jsonl")
-    add("--split", choices=SPLITS, default="test", help="which split's results (default: test)")
+    add("--split", choices=SPLITS, default="test", help="split (default: test)")
     add("--format", choices=FORMATS, default="table", dest="table_format", help="default: table")
     add(
         "--metrics",
@@ -236,7 +238,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help="default: the paper's",
     )
-    add("--against", metavar="RUN", help="run whose row the others are compared with (default: the first)")
+    add("--against", metavar="RUN", help="run of the reference row (default: the first)")
     add("--resamples", type=int, default=10_000, help="of the bootstrap (default: 10000)")
     add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     args = parser.parse_args(argv)
@@ -262,7 +264,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.table_format == "csv":
         print(render_table(*append_differences(header, rows, compared, metrics), "csv"), end="")
         return
-    above, below = remarks(groups, reference, bool(compared), metrics)
+    above, below = describe_table(groups, reference, bool(compared), metrics)
     comment = "% " if args.table_format == "latex" else ""
     print(render_table(header, rows, args.table_format, left))
     for line in above:

@@ -1,4 +1,4 @@
-"""What a report shows, read from a run's files and the annotations.
+"""Content of a report, from a run's files and the annotations.
 
 Axes: T frames at 1 fps.
 """
@@ -11,23 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from data.annotations import VideoRecord, load_annotations
+from data.annotations import VideoRecord, annotation_path, load_annotations
 from engine.predictions import Prediction, read_predictions
-from metrics.keyframes import top_frames
+from metrics.keyframes import select_top_frames
 from report.runs import Run, read_log, read_run
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportVideo:
-    """One video of a split: its annotations, its prediction, its scores.
+    """One video of a split with its prediction and scores.
 
     Attributes:
         record: its annotations.
-        saliency: (T,) probabilities, or None; T may be less than the record's where VT-CLIP's features cut the video.
+        saliency: (T,) probabilities, or None; T is less than the record's if the video was cut to its VT-CLIP features.
         selected: (T,) bool, the frames that F1 compares, or None.
-        caption: generated, or None.
+        caption: generated caption, or None.
         scores: metric -> value.
-        reason: why it has a section.
+        reason: why the video is shown.
     """
 
     record: VideoRecord
@@ -40,13 +40,13 @@ class ReportVideo:
 
 @dataclasses.dataclass(frozen=True)
 class ReportData:
-    """Everything a report shows.
+    """Content of a report.
 
     Attributes:
-        run: the scored split.
-        log: entries of `log.jsonl`, empty where there is none.
+        run: results of the run on the split.
+        log: lines of `log.jsonl`, [] if there is none.
         rows: (video_id, frames, generated caption, reference) of every scored video, in the order of `run.scores`.
-        videos: those with a section.
+        videos: videos with a section.
         rank_by: metric that orders the videos.
     """
 
@@ -69,22 +69,25 @@ def load_report_data(
     rank_by: str | None = None,
     seed: int = 0,
 ) -> ReportData:
-    """Read a run's files and choose the videos to show.
+    """Read a run's files and select the videos to show.
 
     Args:
-        folder: of the run.
-        split: name.
-        annotations: path of the split's annotation file; None takes the one that the run was scored with.
-        best, worst, random: number of videos of each kind to show.
+        folder: folder of the run.
+        split: name of the split.
+        annotations: path of the split's annotation file; None is the one of the run's configuration.
+        best: number of best videos to show.
+        worst: number of worst videos to show.
+        random: number of random videos to show.
         ids: further videos to show.
-        rank_by: metric that orders the videos; None takes Kendall or, without it, the first that the run has.
-        seed: of the random choice.
+        rank_by: metric that orders the videos; None is Kendall or, without it, the run's first metric.
+        seed: random seed of the random videos.
     Raises:
-        FileNotFoundError, ValueError: a file is missing or bad, an id is not in the split, or there is no such metric.
+        FileNotFoundError, ValueError: a file is missing or invalid, an id is not in the split, or there is no such
+            metric.
     """
     run = read_run(folder, split)
     if annotations is None:
-        annotations = pathlib.Path((run.results.config or {}).get("ann_root", ""), f"{split}_videoxum.json")
+        annotations = annotation_path((run.results.config or {}).get("ann_root", ""), split)
         if not annotations.is_file():
             raise FileNotFoundError(f"{annotations}: annotations: no such file; name it with --annotations")
     predictions_file = run.folder / f"predictions_{split}.jsonl"
@@ -93,7 +96,7 @@ def load_report_data(
     for source, known in ((annotations, records), (predictions_file, predictions)):
         for video_id in run.video_ids:
             if video_id not in known:
-                raise ValueError(f"{source}: video {video_id}: missing, expected as it is in scores_{split}.jsonl")
+                raise ValueError(f"{source}: video {video_id}: missing, but in scores_{split}.jsonl")
     if rank_by and rank_by not in run.metrics:
         raise ValueError(f"by: found {rank_by}, expected one of {', '.join(run.metrics)}")
     rank_by = rank_by or ("Kendall" if "Kendall" in run.metrics else next(iter(run.metrics)))
@@ -102,24 +105,24 @@ def load_report_data(
         for name in run.video_ids
     ]
     videos = []
-    for video_id, reason in _choose_videos(run, rank_by, best, worst, random, ids, seed).items():
+    for video_id, reason in _select_videos(run, rank_by, best, worst, random, ids, seed).items():
         index = run.video_ids.index(video_id)
         scores = {name: float(values[index]) for name, values in run.scores.items()}
         videos.append(_report_video(records[video_id], predictions[video_id], scores, reason))
     return ReportData(run, read_log(run.folder / "log.jsonl"), rows, videos, rank_by)
 
 
-def _choose_videos(
+def _select_videos(
     run: Run, rank_by: str, best: int, worst: int, random: int, ids: Sequence[str], seed: int
 ) -> dict[str, str]:
-    """The videos to show -> why they are shown; none twice."""
+    """Select the videos to show, without repetition: id -> reason."""
     order = np.argsort(-run.scores[rank_by], kind="stable")
     shuffled = np.random.default_rng(seed).permutation(len(order))
-    reasons = {}
+    reasons: dict[str, str] = {}
     for video_id in ids:
         if video_id not in run.video_ids:
             raise ValueError(f"ids: video {video_id}: not among the {len(run.video_ids)} scored ones")
-        reasons[video_id] = "asked for"
+        reasons[video_id] = "requested"
     for indices, reason in (
         (order[:best], f"among the best by {rank_by}"),
         (order[::-1][:worst], f"among the worst by {rank_by}"),
@@ -139,18 +142,18 @@ def _report_video(record: VideoRecord, prediction: Prediction, scores: dict[str,
                 f"predictions: video {record.video_id}: saliency: found {len(logits)} frames, "
                 f"expected {record.num_frames}"
             )
-        saliency, selected = 0.5 * (1 + np.tanh(logits / 2)), top_frames(logits)
+        saliency, selected = 0.5 * (1 + np.tanh(logits / 2)), select_top_frames(logits)
     return ReportVideo(record, saliency, selected, prediction.caption, scores, reason)
 
 
-def log_curves(log: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
-    """Curves over the epochs: kind (`train`, `scores_{split}`) -> name -> (epochs, values).
+def extract_curves(log: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
+    """Extract curves over the epochs: kind (`train`, `scores_{split}`) -> name -> (epochs, values).
 
-    A batch's x is the part of all epochs that is done after it. What is null in the log is left out.
+    A batch is at the fractional number of epochs completed after it. Null values in the log are skipped.
     """
     steps = [entry for entry in log if entry["type"] == "step"]
     batches_per_epoch = max((entry["step"] + 1 for entry in steps), default=1)
-    kinds = {}
+    kinds: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     for entry in log:
         if entry["type"] == "step":
             kind, epoch = "train", entry["epoch"] + (entry["step"] + 1) / batches_per_epoch

@@ -1,4 +1,4 @@
-"""The plots of a report, drawn by matplotlib as SVG: text stays text, so that it can be searched, read out and scaled.
+"""The plots of a report, in matplotlib, as SVG with text elements, which can be searched and read by screen readers.
 
 Axes: T frames at 1 fps, R annotators.
 """
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from metrics.registry import METRICS, format_score
-from report.content import ReportVideo, log_curves
+from report.content import ReportVideo, extract_curves
 from report.runs import Run
 from utils.text import format_time
 
@@ -25,8 +25,13 @@ Curve = TypeVar("Curve")
 Spans = list[tuple[int, float, float]]  # number, start and end of events
 
 INK, FAINT, LINE = "#1c1917", "#78716c", "#d6d3d1"
-MODEL, PEOPLE, CHANCE, EVENTS = "#b45309", "#1d4ed8", "#78716c", "#a8a29e"  # distinguishable without color vision
-STYLE = {
+MODEL_COLOR, HUMAN_COLOR, RANDOM_COLOR, EVENT_COLOR = (
+    "#b45309",
+    "#1d4ed8",
+    "#78716c",
+    "#a8a29e",
+)  # distinguishable without color vision
+STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
@@ -42,34 +47,36 @@ STYLE = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
 }
-MAX_LANES = 12  # of overlapping events that get more height; more get less each
-MIN_SCALE = 1.25  # pixels per point, so that all text can be read on a phone; wider plots scroll
-TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)  # seconds
+MAX_LANES = 12  # of overlapping events at full height; more lanes are thinner
+MIN_SCALE = 1.25  # pixels per point, for text that is readable on a phone; wider plots scroll
+TICK_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)  # seconds
 _salts = itertools.count()
 
 
 def _svg(figure: Figure, label: str) -> markupsafe.Markup:
-    """The figure as an <svg> element that scales with the page and has a name for screen readers."""
+    """Render a figure as an <svg> element that scales with the page and has a label for screen readers."""
     text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": str(next(_salts))}):  # no two figures of a page share an id
+    with matplotlib.rc_context({"svg.hashsalt": str(next(_salts))}):  # ids are unique within a page
         figure.savefig(text, format="svg", metadata=dict(Date=None, Creator=None, Format=None, Type=None))
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
-    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
+    view_box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    assert view_box is not None
+    width, height = view_box.groups()
     opening = markupsafe.Markup(
         '<svg viewBox="0 0 {} {}" style="min-width: {:.0f}px" role="img" aria-label="{}" '
         'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
     ).format(width, height, MIN_SCALE * float(width), label)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # names of groups that nothing refers to, the same in each figure
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # unused ids of groups, the same in each figure
     return opening + markupsafe.Markup(svg[svg.index(">") + 1 :])
 
 
-def training_curves(log: list[dict[str, Any]]) -> markupsafe.Markup | None:
-    """Losses, learning rate and, of splits scored more than once, scores over the epochs; None without a log."""
-    kinds = log_curves(log)
+def draw_training_curves(log: list[dict[str, Any]]) -> markupsafe.Markup | None:
+    """Plot losses, learning rate, and scores of splits evaluated repeatedly over the epochs; None without a log."""
+    kinds = extract_curves(log)
     train = kinds.get("train", {})
-    panels = [[name] for name in ("loss", "loss_tsum", "loss_vsum", "lr") if name in train]
+    panels = [name for name in ("loss", "loss_tsum", "loss_vsum", "lr") if name in train]
     repeated_scores = {
         kind: curves
         for kind, curves in kinds.items()
@@ -81,30 +88,30 @@ def training_curves(log: list[dict[str, Any]]) -> markupsafe.Markup | None:
         count = len(panels) + len(repeated_scores)
         figure = Figure(figsize=(2.6 * count, 2.2), layout="constrained")
         axes = figure.subplots(1, count, squeeze=False)
-        for axis, (name,) in zip(axes[0], panels):
-            xs, ys = downsample_mean(*train[name])
+        for axis, panel in zip(axes[0], panels):
+            xs, ys = downsample_mean(*train[panel])
             axis.plot(xs, ys, color=INK, linewidth=1)
-            axis.set(title=dict(lr="learning rate").get(name, name), xlabel="epoch")
-            if name != "lr":
+            axis.set(title="learning rate" if panel == "lr" else panel, xlabel="epoch")
+            if panel != "lr":
                 axis.set_ylim(bottom=min(0, min(ys)))
         for axis, (kind, curves) in zip(axes[0][len(panels) :], repeated_scores.items()):
-            for (name, (xs, ys)), style in zip(_main_scores(curves), ("-", "--", ":", "-.")):
-                axis.plot(xs, ys, style, color=MODEL, linewidth=1.2, label=name)
+            for (metric, (xs, ys)), style in zip(_main_scores(curves), ("-", "--", ":", "-.")):
+                axis.plot(xs, ys, style, color=MODEL_COLOR, linewidth=1.2, label=metric)
             axis.set(title=kind.replace("_", " on "), xlabel="epoch")
             axis.legend(frameon=False, fontsize=7)
         for axis in axes[0]:
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axis.yaxis.set_major_locator(MaxNLocator(4))
-        name, (_, values) = panels[0][0], train[panels[0][0]]
-        return _svg(figure, f"Curves over the epochs; {name} goes from {values[0]:.3g} to {values[-1]:.3g}")
+        _, values = train[panels[0]]
+        return _svg(figure, f"Curves over the epochs; {panels[0]} goes from {values[0]:.3g} to {values[-1]:.3g}")
 
 
 def _main_scores(curves: dict[str, Curve]) -> list[tuple[str, Curve]]:
     return [(name, curves[name]) for name in ("F1", "Kendall", "CIDEr", "VT_CLIPScore") if name in curves]
 
 
-def distributions(run: Run, metrics: Sequence[str]) -> markupsafe.Markup:
-    """Histograms of the videos' scores, with the means of the model, of chance and of the annotators."""
+def draw_distributions(run: Run, metrics: Sequence[str]) -> markupsafe.Markup:
+    """Draw histograms of the videos' scores, with the means of the model, random saliency and the annotators."""
     with matplotlib.rc_context(STYLE):
         columns = min(4, len(metrics))
         rows = -(-len(metrics) // columns)
@@ -116,10 +123,10 @@ def distributions(run: Run, metrics: Sequence[str]) -> markupsafe.Markup:
                 continue
             factor = METRICS[name].scale
             values = factor * run.scores[name]
-            axis.hist(values, bins=min(40, max(5, len(values) // 3)), color=MODEL, alpha=0.45)
-            lines = [("model", run.metrics[name], MODEL, "-")] + [
+            axis.hist(values, bins=min(40, max(5, len(values) // 3)), color=MODEL_COLOR, alpha=0.45)
+            lines = [("model", run.metrics[name], MODEL_COLOR, "-")] + [
                 (row, run.baselines[row][name], color, style)
-                for row, color, style in (("human", PEOPLE, "--"), ("random", CHANCE, ":"))
+                for row, color, style in (("human", HUMAN_COLOR, "--"), ("random", RANDOM_COLOR, ":"))
                 if name in run.baselines.get(row, {})
             ]
             for label, mean, color, style in lines:
@@ -138,68 +145,72 @@ def distributions(run: Run, metrics: Sequence[str]) -> markupsafe.Markup:
         return _svg(figure, f"Histograms of the videos' scores; the model's: {means}")
 
 
-def downsample_mean(xs: Sequence[float], ys: Sequence[float], most: int = 1000) -> tuple[list[float], list[float]]:
-    """A curve of at most `most` points: means of neighbors."""
-    step = -(-len(xs) // most)
+def downsample_mean(
+    xs: Sequence[float], ys: Sequence[float], max_points: int = 1000
+) -> tuple[list[float], list[float]]:
+    """Downsample a curve to at most `max_points` points, means of neighbors."""
+    step = -(-len(xs) // max_points)
     parts = [slice(i, i + step) for i in range(0, len(xs), step)]
     return [float(np.mean(xs[part])) for part in parts], [float(np.mean(ys[part])) for part in parts]
 
 
-def downsample_max(values: np.ndarray, most: int = 1500) -> tuple[np.ndarray, np.ndarray]:
-    """A curve (T,) of at most `most` points, each the maximum of its seconds: edges (n + 1,), heights (n,)."""
-    starts = np.arange(0, len(values), -(-len(values) // most))
+def downsample_max(values: np.ndarray, max_points: int = 1500) -> tuple[np.ndarray, np.ndarray]:
+    """Downsample a curve (T,) to at most `max_points` maxima of neighbors: edges (n + 1,), heights (n,)."""
+    starts = np.arange(0, len(values), -(-len(values) // max_points))
     return np.append(starts, len(values)), np.maximum.reduceat(values, starts)
 
 
 def contiguous_segments(flags: np.ndarray) -> list[tuple[int, int]]:
-    """(T,) bool -> list of (start, seconds) of its stretches of True."""
+    """Return (start, length) of each run of True in (T,) bool."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], np.asarray(flags, int), [0]])))
     return [(int(a), int(b - a)) for a, b in edges.reshape(-1, 2)]
 
 
-def timeline(video: ReportVideo) -> markupsafe.Markup:
-    """A video's seconds: event spans, each annotator's key-frames, their mean, the model's saliency and selection."""
+def draw_timeline(video: ReportVideo) -> markupsafe.Markup:
+    """Draw a video's events, each annotator's key-frames, their mean, and the model's saliency and selection."""
     record, T = video.record, video.record.num_frames
-    end, spans = max(T, record.duration), clip_spans(video)
+    end, spans = max(T, record.duration), clip_events(video)
     with matplotlib.rc_context(STYLE):
-        heights = [0.25 + 0.16 * min(_assign_lanes(spans)[1], MAX_LANES), 1.5, 1.3, 0.3]
-        figure = Figure(figsize=(8.4, sum(heights) + 0.7), layout="constrained")
-        top, people, curve, choice = figure.subplots(4, sharex=True, height_ratios=heights)
-        _draw_events(top, spans)
+        panel_heights = [0.25 + 0.16 * min(_assign_lanes(spans)[1], MAX_LANES), 1.5, 1.3, 0.3]
+        figure = Figure(figsize=(8.4, sum(panel_heights) + 0.7), layout="constrained")
+        events, annotators, curve, selection = figure.subplots(4, sharex=True, height_ratios=panel_heights)
+        _draw_events(events, spans)
         for r, flags in enumerate(record.vsum_onehot):
-            people.broken_barh(contiguous_segments(flags), (r + 0.1, 0.8), facecolor=PEOPLE)
+            annotators.broken_barh(contiguous_segments(flags), (r + 0.1, 0.8), facecolor=HUMAN_COLOR)
         R = len(record.vsum_onehot)
-        people.set(ylim=(R, 0), yticks=np.arange(R) + 0.5)
-        people.set_yticklabels([str(r + 1) for r in range(R)], fontsize=7)
-        people.set_ylabel("annotator")
+        annotators.set(ylim=(R, 0), yticks=np.arange(R) + 0.5)
+        annotators.set_yticklabels([str(r + 1) for r in range(R)], fontsize=7)
+        annotators.set_ylabel("annotator")
         mean = record.vsum_onehot.mean(0)
         edges, heights = downsample_max(mean)
-        curve.stairs(heights, edges, fill=True, color=PEOPLE, alpha=0.25, label="annotators' mean")
-        if video.saliency is not None:
+        curve.stairs(heights, edges, fill=True, color=HUMAN_COLOR, alpha=0.25, label="annotators' mean")
+        if video.saliency is not None and video.selected is not None:
             edges, heights = downsample_max(video.saliency)
             middles = (edges[1:] + edges[:-1]) / 2
-            curve.plot(middles, heights, color=MODEL, linewidth=1.4, label="model's saliency")
-            choice.broken_barh(contiguous_segments(video.selected), (0.1, 0.8), facecolor=MODEL)
+            curve.plot(middles, heights, color=MODEL_COLOR, linewidth=1.4, label="model's saliency")
+            selection.broken_barh(contiguous_segments(video.selected), (0.1, 0.8), facecolor=MODEL_COLOR)
         curve.set(ylim=(0, max(0.05, mean.max(), 0 if video.saliency is None else video.saliency.max()) * 1.25))
         curve.legend(frameon=False, fontsize=7, ncols=2, loc="upper left")
         curve.yaxis.set_major_locator(MaxNLocator(3))
-        choice.set(ylim=(0, 1), yticks=[0.5], xlim=(0, end), xlabel="time")
-        choice.set_yticklabels(["chosen"], fontsize=8)
-        choice.xaxis.set_major_locator(MultipleLocator(next((step for step in TICKS if end / step <= 10), end / 10)))
-        choice.xaxis.set_major_formatter(FuncFormatter(lambda second, _: format_time(round(second))))
+        selection.set(ylim=(0, 1), yticks=[0.5], xlim=(0, end), xlabel="time")
+        selection.set_yticklabels(["selected"], fontsize=8)
+        tick_step = next((step for step in TICK_STEPS if end / step <= 10), end / 10)
+        selection.xaxis.set_major_locator(MultipleLocator(tick_step))
+        selection.xaxis.set_major_formatter(FuncFormatter(lambda second, _: format_time(round(second))))
         return _svg(figure, f"Timeline of video {record.video_id}, described below")
 
 
-def clip_spans(video: ReportVideo) -> Spans:
-    """A video's events, clipped to the video; those outside of it are left out."""
+def clip_events(video: ReportVideo) -> Spans:
+    """Clip a video's events to the video, without those outside of it."""
     end = max(video.record.num_frames, video.record.duration)
-    inside = ((n, max(0.0, a), min(end, b)) for n, (a, b) in enumerate(video.record.spans, 1))
-    return [(n, a, b) for n, a, b in inside if a < b]
+    clipped = ((n, max(0.0, a), min(end, b)) for n, (a, b) in enumerate(video.record.spans, 1))
+    return [(n, a, b) for n, a, b in clipped if a < b]
 
 
 def _assign_lanes(spans: Spans) -> tuple[list[int], int]:
-    """Lanes in which no two events overlap: the lane of each event, and the number of lanes."""
-    ends, lanes = [], []
+    """Assign events to lanes without overlaps; returns the lane of each event, and the number of lanes."""
+    ends: list[float] = []
+    lanes: list[int] = []
     for _, start, end in spans:
         lane = next((i for i, last in enumerate(ends) if last <= start), len(ends))
         ends[lane : lane + 1] = [end]
@@ -210,7 +221,7 @@ def _assign_lanes(spans: Spans) -> tuple[list[int], int]:
 def _draw_events(axis: Axes, spans: Spans) -> None:
     lanes, count = _assign_lanes(spans)
     for (number, start, end), lane in zip(spans, lanes):
-        axis.broken_barh([(start, max(end - start, 0.2))], (lane + 0.08, 0.84), facecolor=EVENTS, alpha=0.7)
+        axis.broken_barh([(start, max(end - start, 0.2))], (lane + 0.08, 0.84), facecolor=EVENT_COLOR, alpha=0.7)
         axis.text((start + end) / 2, lane + 0.52, str(number), ha="center", va="center", fontsize=8, color=INK)
     axis.set(ylim=(count, 0), yticks=[count / 2])
     axis.set_yticklabels(["events"], fontsize=8)

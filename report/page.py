@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file with its style, script, data and plots, which asks for nothing else."""
+"""The HTML page of a report: one self-contained file with style, script, data and plots."""
 
 import base64
 import hashlib
@@ -8,26 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from data.annotations import ANNOTATORS, VIDEOS
-from metrics.registry import METRICS, PAPER_METRICS, format_score
+from data.annotations import NUM_ANNOTATORS, NUM_VIDEOS
+from metrics.registry import METRICS, PAPER_METRICS, UNSCALED_METRICS, format_score
 from report import figures
 from report.content import ReportData, ReportVideo
-from report.runs import ABOUT_F1, format_setting, is_videoxum, published
+from report.runs import ABOUT_F1, format_setting, has_videoxum_size, published_rows
 from utils.files import atomic_write
 from utils.templates import template_environment
 from utils.text import format_time
 
 
 def write_report(data: ReportData, path: str | pathlib.Path) -> None:
-    """Write a report as .html file, replaced in one step.
+    """Write a report as an .html file, atomically.
 
-    Its Content-Security-Policy lets the browser run no script but its own, whose hash it holds.
+    Its Content-Security-Policy only allows its own script, by hash.
     """
     environment = template_environment(pathlib.Path(__file__).with_name("templates"))
     environment.filters["sha256"] = _base64_sha256
     run = data.run
     metrics = [name for name in METRICS if name in run.metrics and name in (*PAPER_METRICS, data.rank_by)]
-    columns = [dict(name="video"), dict(name="seconds", digits=0, factor=1)]
+    columns: list[dict[str, Any]] = [dict(name="video"), dict(name="seconds", digits=0, factor=1)]
     columns += [dict(name=name, digits=METRICS[name].digits, factor=METRICS[name].scale) for name in metrics]
     columns += [dict(name="generated caption"), dict(name="reference")]
     page = environment.get_template("report.html").render(
@@ -36,13 +36,14 @@ def write_report(data: ReportData, path: str | pathlib.Path) -> None:
         counts=run.results.num_videos,
         metrics=metrics,
         all_metrics=[name for name in METRICS if name in run.metrics],
-        score_rows={"this run": run.metrics} | run.baselines | published(run.split),
-        has_published=bool(published(run.split)),
-        is_videoxum=is_videoxum(run),
-        videoxum_videos=VIDEOS[run.split],
+        score_rows={"this run": run.metrics} | run.baselines | published_rows(run.split),
+        has_published=bool(published_rows(run.split)),
+        has_videoxum_size=has_videoxum_size(run),
+        videoxum_videos=NUM_VIDEOS[run.split],
+        unscaled_metrics=UNSCALED_METRICS,
         about_f1=ABOUT_F1,
-        curves=figures.training_curves(data.log),
-        distributions=figures.distributions(run, metrics),
+        curves=figures.draw_training_curves(data.log),
+        distributions=figures.draw_distributions(run, metrics),
         videos=data.videos,
         settings=run.settings | dict(seed=run.seed) | (run.results.versions or {}),
         columns=columns,
@@ -51,7 +52,7 @@ def write_report(data: ReportData, path: str | pathlib.Path) -> None:
         format_score=format_score,
         format_setting=format_setting,
         format_time=format_time,
-        timeline=figures.timeline,
+        timeline=figures.draw_timeline,
         describe_timeline=_describe_timeline,
     )
     with atomic_write(path) as file:
@@ -63,7 +64,7 @@ def _base64_sha256(text: str) -> str:
 
 
 def _table_rows(data: ReportData, metrics: Sequence[str]) -> list[list[Any]]:
-    """Rows of the table of all videos: id, seconds, scores, generated caption, reference."""
+    """Build the rows of the table of all videos: id, seconds, scores, generated caption, reference."""
     columns = [[round(float(value), 5) for value in data.run.scores[name]] for name in metrics]
     return [
         [video_id, frames, *scores, caption or "", reference]
@@ -72,19 +73,19 @@ def _table_rows(data: ReportData, metrics: Sequence[str]) -> list[list[Any]]:
 
 
 def _describe_timeline(video: ReportVideo) -> str:
-    """The timeline in words, for screen readers."""
+    """Describe the timeline, for screen readers."""
     votes = video.record.vsum_onehot.sum(axis=0)  # (T,)
     words = ["No annotator marked a second."]
     if votes.any():
         segments = _format_segments(votes == votes.max())
-        words = [f"The annotators agree most ({votes.max()} of {ANNOTATORS}) at {segments}."]
+        words = [f"The annotators agree most ({votes.max()} of {NUM_ANNOTATORS}) at {segments}."]
     if video.selected is not None:
-        words.append(f"The model chose {_format_segments(video.selected)}.")
-    events = ", ".join(f"{n}: {format_time(a)}–{format_time(b)}" for n, a, b in figures.clip_spans(video))
+        words.append(f"The model selected {_format_segments(video.selected)}.")
+    events = ", ".join(f"{n}: {format_time(a)}–{format_time(b)}" for n, a, b in figures.clip_events(video))
     return " ".join([*words, f"Events: {events}." if events else ""])
 
 
-def _format_segments(flags: np.ndarray, most: int = 12) -> str:
+def _format_segments(flags: np.ndarray, max_segments: int = 12) -> str:
     segments = [f"{format_time(a)}–{format_time(a + n)}" for a, n in figures.contiguous_segments(flags)]
-    rest = f" and {len(segments) - most} more" if len(segments) > most else ""
-    return ", ".join(segments[:most]) + rest
+    rest = f" and {len(segments) - max_segments} more" if len(segments) > max_segments else ""
+    return ", ".join(segments[:max_segments]) + rest

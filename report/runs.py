@@ -1,19 +1,19 @@
-"""What runs left in their folders, read back and checked, and the published figures to set beside them."""
+"""Read and check the files of runs; the published scores for comparison."""
 
 import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pydantic
 
-from data.annotations import VIDEOS
+from data.annotations import NUM_VIDEOS
 from engine.config import Config
 from metrics.registry import METRICS
 from utils.files import parse_json, read_text
-from utils.validation import first_problem
+from utils.validation import abbreviate, describe_first_error
 
 # Of the test split, as fractions. Source: VideoXum (Lin et al., 2023), table of results.
 PUBLISHED = {
@@ -26,13 +26,30 @@ PUBLISHED = {
         VT_CLIPScore=0.295,
     ),
 }  # fmt: skip
-ABOUT_F1 = "Whether the published F1 is F1 or F1_published here is not known."
-# What a checkpoint may be scored with otherwise than it was trained.
-SCORED_WITH = ("model", "task", "kernel_size", "prompt", "max_text_length", "min_text_length", "num_beams")
-SCORED_WITH += ("precision", "tf32", "video_embeddings_root")
+ABOUT_F1 = "It is not known whether the published F1 corresponds to F1 or F1_published."
+# Settings of scoring that may differ from those of the training.
+SCORING_SETTINGS = (
+    "model",
+    "task",
+    "kernel_size",
+    "prompt",
+    "max_text_length",
+    "min_text_length",
+    "num_beams",
+    "precision",
+    "tf32",
+    "video_embeddings_root",
+)
 VIDEOS_PER_STEP = "videos per step"  # of the optimizer, over all processes
 
-Scores = dict[Literal[tuple(METRICS)], pydantic.FiniteFloat]
+
+def _require_metric(name: str) -> str:
+    if name not in METRICS:
+        raise ValueError(f"found {abbreviate(name)}, expected one of {', '.join(METRICS)}")
+    return name
+
+
+StoredScores = dict[Annotated[str, pydantic.AfterValidator(_require_metric)], pydantic.FiniteFloat]
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 
@@ -52,8 +69,8 @@ class VideoCounts(StrictModel):
 class Results(StrictModel):
     """Content of `results_{split}.json`."""
 
-    metrics: Scores = pydantic.Field(min_length=1)
-    baselines: dict[str, Scores]
+    metrics: StoredScores = pydantic.Field(min_length=1)
+    baselines: dict[str, StoredScores]
     num_videos: VideoCounts
     config: dict[str, Any] | None = None
     trained_with: dict[str, Any] | None = None
@@ -63,10 +80,15 @@ class Results(StrictModel):
     vt_clip_sha256: str | None = None
 
 
-# A line of `scores_{split}.jsonl`; metrics that the run was not scored with are not set.
-VideoScores = pydantic.create_model(
-    "VideoScores", __base__=StrictModel, video_id=(str, ...), **dict.fromkeys(METRICS, (pydantic.FiniteFloat, None))
-)
+class ScoredVideo(StrictModel):
+    """A line of `scores_{split}.jsonl`, without the scores."""
+
+    video_id: str
+
+
+_METRIC_FIELDS: dict[str, Any] = dict.fromkeys(METRICS, (pydantic.FiniteFloat, None))
+# A line of `scores_{split}.jsonl`; only the metrics in the line are set.
+VideoScores = pydantic.create_model("VideoScores", __base__=ScoredVideo, **_METRIC_FIELDS)
 
 
 class LogEntry(StrictModel, extra="allow"):
@@ -90,12 +112,12 @@ class Run:
     """A scored split of a run.
 
     Attributes:
-        folder: of the run.
-        split: name.
+        folder: folder of the run.
+        split: name of the split.
         results: content of `results_{split}.json`.
-        settings: name -> value, of what scores depend on but the seed: how it was trained and how it was scored; where
-            the two differ, `NAME (training)` too.
-        seed: of the training.
+        settings: settings that affect scores, without the seed: name -> value; if that of the training differs, it is
+            `NAME (training)`.
+        seed: random seed of the training.
         video_ids: in the order of `scores_{split}.jsonl`.
         scores: metric -> (N,) float64, a value per video.
     """
@@ -117,21 +139,21 @@ class Run:
         return self.results.baselines
 
 
-def is_videoxum(run: Run) -> bool:
-    """Tell by the number of videos whether a split is VideoXum's."""
-    return run.results.num_videos.expected == VIDEOS[run.split]
+def has_videoxum_size(run: Run) -> bool:
+    """Whether a split has VideoXum's number of videos."""
+    return run.results.num_videos.expected == NUM_VIDEOS[run.split]
 
 
-def published(split: str) -> dict[str, dict[str, float]]:
-    """The paper's rows: name -> metrics, as fractions; none but for the test split."""
+def published_rows(split: str) -> dict[str, dict[str, float]]:
+    """Return the paper's rows, name -> metrics as fractions; {} for other splits than test."""
     return {f"{name}, published": row for name, row in PUBLISHED.items()} if split == "test" else {}
 
 
 def read_run(folder: str | pathlib.Path, split: str = "test") -> Run:
-    """Read what a run or an evaluation left in its folder.
+    """Read the scores of a run or an evaluation from its folder.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or is not what `engine.scoring` writes; one line.
+        FileNotFoundError, ValueError: a file is missing, or not in the format of `engine.scoring`.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
@@ -139,13 +161,13 @@ def read_run(folder: str | pathlib.Path, split: str = "test") -> Run:
     path = folder / f"results_{split}.json"
     if not path.is_file():
         scored = ", ".join(sorted(p.stem.removeprefix("results_") for p in folder.glob("results_*.json"))) or "none"
-        raise FileNotFoundError(f"{path}: results: no such file; splits scored there: {scored}")
+        raise FileNotFoundError(f"{path}: results: no such file; scored splits: {scored}")
     results = _parse(Results, read_text(path, "results"), f"{path}: results")
     video_ids, scores = _read_scores(folder / f"scores_{split}.jsonl")
     missing = sorted(results.metrics.keys() - scores.keys())
     if missing:
-        raise ValueError(f"{folder / f'scores_{split}.jsonl'}: {missing[0]}: missing, expected as it is in {path.name}")
-    settings, seed = _settings(results)
+        raise ValueError(f"{folder / f'scores_{split}.jsonl'}: {missing[0]}: missing, but in {path.name}")
+    settings, seed = _merge_settings(results)
     return Run(folder, split, results, settings, seed, video_ids, scores)
 
 
@@ -154,23 +176,23 @@ def _parse(model: type[Model], text: str, source: str) -> Model:
     try:
         return model.model_validate(parse_json(text))
     except pydantic.ValidationError as error:
-        raise ValueError(f"{source}: {first_problem(error)}") from None
+        raise ValueError(f"{source}: {describe_first_error(error)}") from None
     except ValueError as error:
         raise ValueError(f"{source}: not valid JSON ({error})") from None
 
 
-def _settings(results: Results) -> tuple[dict[str, Any], int]:
-    """Settings and seed of a run; what older files do not say was as it is by default."""
+def _merge_settings(results: Results) -> tuple[dict[str, Any], int]:
+    """Return settings and seed of a run; settings that older files lack have their defaults."""
     scored, trained = (
-        Config().as_dict() | {name: value for name, value in (config or {}).items() if name in Config.model_fields}
+        Config().as_dict() | {k: v for k, v in Config.canonical(config or {}).items() if k in Config.model_fields}
         for config in (results.config, results.trained_with or results.config)
     )
     settings = {name: trained[name] for name in Config().resume_critical_fields() if name != "seed"}
-    for name in SCORED_WITH:
+    for name in SCORING_SETTINGS:
         settings[name] = scored[name]
         if trained[name] != scored[name] and name in Config().resume_critical_fields():
             settings[f"{name} (training)"] = trained[name]
-    if results.processes and results.trained_with is None:  # else it is not known how many trained it
+    if results.processes and results.trained_with is None:  # else the number of training processes is unknown
         settings[VIDEOS_PER_STEP] = trained["batch_size"] * trained["accumulate"] * results.processes
     if results.vt_clip_sha256:
         settings["VT-CLIP"] = results.vt_clip_sha256[:12]
@@ -178,7 +200,7 @@ def _settings(results: Results) -> tuple[dict[str, Any], int]:
 
 
 def _read_scores(path: pathlib.Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Scores of every video: ids, and a row of N values for each metric."""
+    """Read the scores of every video: ids, and N values for each metric."""
     lines = read_text(path, "scores").splitlines()
     rows = [_parse(VideoScores, line, f"{path}: line {n}") for n, line in enumerate(lines, 1)]
     video_ids = tuple(row.video_id for row in rows)
@@ -192,26 +214,26 @@ def _read_scores(path: pathlib.Path) -> tuple[tuple[str, ...], dict[str, np.ndar
 
 
 def align_scores(run: Run, video_ids: Sequence[str]) -> dict[str, np.ndarray]:
-    """A run's scores with the videos in another run's order: metric -> (N,).
+    """Return a run's scores in the order of another run's videos: metric -> (N,).
 
     Raises:
-        ValueError: it has other videos.
+        ValueError: the videos differ.
     """
     index_of = {video_id: i for i, video_id in enumerate(run.video_ids)}
     if index_of.keys() != set(video_ids):
         other = min(index_of.keys() ^ set(video_ids))
-        raise ValueError(f"{run.folder}: scores: other videos than the other runs', video {other} for one")
+        raise ValueError(f"{run.folder}: scores: found other videos than in the other runs, such as {other}")
     order = [index_of[video_id] for video_id in video_ids]
     return {name: values[order] for name, values in run.scores.items()}
 
 
 def read_log(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Read a `log.jsonl`: list of dictionaries, empty where there is none.
+    """Read the lines of a `log.jsonl`; [] if there is none.
 
-    The last line may be torn, as it is when a run is killed, and is left out then.
+    An incomplete last line, of a killed run, is ignored.
 
     Raises:
-        ValueError: another line is not what training writes.
+        ValueError: another line is not in the format of training.
     """
     if not path.is_file():
         return []
@@ -226,5 +248,5 @@ def read_log(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def format_setting(value: Any) -> str:
-    """A setting as it would stand in a YAML file."""
+    """Format a setting as in a YAML file."""
     return value if isinstance(value, str) and value else json.dumps(value)

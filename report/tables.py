@@ -1,4 +1,4 @@
-"""Tables of text for the terminal, Markdown, LaTeX or a spreadsheet."""
+"""Text tables for the terminal, Markdown, LaTeX or a spreadsheet."""
 
 import csv
 import io
@@ -17,12 +17,12 @@ def render_table(header: Sequence[str], rows: Sequence[Sequence[str]], table_for
         header: names of the columns.
         rows: cells, as many as there are columns in each row.
         table_format: one of `FORMATS`; `latex` needs the package booktabs.
-        left: number of columns that are aligned to the left; the others are aligned to the right.
+        left: number of left-aligned columns; the others are right-aligned.
     """
     if table_format == "csv":
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header, *rows])
-        return text.getvalue()
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
+        return buffer.getvalue()
     if table_format == "markdown":
         rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]
     align = ["left"] * left + ["right"] * (len(header) - left)

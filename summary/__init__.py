@@ -1,6 +1,6 @@
-"""From a video file to its summary: selected seconds, skim, storyboard, page. Imports everything but `report`.
+"""Summaries of video files: selection of seconds, skim, storyboard, page. Imports all packages except `report`.
 
-`from summary import Summarizer` imports the models, and torch, when it is used.
+`from summary import Summarizer` imports torch and the models lazily.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""The page of a summary: player, caption, saliency curve and storyboard in one HTML file that needs no network."""
+"""The HTML page of a summary: player, caption, saliency curve and storyboard, without network access."""
 
 import pathlib
 from typing import Any
@@ -8,11 +8,11 @@ import numpy as np
 from utils.templates import template_environment
 from utils.text import format_time
 
-MAX_POINTS = 1200  # of the curve; of longer videos each is the maximum of its seconds
+MAX_POINTS = 1200  # of the curve; for longer videos, each is the maximum over several seconds
 
 
 def write_page(summary: dict[str, Any], path: str | pathlib.Path, num_frames: int) -> None:
-    """Write the page that stands beside `summary.mp4` and `storyboard.png`.
+    """Write the page next to `summary.mp4` and `storyboard.png`.
 
     Args:
         summary: content of `summary.json`.
@@ -24,7 +24,7 @@ def write_page(summary: dict[str, Any], path: str | pathlib.Path, num_frames: in
 
 
 def render_segments(summary: dict[str, Any]) -> str:
-    """The saliency curve and the table of segments as HTML of class `curve`, in one line."""
+    """Render the saliency curve and the table of segments as one line of HTML of class `curve`."""
     return " ".join(_render("segments.html", summary).split())
 
 
@@ -50,7 +50,7 @@ def _format_tenths(second: float) -> str:
 
 
 def _curve_points(saliency: np.ndarray, duration: float) -> str:
-    """Points of an SVG polyline: saliency (T,) at the middle of each second; x in seconds, y from 0 (top) to 1."""
+    """Return the points of an SVG polyline of saliency (T,); x in seconds, y from 0 (top) to 1."""
     step = -(-len(saliency) // MAX_POINTS)
     maxima = np.maximum.reduceat(saliency, np.arange(0, len(saliency), step))
     low, high = float(saliency.min()), float(saliency.max())

@@ -1,16 +1,21 @@
-"""The storyboard: the selected frames with their times, as one image."""
+"""The storyboard: an image of the selected frames with their times."""
 
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from data.video.reader import VideoFile, to_upright_rgb
+from data.video.timeline import Timeline
 from utils.text import format_time
 
-MAX_FRAMES = 48  # of more, the most salient are shown
+if TYPE_CHECKING:
+    import av
+
+MAX_FRAMES = 48  # if more frames are selected, the most salient are shown
 COLUMNS, WIDTH, GAP, LABEL, FONT = 4, 320, 12, 38, 26  # pixels
-PAPER, INK = (250, 250, 249), (28, 25, 23)
+BACKGROUND_COLOR, TEXT_COLOR = (250, 250, 249), (28, 25, 23)
 
 
 class Storyboard:
@@ -19,7 +24,7 @@ class Storyboard:
     Args:
         video: the file.
         saliency: (T,) float.
-        selected: (T,) bool; the most salient of these seconds are shown, each by the frame at its middle.
+        selected: (T,) bool; the storyboard shows the middle frames of the most salient of these seconds.
     Attributes:
         frames: second -> image.
     """
@@ -29,14 +34,16 @@ class Storyboard:
         self.video = video
         self.T = len(saliency)
         self.seconds = np.sort(seconds[np.argsort(-saliency[seconds], kind="stable")[:MAX_FRAMES]])
-        self.timeline = None
+        self.timeline: Timeline | None = None
         self.frames: dict[int, Image.Image] = {}
-        self.wanted: dict[int, list[int]] = {}  # number of a frame -> seconds that it stands for
+        self.wanted: dict[int, list[int]] = {}  # number of a frame -> its seconds
 
-    def add(self, k: int, frame) -> None:
-        """Take the k-th frame of the video, an `av.VideoFrame`, if it is one of those to show."""
-        if self.timeline is not self.video.timeline:  # at the first frame, and when reading has corrected it
-            self.timeline, self.frames, self.wanted = self.video.timeline, {}, {}
+    def add(self, k: int, frame: "av.VideoFrame") -> None:
+        """Add the k-th frame of the video if it is shown."""
+        if self.timeline is not self.video.timeline:  # at the first frame, and if decoding has corrected the timeline
+            self.timeline = self.video.timeline
+            self.frames = {}
+            self.wanted = {}
             for second, middle in zip(self.seconds, self.timeline.sample_indices(self.T)[self.seconds]):
                 self.wanted.setdefault(int(middle), []).append(int(second))
         if k in self.wanted:
@@ -49,10 +56,10 @@ class Storyboard:
         columns = min(COLUMNS, len(self.frames))
         height = max(image.height for image in self.frames.values()) + LABEL
         rows = -(-len(self.frames) // columns)
-        sheet = Image.new("RGB", (columns * (WIDTH + GAP) + GAP, rows * (height + GAP) + GAP), PAPER)
+        sheet = Image.new("RGB", (columns * (WIDTH + GAP) + GAP, rows * (height + GAP) + GAP), BACKGROUND_COLOR)
         pen = ImageDraw.Draw(sheet)
         for i, (second, image) in enumerate(sorted(self.frames.items())):
             x, y = GAP + i % columns * (WIDTH + GAP), GAP + i // columns * (height + GAP)
             sheet.paste(image, (x + (WIDTH - image.width) // 2, y + (height - LABEL - image.height) // 2))
-            pen.text((x + 2, y + height - LABEL + 4), format_time(second), INK, font)
+            pen.text((x + 2, y + height - LABEL + 4), format_time(second), TEXT_COLOR, font)
         sheet.save(path, format="PNG")

@@ -1,4 +1,4 @@
-"""A video file -> its summary on disk: skim, caption, storyboard and page.
+"""Summarize video files: skim, caption, storyboard and page.
 
 Axes: T frames at 1 fps, D feature width.
 """
@@ -11,52 +11,59 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from data.video.decoding import DecodeJob
-from data.video.files import video_id_of
+from data.video.files import derive_video_id
 from data.video.reader import VideoFile
 from engine.config import Config
 from engine.extraction import encode_videos
 from engine.setup import build_model, load_trained
 from models.frame_encoders import blip_frame_encoder
-from models.vtsum_blip import WIDTHS
+from models.vtsum_blip import FEATURE_WIDTHS
 from summary.page import write_page
 from summary.selection import select_frames, selected_segments
 from summary.skim import write_skim
 from summary.storyboard import Storyboard
 from utils.device import autocast, pick_device
 from utils.download import resolve_file
-from utils.files import make_folder, sha256_of
+from utils.files import compute_sha256, make_folder
 from utils.log import progress_bar
 from utils.settings import read_settings
 from utils.text import printable_path
 
-FILES = ("summary.mp4", "storyboard.png", "index.html", "summary.json")  # in the order of writing
-FRAMES_PER_BATCH = 32  # that are encoded together
+if TYPE_CHECKING:
+    import av
+
+SKIM_FILE = "summary.mp4"
+STORYBOARD_FILE = "storyboard.png"
+PAGE_FILE = "index.html"
+JSON_FILE = "summary.json"
+FILES = (SKIM_FILE, STORYBOARD_FILE, PAGE_FILE, JSON_FILE)  # in the order of writing
+FRAMES_PER_BATCH = 32  # of the encoder
 
 OnStage = Callable[[str, float], None]
 
 
 class Summarizer:
-    """Makes summaries of video files.
+    """Summarizes video files.
 
     Args:
         config: a YAML file, or a `Config`.
-        pretrained_model: VTSUM-BLIP checkpoint (path, https:// or hf://); None takes the configuration's.
-        blip: checkpoint (likewise) with BLIP's image encoder; None takes the configuration's `pretrained`.
-        settings: further settings that override the configuration's, as flags do.
+        pretrained_model: VTSUM-BLIP checkpoint (path, https:// or hf://); None is the configuration's.
+        blip: checkpoint (likewise) with BLIP's image encoder; None is the configuration's `pretrained`.
+        settings: further settings that override the configuration's.
     Attributes:
-        config: `Config`, with what was overridden.
-        model: `VTSumBLIP`.
+        config: the `Config`, with overrides.
+        model: the `VTSumBLIP`.
         encoder: BLIP's `FrameEncoder`.
-        device: where both are.
+        device: device of model and encoder.
         checkpoints: role (`model`, `blip`) -> path and SHA-256.
     Raises:
-        FileNotFoundError, ValueError: a file is missing or bad, or the models do not fit each other.
+        FileNotFoundError, ValueError: a file is missing or invalid, or the models do not fit each other.
     """
 
     def __init__(
@@ -78,12 +85,12 @@ class Summarizer:
         if not blip:
             raise ValueError("blip: missing, expected a checkpoint with BLIP's image encoder (--blip PATH)")
         if config.task == "v2t":
-            raise ValueError("task: found v2t, expected v2vt or v2v: a summary is selected by its saliency")
+            raise ValueError("task: found v2t, expected v2vt or v2v, which predict saliency")
         paths = dict(model=resolve_file(config.pretrained_model), blip=resolve_file(blip))
         model = build_model(config)
         load_trained(config, model, paths["model"])
         encoder = blip_frame_encoder(paths["blip"], config.image_size)
-        width, expected = encoder.image_encoder.embed_dim, WIDTHS[config.vit]
+        width, expected = encoder.image_encoder.embed_dim, FEATURE_WIDTHS[config.vit]
         if width != expected:
             raise ValueError(
                 f"{blip}: BLIP's image encoder: found width {width}, expected {expected} for vit {config.vit}"
@@ -92,7 +99,7 @@ class Summarizer:
         self.device = pick_device(config.device)
         self.model = model.to(self.device).eval()
         self.encoder = encoder.to(self.device)
-        self.checkpoints = {role: dict(path=str(path), sha256=sha256_of(path)) for role, path in paths.items()}
+        self.checkpoints = {role: dict(path=str(path), sha256=compute_sha256(path)) for role, path in paths.items()}
 
     def summarize(
         self,
@@ -106,21 +113,22 @@ class Summarizer:
 
         Args:
             video: path of a video file.
-            out: folder; the summary is written to `out/{name of the file without its suffix}/`, over an earlier one.
-            budget: part of the video to keep, above 0 and at most 1.
+            out: folder; the summary is written to `out/{file name without its suffix}/`, replacing an earlier one.
+            budget: fraction of the video to keep, above 0 and at most 1.
             method: `topk`, the most salient seconds, or `shots`, whole shots; see `summary.selection`.
-            on_stage: called at the start of each stage and during it, with the stage's name in `timings` and the
-                second of the video that was reached. An exception that it raises ends the work.
+            on_stage: called with (stage, second) at the start of each stage and during it; stages are the keys of
+                `timings`. Its exceptions are propagated.
         Returns:
-            the content of `summary.json`.
+            The content of `summary.json`.
         Raises:
-            FileNotFoundError, ValueError, OSError: not a video, or the summary cannot be written; then nothing is.
+            FileNotFoundError, ValueError, OSError: not a video, or the summary cannot be written; nothing is written.
         """
-        path, timings = pathlib.Path(video), {}
+        path = pathlib.Path(video)
+        timings: dict[str, float] = {}
         timed = functools.partial(_timed, timings, on_stage or (lambda stage, second: None))
-        folder = pathlib.Path(out, video_id_of(path))
+        folder = pathlib.Path(out, derive_video_id(path))
         if path.resolve() in [(folder / name).resolve() for name in FILES]:
-            raise ValueError(f"{path}: video: is what its own summary would replace; use another --out")
+            raise ValueError(f"{path}: video: the summary would replace this file; use another --out")
         with timed("features") as on_second:
             source, features = self._encode(path, on_second)  # features (T, D)
         with timed("model"):
@@ -147,7 +155,7 @@ class Summarizer:
         return summary
 
     def _encode(self, path: pathlib.Path, on_second: Callable[[float], None]) -> tuple[VideoFile, np.ndarray]:
-        """Decode and encode a video at 1 fps: the file and its features (T, D)."""
+        """Decode and encode a video at 1 fps; returns the file and its features (T, D)."""
         job, encoded = DecodeJob(path.stem, str(path)), 0
         with progress_bar(None, True, desc=path.name, unit="frame") as bar:
 
@@ -158,13 +166,15 @@ class Summarizer:
                 on_second(float(encoded))
 
             encoders = {"blip": self.encoder}
-            ((end, features),) = encode_videos([job], encoders, chunk=FRAMES_PER_BATCH, workers=0, on_frames=on_frames)
-        if end.reason:
-            raise ValueError(end.reason)
-        return end.video, features["blip"]
+            ((result, features),) = encode_videos(
+                [job], encoders, chunk=FRAMES_PER_BATCH, workers=0, on_frames=on_frames
+            )
+        if result.video is None:
+            raise ValueError(result.reason)
+        return result.video, features["blip"]
 
     def _predict(self, features: np.ndarray) -> tuple[str | None, np.ndarray]:
-        """Frame features (T, D) -> caption (None for task v2v) and saliency (T,) in [0, 1]."""
+        """Predict caption (None for task v2v) and saliency (T,) in [0, 1] from frame features (T, D)."""
         config = self.config
         with autocast(config.precision, self.device):
             captions, logits = self.model.generate(
@@ -174,12 +184,13 @@ class Summarizer:
                 max_length=config.max_text_length,
                 min_length=config.min_text_length,
             )
+        assert logits is not None  # of the saliency head
         return None if captions is None else captions[0], logits.double().sigmoid().cpu().numpy()
 
 
 @contextlib.contextmanager
 def _timed(timings: dict[str, float], on_stage: OnStage, stage: str) -> Iterator[Callable[[float], None]]:
-    """Measure a stage and report its start; gives a function that reports the second of the video that was reached."""
+    """Time a stage and report its start; yields a function that reports the current second of the video."""
     start = time.perf_counter()
     on_stage(stage, 0.0)
     yield functools.partial(on_stage, stage)
@@ -200,15 +211,15 @@ def _write(
             work = pathlib.Path(unfinished)
             with timed("skim") as on_second:
 
-                def on_frame(k, frame):
+                def on_frame(k: int, frame: "av.VideoFrame") -> None:
                     storyboard.add(k, frame)
                     on_second(float(video.timeline.starts[k]))
 
-                write_skim(video, summary["segments"], work / FILES[0], on_frame)
+                write_skim(video, summary["segments"], work / SKIM_FILE, on_frame)
             with timed("page"):
-                storyboard.write(work / FILES[1])
-                write_page(summary, work / FILES[2], len(storyboard.frames))
-            (work / FILES[3]).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+                storyboard.write(work / STORYBOARD_FILE)
+                write_page(summary, work / PAGE_FILE, len(storyboard.frames))
+            (work / JSON_FILE).write_text(json.dumps(summary, indent=1), encoding="utf-8")
             for name in FILES:
                 os.replace(work / name, folder / name)
     except OSError as error:

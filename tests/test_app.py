@@ -1,4 +1,4 @@
-"""The demo page: a real server, a real browser, real requests, hostile ones too."""
+"""The demo page with a real server, a real browser and real requests, including malicious ones."""
 
 import http.server
 import importlib.util
@@ -16,36 +16,36 @@ import pytest
 
 from summary.demo.service import Limits, SummaryService
 from summary.selection import METHODS
-from tests.clips import constant_rate, write_clip
 from tests.conftest import ROOT
+from tests.helpers.clips import constant_rate, write_clip
 from utils.log import setup_logging
 
 if importlib.util.find_spec("gradio") is None:
     pytest.skip("no gradio", allow_module_level=True)
-from tests.browser_clients import ApiClient, BrowserClient, Server, file_data, free_port
+from tests.helpers.browser_clients import ApiClient, BrowserClient, Server, file_data, find_free_port
 
-MOST_SECONDS, MOST_MEGABYTES = 60, 2
-REFUSED = "not a video, damaged, or of a kind that is not accepted here"
+MAX_SECONDS, MAX_MEGABYTES = 60, 2
+NOT_A_VIDEO = "not a video, damaged, or of a format that is not accepted"
 
 
 @pytest.fixture(scope="module")
-def words(summary_settings, mini_videos):
+def app_argv(summary_settings, mini_videos):
     examples = ["--examples", mini_videos / "videos/mini_test_000.mp4", mini_videos / "videos/mini_val_000.mp4"]
-    return [word for name, value in summary_settings.items() for word in (f"--{name}", value)] + examples
+    return [argument for name, value in summary_settings.items() for argument in (f"--{name}", value)] + examples
 
 
 @pytest.fixture(scope="module")
-def server(words, tmp_path_factory):
-    limits = ["--max_seconds", MOST_SECONDS, "--max_megabytes", MOST_MEGABYTES, "--max_waiting", 2]
-    running = Server([*words, *limits], tmp_path_factory.mktemp("server") / "log")
+def server(app_argv, tmp_path_factory):
+    limits = ["--max_seconds", MAX_SECONDS, "--max_megabytes", MAX_MEGABYTES, "--max_waiting", 2]
+    running = Server([*app_argv, *limits], tmp_path_factory.mktemp("server") / "log")
     yield running
-    running.process.terminate()  # once more does no harm
+    running.process.terminate()  # no effect if it has exited
     running.process.wait(60)
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """Videos of different lengths, and files that are refused."""
+    """Folder with videos of different lengths and files that are refused."""
     folder = tmp_path_factory.mktemp("clips")
     write_clip(folder / "ten.mp4", constant_rate(25, 250), size=(320, 180), sound=44100)
     write_clip(folder / "six.webm", constant_rate(10, 60), codec="libvpx")
@@ -53,13 +53,13 @@ def clips(tmp_path_factory):
     write_clip(folder / "long.mp4", constant_rate(1, 61), last=1)
     write_clip(folder / "huge.mp4", [0], size=(4096, 4096), options=dict(preset="ultrafast"))
     (folder / "text.mp4").write_text("no video" * 99)
-    (folder / "large.mp4").write_bytes(bytes(MOST_MEGABYTES * 2**20 + 1))
+    (folder / "large.mp4").write_bytes(bytes(MAX_MEGABYTES * 2**20 + 1))
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{folder}/six.webm\n#EXT-X-ENDLIST\n"
     (folder / "list.m3u8").write_text(playlist)
     return folder
 
 
-def test_from_upload_to_playing_summary(browser, server, clips, tmp_path):
+def test_upload_gives_a_playable_summary(browser, server, clips, tmp_path):
     name = '<img src=x onerror=alert(1)> & "#1%".mp4'
     shutil.copy(clips / "ten.mp4", tmp_path / name)
     client = BrowserClient(browser, server)
@@ -68,10 +68,10 @@ def test_from_upload_to_playing_summary(browser, server, clips, tmp_path):
     client.upload(tmp_path / name)
     client.page.get_by_role("spinbutton").fill("30")
     client.button("Summarize").click()
-    summary, (reached, seconds, width) = client.summary()
-    kept = sum(end - start for start, end in summary["segments"])
-    assert kept == pytest.approx(3) and summary["duration"] == 10 and summary["method"] == "topk"
-    assert 0.1 < reached <= seconds == pytest.approx(kept, abs=0.05) and width == 320
+    summary, (position, seconds, width) = client.fetch_summary()
+    duration = sum(end - start for start, end in summary["segments"])
+    assert duration == pytest.approx(3) and summary["duration"] == 10 and summary["method"] == "topk"
+    assert 0.1 < position <= seconds == pytest.approx(duration, abs=0.05) and width == 320
     assert client.page.get_by_label("Caption").input_value() == summary["caption"]
     assert client.page.locator(".curve tbody tr").count() == len(summary["segments"])
     assert str(server.root) not in json.dumps(summary) and str(ROOT) not in json.dumps(summary)
@@ -82,44 +82,44 @@ def test_from_upload_to_playing_summary(browser, server, clips, tmp_path):
         client.page.set_viewport_size(dict(width=width, height=900))
         assert client.page.evaluate("document.documentElement.scrollWidth") == width
         left, right = original.bounding_box(), skim.bounding_box()
-        beside = right["x"] >= left["x"] + left["width"] and right["y"] == left["y"]
-        assert beside if width == 1280 else right["y"] >= left["y"] + left["height"]
+        is_beside = right["x"] >= left["x"] + left["width"] and right["y"] == left["y"]
+        assert is_beside if width == 1280 else right["y"] >= left["y"] + left["height"]
         assert left["width"] > 250 and client.page.locator(".curve svg").bounding_box()["width"] > 300
     assert all(url.startswith((server.url, "data:", "blob:")) for url in client.requests)
     assert not dialogs and not client.messages
     client.context.close()
 
 
-def test_two_clients_at_once(browser, server, clips):
-    """One with an upload, one with an example: each gets what is theirs."""
-    one, other = BrowserClient(browser, server), BrowserClient(browser, server)
-    assert one.page.locator("button:visible", has_text="Download").count() == 1
-    one.upload(clips / "six.webm")
-    other.choose("mini_val_000.mp4")
-    for client in (one, other):
+def test_concurrent_clients_get_their_own_summaries(browser, server, clips):
+    """One client uploads a video and one selects an example; each gets the summary of its own video."""
+    uploader, chooser = BrowserClient(browser, server), BrowserClient(browser, server)
+    assert uploader.page.locator("button:visible", has_text="Download").count() == 1
+    uploader.upload(clips / "six.webm")
+    chooser.choose_example("mini_val_000.mp4")
+    for client in (uploader, chooser):
         client.button("Summarize").click()
-    for client, name, wide in ((one, "six.webm", 160), (other, "mini_val_000.mp4", 128)):
-        summary, (reached, _, width) = client.summary()
-        assert (summary["name"], width) == (name, wide) and reached > 0.1
-    other.choose("mini_test_000.mp4")
-    other.page.locator(".curve svg").wait_for(state="detached")  # another video's
-    assert other.button("Download all").is_disabled()
-    for client in (one, other):
+    for client, name, expected_width in ((uploader, "six.webm", 160), (chooser, "mini_val_000.mp4", 128)):
+        summary, (position, _, width) = client.fetch_summary()
+        assert (summary["name"], width) == (name, expected_width) and position > 0.1
+    chooser.choose_example("mini_test_000.mp4")
+    chooser.page.locator(".curve svg").wait_for(state="detached")  # the summary of the previous example
+    assert chooser.button("Download all").is_disabled()
+    for client in (uploader, chooser):
         assert not client.messages
         client.context.close()
 
 
-def test_what_is_refused(browser, server, clips):
+def test_invalid_uploads_are_refused(browser, server, clips):
     client, api = BrowserClient(browser, server), ApiClient(server)
     client.button("Summarize").click()
-    assert client.toast() == "Error × Please choose a video first."
+    assert client.close_toast() == "Error × Please choose a video first."
     client.upload(clips / "text.mp4")
     client.button("Summarize").click()
-    assert client.toast() == f"Error × text.mp4: {REFUSED}"
+    assert client.close_toast() == f"Error × text.mp4: {NOT_A_VIDEO}"
     client.clear()
     assert not client.messages
     client.page.locator("input[type=file]").set_input_files(clips / "large.mp4")
-    assert "exceed the maximum allowed size of 2.0 Mb" in client.toast()
+    assert "exceed the maximum allowed size of 2.0 Mb" in client.close_toast()
     client.context.close()
     for name, message in (
         ("long.mp4", "found a length of 1:01, expected at most 1:00 (minutes:seconds)"),
@@ -130,7 +130,7 @@ def test_what_is_refused(browser, server, clips):
         assert not success and output["error"] == f"{name}: {message}"
 
 
-def test_a_full_queue_one_who_leaves_and_one_who_stops(browser, server, clips):
+def test_full_queue_disconnection_and_stop(browser, server, clips):
     leaving, late = clients = [BrowserClient(browser, server) for _ in range(2)]
     for client in clients:
         client.upload(clips / "slow.mp4")
@@ -139,32 +139,32 @@ def test_a_full_queue_one_who_leaves_and_one_who_stops(browser, server, clips):
     leaving.page.get_by_text(re.compile("Decoding and encoding")).wait_for()
     path = late.page.locator("video").first.evaluate("player => player.currentSrc.split('file=')[1]")
     waiting = [ApiClient(server) for _ in range(2)]
-    assert [api.join([file_data(path), 100, "topk"]).status_code for api in waiting] == [200, 200]
+    assert [api.join_queue([file_data(path), 100, "topk"]).status_code for api in waiting] == [200, 200]
     late.button("Summarize").click()
-    assert "This application is currently busy. Please try again." in late.toast()
+    assert "This application is currently busy. Please try again." in late.close_toast()
     for api in waiting:
         api.cancel()
     leaving.context.close()
-    server.until("its client left")
+    server.wait_for_log("the client disconnected")
     late.button("Summarize").click()
     late.page.get_by_text(re.compile("Decoding and encoding")).wait_for()
     late.button("Stop").click()
-    server.until("its client left", times=2)
+    server.wait_for_log("the client disconnected", times=2)
     late.clear()
     late.upload(clips / "six.webm")
     late.button("Summarize").click()
-    assert late.summary()[0]["name"] == "six.webm"
+    assert late.fetch_summary()[0]["name"] == "six.webm"
     assert not list((server.root / "work").iterdir())
     late.context.close()
 
 
-def test_no_path_of_a_client_is_trusted(server, clips, mini_videos):
-    """Files of the server, addresses, names that lead elsewhere: refused, and nothing is asked of anybody."""
-    api, asked = ApiClient(server), []
+def test_paths_from_clients_are_not_trusted(server, clips, mini_videos):
+    """Server files, URLs and path traversal are refused, and no URL is requested."""
+    api, received_paths = ApiClient(server), []
 
     class Listener(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
+            received_paths.append(self.path)
 
     listener = http.server.HTTPServer(("127.0.0.1", 0), Listener)
     threading.Thread(target=listener.serve_forever, daemon=True).start()
@@ -199,19 +199,19 @@ def test_no_path_of_a_client_is_trusted(server, clips, mini_videos):
     for data in (uploaded, "/etc/passwd", {"path": "/etc/passwd"}, {"path": {"a": 1}}, 3, None, [file_data(uploaded)]):
         assert not api.call([data, 15, "topk"])[0], data
     for name in ("../../../etc/passwd", "mini_test_001.mp4", "", ["mini_test_000.mp4", "x"], file_data(uploaded)):
-        assert not api.call([name], api.example)[0], name
+        assert not api.call([name], api.example_function)[0], name
     (playlist,) = api.upload(clips / "list.m3u8", "list.mp4").json()
     shutil.copy(clips / "list.m3u8", server.root / "files/list.m3u8")
     for path in (playlist, server.root / "files/list.m3u8"):
         success, output = api.call([file_data(path), 15, "topk"])
-        assert not success and output["error"].endswith(REFUSED)
+        assert not success and output["error"].endswith(NOT_A_VIDEO)
     (outside,) = api.upload(video, "../../../../tmp/outside.mp4").json()
     assert pathlib.Path(outside).resolve().is_relative_to(server.root / "files")
     listener.shutdown()
-    assert not asked
+    assert not received_paths
 
 
-def test_numbers_and_names_that_make_no_sense(server, mini_videos):
+def test_invalid_arguments_are_refused(server, mini_videos):
     api = ApiClient(server)
     (path,) = api.upload(mini_videos / "videos/mini_test_001.mp4").json()
     nan, inf = float("nan"), float("inf")
@@ -223,7 +223,7 @@ def test_numbers_and_names_that_make_no_sense(server, mini_videos):
     assert api.call([file_data(path), 15, "topk"])[0]
 
 
-def test_what_is_not_open(server, mini_videos):
+def test_other_endpoints_and_files_are_closed(server, mini_videos):
     api, root = ApiClient(server), f"{server.url}gradio_api/"
     for path in ("info", "openapi.json", "call/run", "run/run", "api/predict", "proxy=https://huggingface.co", "runs"):
         for method in ("GET", "POST", "PUT"):
@@ -233,43 +233,43 @@ def test_what_is_not_open(server, mini_videos):
     for path in ("/etc/passwd", f"{server.root}/work", ROOT / "app.py", f"{server.root}/files/../work", "//etc/passwd"):
         assert api.http.get(f"{root}file={path}").status_code in (403, 404), path
     assert api.http.get(f"{server.url}assets/../../../../etc/passwd").status_code in (403, 404)
-    body = dict(data=[file_data("/etc/passwd"), 15, "topk"], fn_index=api.run)
-    assert api.http.post(f"{root}run/predict", json=body).status_code == 404  # not past the queue
-    shown = api.http.post(f"{root}run/predict", json=dict(data=body["data"][:1], fn_index=0))
-    assert shown.status_code == 500 and shown.json()["error"] == "This request cannot be understood."
+    body = dict(data=[file_data("/etc/passwd"), 15, "topk"], fn_index=api.summarize_function)
+    assert api.http.post(f"{root}run/predict", json=body).status_code == 404  # the queue cannot be bypassed
+    response = api.http.post(f"{root}run/predict", json=dict(data=body["data"][:1], fn_index=0))
+    assert response.status_code == 500 and response.json()["error"] == "This request is not valid."
     assert api.http.post(f"{root}queue/join", content=b" " * 2**17).status_code == 413
     assert api.http.post(f"{root}queue/join", content=b"{").status_code == 422
-    large = api.http.post(f"{root}upload", files={"files": ("a.mp4", bytes(MOST_MEGABYTES * 2**20 + 2**17))})
+    large = api.http.post(f"{root}upload", files={"files": ("a.mp4", bytes(MAX_MEGABYTES * 2**20 + 2**17))})
     assert large.status_code == 413
     many = [("files", (f"{i}.mp4", bytes(2**20))) for i in range(4)]
     assert api.http.post(f"{root}upload", files=many).status_code == 413
     page = api.http.get(server.url)
     assert "default-src 'self'" in page.headers["content-security-policy"]
     assert not any(str(folder) in page.text for folder in (ROOT, server.root, mini_videos))
-    with socket.socket() as elsewhere, pytest.raises(ConnectionRefusedError):
-        elsewhere.connect(("127.0.0.2", server.port))
+    with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
+        probe.connect(("127.0.0.2", server.port))
 
 
 def test_files_are_removed_after_keep_seconds(mini_videos, tmp_path, monkeypatch):
-    """Uploads, and what is shown: here an example's copy."""
+    """Uploaded files and copies of examples are removed."""
     from summary.demo.page import build_page, serve
 
     cache = tmp_path / "files"
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(cache))
-    setup_logging(True)  # not to a file of another test's run
+    setup_logging(True)  # not to the log file of another test
     examples = {"mini_test_000.mp4": mini_videos / "videos/mini_test_000.mp4"}
     service = SummaryService(None, examples, tmp_path, Limits(keep_seconds=4))
     page = build_page(service)
-    url = serve(page, service, "127.0.0.1", free_port())
+    url = serve(page, service, "127.0.0.1", find_free_port())
     try:
         api = ApiClient(types.SimpleNamespace(url=url))
         (uploaded,) = api.upload(mini_videos / "videos/mini_test_001.mp4").json()
         assert pathlib.Path(uploaded).exists()
-        shown = api.run_at_once(["mini_test_000.mp4"], api.example).json()["data"][0]["path"]
-        assert pathlib.Path(shown).exists() and pathlib.Path(shown).is_relative_to(cache)
-        end = time.monotonic() + 60
+        example_path = api.call_unqueued(["mini_test_000.mp4"], api.example_function).json()["data"][0]["path"]
+        assert pathlib.Path(example_path).exists() and pathlib.Path(example_path).is_relative_to(cache)
+        deadline = time.monotonic() + 60
         while list(cache.rglob("*.mp4")):
-            assert time.monotonic() < end
+            assert time.monotonic() < deadline
             time.sleep(0.1)
         success, output = api.call([file_data(uploaded), 15, "topk"])
         assert not success and "no longer here" in output["error"]
@@ -277,12 +277,12 @@ def test_files_are_removed_after_keep_seconds(mini_videos, tmp_path, monkeypatch
         page.close(verbose=False)
 
 
-def test_mistakes_on_the_command_line(server, words, tmp_path, monkeypatch):
+def test_invalid_command_lines_raise(server, app_argv, tmp_path, monkeypatch):
     import app
     from summary.demo.page import METHOD_LABELS
 
     assert [value for _, value in METHOD_LABELS] == list(METHODS)
-    words = [str(word) for word in words]
+    app_argv = [str(word) for word in app_argv]
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setattr(app, "setup_logging", lambda is_main: None)
     for flags, message in (
@@ -293,17 +293,17 @@ def test_mistakes_on_the_command_line(server, words, tmp_path, monkeypatch):
         (["--port", str(server.port)], f"--host, --port: cannot listen on port {server.port} of 127.0.0.1"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
-            app.main([*words, *flags])
+            app.main([*app_argv, *flags])
 
 
-def test_the_end_leaves_nothing(server, clips):
-    """Everything the server wrote was under its folder; SIGTERM removes that. No traceback was ever shown."""
+def test_exit_removes_all_files(server, clips):
+    """SIGTERM removes the server's folder, which has all files that it wrote; its log has no traceback."""
     api = ApiClient(server)
     (path,) = api.upload(clips / "six.webm").json()
     success, output = api.call([file_data(path), 15, "topk"])
     assert success, output
     assert any((server.root / "files").rglob("summary.mp4"))
-    assert {path.name for path in (server.root / "work").iterdir()} <= {"secret.mp4"}  # a test's own
+    assert {path.name for path in (server.root / "work").iterdir()} <= {"secret.mp4"}  # written by another test
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(60) == 0
     assert not server.root.exists() and "Traceback" not in server.log.read_text()

@@ -1,4 +1,4 @@
-"""The documented commands and the two scripts, run as a user runs them."""
+"""The documented commands and the scripts for training and evaluation, run as a user runs them."""
 
 import json
 import os
@@ -16,14 +16,14 @@ import train_v2vt_sum
 from models.vtsum_blip import v2vt_sum
 from models.weights import load_weights
 from tests.conftest import ROOT
-from tests.documents import commands
-from tests.faults.harness import Run
-from tests.processes import run
+from tests.helpers.documents import read_launcher_commands
+from tests.helpers.harness import Run
+from tests.helpers.processes import run
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory, mini_root):
-    """A folder that looks like a user's clone with the data and BLIP's weights in place: small ones."""
+    """Folder like a user's clone with data and BLIP's weights, in small sizes."""
     root = tmp_path_factory.mktemp("clone")
     for name in ("train_v2vt_sum.py", "eval_v2vt_sum.py", "configs"):
         (root / name).symlink_to(ROOT / name)
@@ -43,55 +43,55 @@ def clone(tmp_path_factory, mini_root):
     return root
 
 
-ADDED = ["--tokenizer", "dataset/ActivityNet/tokenizer", "--med_config", "med.json", "--num_workers", "0"]
+SMALL_FLAGS = ["--tokenizer", "dataset/ActivityNet/tokenizer", "--med_config", "med.json", "--num_workers", "0"]
 
 
-def published(clone, command, processes, *flags, launcher=True):
-    """Run a published command with another number of processes; only the sizes of the decoder and flags are added.
+def run_published_command(clone, command, processes, *flags, launcher=True):
+    """Run a published command with another number of processes, a small decoder and additional flags.
 
-    Without the launcher the processes are forked from a server that has imported everything, which is faster.
+    Without the launcher, the processes are forked from a server that has already imported all modules.
     """
     assert "--nproc_per_node=4" in command
-    words = shlex.split(command.replace("--nproc_per_node=4", f"--nproc_per_node={processes}"))
-    added = [*ADDED, *flags, *(["--max_epoch", "1"] if "--max_epoch" in words else [])]
+    argv = shlex.split(command.replace("--nproc_per_node=4", f"--nproc_per_node={processes}"))
+    extra_flags = [*SMALL_FLAGS, *flags, *(["--max_epoch", "1"] if "--max_epoch" in argv else [])]
     if launcher:
-        status, shown = run([*words, *added], clone)
-        assert status == 0, shown
-        return shown
-    script = next(word for word in words if word.endswith(".py"))
-    forked = Run(script.removesuffix(".py"), [*words[words.index(script) + 1 :], *added], clone, processes)
-    assert forked.wait() == [0] * processes, forked.said()
-    return forked.said()
+        status, output = run([*argv, *extra_flags], clone)
+        assert status == 0, output
+        return output
+    script = next(word for word in argv if word.endswith(".py"))
+    forked = Run(script.removesuffix(".py"), [*argv[argv.index(script) + 1 :], *extra_flags], clone, processes)
+    assert forked.wait() == [0] * processes, forked.output()
+    return forked.output()
 
 
-def metrics(folder, split="test"):
+def read_metrics(folder, split="test"):
     return json.loads((folder / f"results_{split}.json").read_text())["metrics"]
 
 
-def test_the_published_commands(clone):
+def test_published_commands(clone):
     """Two trainings, two evaluations, on two gloo processes; then 7 videos over 1 and 3 processes."""
-    train_tt, train_ca = commands("training", "train_v2vt_sum.py")[:2]
-    eval_tt, eval_ca = commands("evaluation", "eval_v2vt_sum.py")[:2]
+    train_tt, train_ca = read_launcher_commands("training", "train_v2vt_sum.py")[:2]
+    eval_tt, eval_ca = read_launcher_commands("evaluation", "eval_v2vt_sum.py")[:2]
     tt, ca = clone / "outputs/vtsum_tt", clone / "outputs/vtsum_tt_ca"
 
-    shown = published(clone, train_tt, 2, "--splits", "val")
-    assert "model: the config says 'vtsum_blip_tt', the flag says 'vtsum_blip_tt_ca'" in shown
+    output = run_published_command(clone, train_tt, 2, "--splits", "val")
+    assert "model: the flag's 'vtsum_blip_tt_ca' overrides the config's 'vtsum_blip_tt'" in output
     config = (tt / "config.yaml").read_text()
     assert "model: vtsum_blip_tt_ca" in config
     shutil.copy(tt / "checkpoint.pth", tt / "vtsum_tt.pth")
-    shown = published(clone, eval_tt, 2, "--splits", "val", launcher=False)
-    assert "left out context aggregation" in shown
+    output = run_published_command(clone, eval_tt, 2, "--splits", "val", launcher=False)
+    assert "ignored context aggregation" in output
     assert (tt / "config.yaml").read_text() == config
     assert "model: vtsum_blip_tt\n" in (tt / "config_eval.yaml").read_text()
 
-    published(clone, train_ca, 2, launcher=False)
-    trained = {split: metrics(ca, split) for split in ("val", "test")}
+    run_published_command(clone, train_ca, 2, launcher=False)
+    trained = {split: read_metrics(ca, split) for split in ("val", "test")}
     shutil.copy(ca / "checkpoint.pth", ca / "vtsum_tt_ca.pth")
     for processes, splits in ((2, ("val", "test")), (1, ("test",)), (3, ("test",))):
-        published(clone, eval_ca, processes, "--splits", *splits, launcher=processes == 2)
+        run_published_command(clone, eval_ca, processes, "--splits", *splits, launcher=processes == 2)
         for split in splits:
             count = dict(val=3, test=7)[split]
-            assert metrics(ca, split) == pytest.approx(trained[split], abs=1e-6)
+            assert read_metrics(ca, split) == pytest.approx(trained[split], abs=1e-6)
             results = json.loads((ca / f"results_{split}.json").read_text())
             assert results["num_videos"] == dict(expected=count, scored=count)
     assert len(trained["test"]) == 14
@@ -109,45 +109,52 @@ def test_the_published_commands(clone):
     assert log[0]["lr"] == 2e-5
     captions = json.loads((ca / "result/test.json").read_text())
     truth = json.loads((ca / "result/gt_test.json").read_text())
-    assert [c["image_id"] for c in captions] == [a["image_id"] for a in truth["annotations"]] == list(range(7))
+    assert (
+        [caption["image_id"] for caption in captions]
+        == [annotation["image_id"] for annotation in truth["annotations"]]
+        == list(range(7))
+    )
 
 
-def weights(folder, name="checkpoint.pth"):
+def read_weights(folder, name="checkpoint.pth"):
     return torch.load(folder / name, weights_only=True)["model"]
 
 
 def test_a_resumed_run_ends_with_the_same_bytes(train):
     whole = train("whole", "--max_epoch", "2", "--ckpt_freq", "1", "--splits", "val")
-    assert sorted(p.name for p in (whole / "checkpoints").iterdir()) == ["checkpoint_000.pth", "checkpoint_001.pth"]
+    assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == [
+        "checkpoint_000.pth",
+        "checkpoint_001.pth",
+    ]
     first = str(whole / "checkpoints/checkpoint_000.pth")
     resumed = train("resumed", "--max_epoch", "2", "--resume", first, "--splits", "val")
-    ours, theirs = weights(whole), weights(resumed)
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert metrics(whole, "val") == metrics(resumed, "val")
+    expected, actual = read_weights(whole), read_weights(resumed)
+    assert expected.keys() == actual.keys() and all(torch.equal(expected[name], actual[name]) for name in expected)
+    assert read_metrics(whole, "val") == read_metrics(resumed, "val")
 
 
-def test_evaluate_only_scores(train):
+def test_evaluate_flag_does_not_train(train):
     run = train("run", "--max_epoch", "1", "--splits", "test")
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.name in ("config.yaml", "checkpoint.pth")}
-    found = metrics(run)
+    expected = read_metrics(run)
     (run / "results_test.json").unlink()
     train("run", "--evaluate", "--splits", "test", "--batch_size", "2")
-    assert metrics(run) == pytest.approx(found, abs=1e-6)
+    assert read_metrics(run) == pytest.approx(expected, abs=1e-6)
     assert all((run / name).read_bytes() == content for name, content in before.items())
-    with pytest.raises(ValueError, match="evaluate: found neither pretrained_model, resume nor"):
+    with pytest.raises(ValueError, match="evaluate: found no weights: set pretrained_model"):
         train("empty", "--evaluate")
 
 
 @pytest.mark.parametrize(("task", "missing"), [("v2v", "METEOR"), ("v2t", "F1")])
 def test_single_tasks(train, task, missing, mini_flags):
     folder = train("run", "--max_epoch", "1", "--task", task, "--loss_type", "l2", "--smoothing_scope", "scored")
-    found = metrics(folder)
-    assert missing not in found and "VT_CLIPScore" not in found and len(found) in (6, 7)
+    scores = read_metrics(folder)
+    assert missing not in scores and "VT_CLIPScore" not in scores and len(scores) in (6, 7)
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert ("loss_tsum" in log[0]) == (task == "v2t") and ("loss_vsum" in log[0]) == (task == "v2v")
 
 
-def test_training_learns_and_scores_on_the_way(train):
+def test_training_reduces_the_loss_and_evaluates(train):
     folder = train("run", "--max_epoch", "4", "--eval_freq", "2", "--splits", "val", "--init_lr", "1e-3")
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     losses = [entry["loss"] for entry in log if entry["type"] == "epoch"]
@@ -158,13 +165,13 @@ def test_training_learns_and_scores_on_the_way(train):
 
 
 @pytest.mark.parametrize("config", ["vtsum_blip_tt_ca.yaml", "mini.yaml", "ablations/no_tt.yaml"])
-def test_every_shipped_yaml_trains(train, config):
-    """But vtsum_blip_tt.yaml, which ablations/no_tt.yaml starts from, and vt_clip.yaml, which is tested by itself."""
+def test_shipped_configs_train(train, config):
+    """All except vtsum_blip_tt.yaml, the base of ablations/no_tt.yaml, and vt_clip.yaml, which has its own tests."""
     folder = train("run", "--max_epoch", "1", "--splits", "val", "--max_text_length", "30", config=config)
     assert (folder / "results_val.json").is_file()
 
 
-def test_pretrained_model_is_where_training_starts(train, caplog):
+def test_training_starts_from_pretrained_model(train, caplog):
     first = train("first", "--max_epoch", "1", "--splits", "val")
     second = train(
         "second",
@@ -177,51 +184,51 @@ def test_pretrained_model_is_where_training_starts(train, caplog):
         "--pretrained_model",
         "first/checkpoint.pth",
     )
-    ours, theirs = weights(first), weights(second)
-    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
+    pretrained, trained = read_weights(first), read_weights(second)
+    assert all(torch.allclose(pretrained[name], trained[name], atol=1e-6) for name in pretrained)
 
 
-def test_a_copy_that_the_end_came_before_is_made_later(train):
-    """Killed between a checkpoint and its copy, a run makes the copy when it goes on; leftovers go."""
-    words = ("--max_epoch", "1", "--splits", "val", "--task", "v2v", "--ckpt_freq", "1")
-    folder = train("run", *words)
-    copy = folder / "checkpoints/checkpoint_000.pth"
-    copy.unlink()
+def test_missing_snapshot_is_made_on_resume(train):
+    """A run killed between checkpoint and snapshot makes the snapshot when resumed and removes temporary files."""
+    flags = ("--max_epoch", "1", "--splits", "val", "--task", "v2v", "--ckpt_freq", "1")
+    folder = train("run", *flags)
+    snapshot = folder / "checkpoints/checkpoint_000.pth"
+    snapshot.unlink()
     process = subprocess.Popen(["true"])
     process.wait()
     leftover = folder / f".results_val.json.{os.uname().nodename}.{process.pid}.tmp"
     leftover.touch()
-    train("run", *words)
-    assert copy.read_bytes() == (folder / "checkpoint.pth").read_bytes() and not leftover.exists()
+    train("run", *flags)
+    assert snapshot.read_bytes() == (folder / "checkpoint.pth").read_bytes() and not leftover.exists()
 
 
-def test_the_best_of_another_metric_is_no_bar(train):
-    words = ("--splits", "val", "--task", "v2v", "--eval_freq", "1", "--best_metric")
-    first = train("run", "--max_epoch", "1", *words, "F1")
-    assert "checkpoint_best.pth: best so far: F1" in (first / "train.log").read_text()
-    (first / "checkpoint_best.pth").unlink()
-    train("run", "--max_epoch", "1", *words, "Spearman")
-    assert "checkpoint_best.pth: best so far: Spearman" in (first / "train.log").read_text()
+def test_best_score_of_another_metric_is_ignored(train):
+    flags = ("--splits", "val", "--task", "v2v", "--eval_freq", "1", "--best_metric")
+    folder = train("run", "--max_epoch", "1", *flags, "F1")
+    assert "checkpoint_best.pth: best so far: F1" in (folder / "train.log").read_text()
+    (folder / "checkpoint_best.pth").unlink()
+    train("run", "--max_epoch", "1", *flags, "Spearman")
+    assert "checkpoint_best.pth: best so far: Spearman" in (folder / "train.log").read_text()
 
 
-def test_a_missing_vt_clip_is_said_before_the_run(train, caplog):
+def test_missing_vt_clip_is_logged_before_training(train, caplog):
     folder = train("run", "--max_epoch", "1", "--splits", "val", "--pretrained_clip", "none.pth")
-    assert "VT_CLIPScore" not in metrics(folder, "val")
+    assert "VT_CLIPScore" not in read_metrics(folder, "val")
     messages = (folder / "train.log").read_text()
-    assert messages.index("VT_CLIPScore is left out: pretrained_clip: no file 'none.pth'") < messages.index("epoch 0")
+    assert messages.index("VT_CLIPScore is omitted: pretrained_clip: no file 'none.pth'") < messages.index("epoch 0")
 
 
-def test_a_checkpoint_of_another_task_says_which(train, mini_flags, tmp_path):
+def test_error_of_an_unsuitable_checkpoint_names_its_task(train, mini_flags, tmp_path):
     folder = train("run", "--max_epoch", "1", "--splits", "val", "--task", "v2v")
-    words = ["--config", str(ROOT / "configs/mini.yaml"), *mini_flags, "--output_dir", "eval", "--splits", "val"]
+    argv = ["--config", str(ROOT / "configs/mini.yaml"), *mini_flags, "--output_dir", "eval", "--splits", "val"]
     message = (
         r"does not fit the model; missing: text_decoder.* and \d+ more; task: the checkpoint was trained with 'v2v'"
     )
     with pytest.raises(ValueError, match=message):
-        eval_v2vt_sum.main([*words, "--pretrained_model", str(folder / "checkpoint.pth")])
+        eval_v2vt_sum.main([*argv, "--pretrained_model", str(folder / "checkpoint.pth")])
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(train, mini_root, tmp_path):
+def test_non_finite_loss_stops_the_run(train, mini_root, tmp_path):
     broken = shutil.copytree(mini_root / "feat/blip", tmp_path / "blip")
     for path in broken.glob("mini_train_*.npz"):
         np.savez(path, features=np.full_like(np.load(path)["features"], 1e38))
@@ -230,7 +237,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(train, mini_root, tmp_path):
     assert not (tmp_path / "run/checkpoint.pth").exists()
 
 
-def test_what_scoring_needs_is_checked_before_the_first_epoch(train, mini_root, tmp_path):
+def test_evaluation_inputs_are_checked_before_training(train, mini_root, tmp_path):
     anno = shutil.copytree(mini_root / "anno", tmp_path / "anno")
     (anno / "test_videoxum.json").unlink()
     with pytest.raises(FileNotFoundError, match="test_videoxum.json: annotations: no such file"):
@@ -251,32 +258,32 @@ def test_what_scoring_needs_is_checked_before_the_first_epoch(train, mini_root, 
         ([], "error: pretrained_model: missing, expected the checkpoint to score (--pretrained_model PATH)"),
     ],
 )
-def test_mistakes_are_one_line_and_status_2(clone, flags, line):
-    status, shown = run(["python", "eval_v2vt_sum.py", "--config", "configs/vtsum_blip_tt.yaml", *flags], clone)
-    assert (status, shown.strip()) == (2, line)
+def test_usage_errors_are_one_line_with_status_2(clone, flags, line):
+    status, output = run(["python", "eval_v2vt_sum.py", "--config", "configs/vtsum_blip_tt.yaml", *flags], clone)
+    assert (status, output.strip()) == (2, line)
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_a_bad_feature_file_is_one_line_and_status_2(clone, mini_flags, tmp_path, workers):
-    """From the loader's worker processes too."""
+@pytest.mark.parametrize("num_workers", ["0", "1"])
+def test_invalid_feature_files_are_one_line_with_status_2(clone, mini_flags, tmp_path, num_workers):
+    """Errors in the data loader's workers are reported in the same way."""
     blip = shutil.copytree(clone / "dataset/ActivityNet/feat/blip", tmp_path / "blip")
     np.savez(blip / "mini_train_003.npz", features=np.ones((4, 700), np.float32))
-    words = ["python", "train_v2vt_sum.py", "--config", "configs/mini.yaml", *mini_flags, "--batch_size", "33"]
-    words += ["--video_embeddings_root", str(blip), "--output_dir", str(tmp_path / "out"), "--num_workers", workers]
-    status, shown = run(words, clone)
+    argv = ["python", "train_v2vt_sum.py", "--config", "configs/mini.yaml", *mini_flags, "--batch_size", "33"]
+    argv += ["--video_embeddings_root", str(blip), "--output_dir", str(tmp_path / "out"), "--num_workers", num_workers]
+    status, output = run(argv, clone)
     path = blip / "mini_train_003.npz"
     assert status == 2
     assert (
-        shown.strip().splitlines()[-1]
+        output.strip().splitlines()[-1]
         == f"error: {path}: video mini_train_003: features: found shape (4, 700), expected (frames, 768)"
     )
-    assert "Traceback" not in shown
+    assert "Traceback" not in output
 
 
-def test_the_own_class_scores_what_it_is_given(mini_flags, tmp_path, monkeypatch, mini_root):
-    """`eval_v2vt_sum.py` scores exactly --pretrained_model, whatever else lies in the folder."""
+def test_evaluation_scores_the_given_checkpoint(mini_flags, tmp_path, monkeypatch, mini_root):
+    """`eval_v2vt_sum.py` scores --pretrained_model and ignores other checkpoints in the output folder."""
     monkeypatch.chdir(tmp_path)
-    words = ["--config", str(ROOT / "configs/mini.yaml"), *mini_flags, "--output_dir", "out", "--splits", "val"]
+    argv = ["--config", str(ROOT / "configs/mini.yaml"), *mini_flags, "--output_dir", "out", "--splits", "val"]
     results = []
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -286,28 +293,28 @@ def test_the_own_class_scores_what_it_is_given(mini_flags, tmp_path, monkeypatch
             tokenizer=str(mini_root / "tokenizer"),
         )
         torch.save(dict(model=model.state_dict()), f"{seed}.pth")
-        eval_v2vt_sum.main([*words, "--pretrained_model", f"{seed}.pth"])
+        eval_v2vt_sum.main([*argv, "--pretrained_model", f"{seed}.pth"])
         results.append(json.loads(pathlib.Path("out/results_val.json").read_text()))
     shutil.copy("0.pth", "out/checkpoint.pth")
-    eval_v2vt_sum.main([*words, "--pretrained_model", "1.pth"])
-    again = json.loads(pathlib.Path("out/results_val.json").read_text())
-    assert again["metrics"] == results[1]["metrics"] != results[0]["metrics"]
-    assert again["checkpoint_sha256"] == results[1]["checkpoint_sha256"] != results[0]["checkpoint_sha256"]
-    assert again["config"]["pretrained_model"] == "1.pth" and again["versions"]["torch"] == torch.__version__
+    eval_v2vt_sum.main([*argv, "--pretrained_model", "1.pth"])
+    last = json.loads(pathlib.Path("out/results_val.json").read_text())
+    assert last["metrics"] == results[1]["metrics"] != results[0]["metrics"]
+    assert last["checkpoint_sha256"] == results[1]["checkpoint_sha256"] != results[0]["checkpoint_sha256"]
+    assert last["config"]["pretrained_model"] == "1.pth" and last["versions"]["torch"] == torch.__version__
     load_weights(model, "0.pth")
 
 
-def test_a_finished_run_that_is_resumed_is_scored(train):
+def test_resuming_a_finished_run_evaluates_it(train):
     first = train("first", "--max_epoch", "1", "--splits", "val", "--task", "v2v")
-    again = train("again", "--max_epoch", "1", "--splits", "val", "--task", "v2v", "--resume", "first/checkpoint.pth")
-    assert metrics(first, "val") == metrics(again, "val")
-    assert not (again / "checkpoint.pth").exists()
+    resumed = train("again", "--max_epoch", "1", "--splits", "val", "--task", "v2v", "--resume", "first/checkpoint.pth")
+    assert read_metrics(first, "val") == read_metrics(resumed, "val")
+    assert not (resumed / "checkpoint.pth").exists()
 
 
-def test_scoring_with_other_settings_than_trained_warns(train):
+def test_evaluation_with_other_settings_than_training_warns(train):
     folder = train("run", "--max_epoch", "1", "--splits", "val", "--task", "v2v")
     train("run", "--evaluate", "--splits", "val", "--task", "v2v", "--kernel_size", "9")
-    assert "kernel_size: the checkpoint was trained with 5, this run says 9" in (folder / "eval.log").read_text()
+    assert "kernel_size: the checkpoint was trained with 5, this run has 9" in (folder / "eval.log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -321,16 +328,16 @@ def test_scoring_with_other_settings_than_trained_warns(train):
         (
             train_v2vt_sum,
             ["--pretrained", ""],
-            "train_videoxum.json: annotations: no such file; python -m data.download",
+            "train_videoxum.json: annotations: no such file; run python -m data.download",
         ),
         (
             eval_v2vt_sum,
             ["--pretrained_model", "x.pth"],
-            "val_videoxum.json: annotations: no such file; python -m data",
+            "val_videoxum.json: annotations: no such file; run python -m data",
         ),
     ],
 )
-def test_without_the_data_the_first_line_says_what_to_do(script, flags, message, tmp_path, monkeypatch):
+def test_missing_data_errors_name_the_remedy(script, flags, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=message):
         script.main(["--config", str(ROOT / "configs/vtsum_blip_tt_ca.yaml"), *flags])

@@ -11,19 +11,19 @@ import eval_tvsum_summe as script
 from data.eccv16 import read_eccv16
 from data.tvsum_summe import BenchmarkVideo, read_tvsum_mat
 from engine.score_files import make_splits, read_scores, read_splits, scores_of_videos
-from engine.tvsum_summe import shots_from_annotated_features
+from engine.tvsum_summe import segment_annotated_features
 from metrics.segmentation import segment_shots
 from metrics.shots import knapsack_summary
 from models.vtsum_blip import v2vt_sum
-from tests import benchmark_files as files
-from tests.benchmark_files import FPS, FRAMES, PICKS, SECONDS, write_eccv16, write_summe, write_tvsum_mat
 from tests.conftest import ROOT
+from tests.helpers import tvsum_summe_files as files
+from tests.helpers.tvsum_summe_files import FPS, FRAMES, PICKS, SECONDS, write_eccv16, write_summe, write_tvsum_mat
 from utils.log import run_main
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """All files of both benchmarks."""
+    """Folder with the annotations, eccv16 files and splits of both benchmarks."""
     folder = tmp_path_factory.mktemp("benchmarks")
     write_tvsum_mat(folder / "y.mat")
     write_summe(folder / "GT")
@@ -36,48 +36,48 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def evaluate(root, tmp_path):
-    """Run the script in this process; returns its results and its scores by video."""
+    """Return a function that runs the script in this process and returns its results and its scores by video."""
 
-    def start(benchmark, annotations, *flags):
-        words = ["--benchmark", benchmark, "--annotations", root / annotations, *flags, "--output_dir", tmp_path / "o"]
-        script.main([str(word) for word in words])
+    def run_script(benchmark, annotations, *flags):
+        argv = ["--benchmark", benchmark, "--annotations", root / annotations, *flags, "--output_dir", tmp_path / "o"]
+        script.main([str(argument) for argument in argv])
         results = json.loads((tmp_path / f"o/results_{benchmark}.json").read_text())
         lines = (tmp_path / f"o/scores_{benchmark}.jsonl").read_text().splitlines()
         return results, {line["video_id"]: line for line in map(json.loads, lines)}
 
-    return start
+    return run_script
 
 
-def write_scores(path, count, per=SECONDS, name="name-{}"):
-    """A file of random scores, and the scores."""
-    found = {name.format(i): np.random.default_rng(i).random(per) for i in range(count)}
-    path.write_text(json.dumps({video: values.tolist() for video, values in found.items()}))
-    return found
+def write_scores(path, count, length=SECONDS, name="name-{}"):
+    """Write a file of random scores; returns the scores."""
+    scores = {name.format(i): np.random.default_rng(i).random(length) for i in range(count)}
+    path.write_text(json.dumps({video: values.tolist() for video, values in scores.items()}))
+    return scores
 
 
-def test_agreement(evaluate, capsys):
+def test_agreement_of_annotators(evaluate, capsys):
     results, scores = evaluate("tvsum", "y.mat", "--agreement")
     assert set(results["all_videos"]) == {"random", "human"} and results["num_videos"] == 5
     assert results["all_videos"]["human"]["Kendall"] == pytest.approx(
         np.mean([line["human"]["Kendall"] for line in scores.values()])
     )
     assert "F1" not in results["all_videos"]["human"]
-    shown = capsys.readouterr().out
-    assert f"{results['all_videos']['human']['Kendall']:.3f}" in shown and "model" not in shown
+    output = capsys.readouterr().out
+    assert f"{results['all_videos']['human']['Kendall']:.3f}" in output and "model" not in output
     results, _ = evaluate("summe", "GT", "--agreement")
     assert "F1" in results["all_videos"]["human"] and "F1" not in results["all_videos"]["random"]
 
 
-def test_scores_of_tvsum(evaluate, root, tmp_path):
-    found = write_scores(tmp_path / "s.json", 5)
+def test_tvsum_scores_equal_explicit_loops(evaluate, root, tmp_path):
+    scores_of_videos = write_scores(tmp_path / "s.json", 5)
     flags = ["--scores", tmp_path / "s.json", "--shots", root / "tvsum.h5", "--split_file", root / "splits.json"]
     results, scores = evaluate("tvsum", "y.mat", *flags)
-    for i, (video, values) in enumerate(found.items()):
+    for i, (video, values) in enumerate(scores_of_videos.items()):
         model, middles = scores[video]["model"], [FPS * second + FPS // 2 for second in range(SECONDS)]
-        taus = [scipy.stats.kendalltau(values, user)[0] for user in files.ratings(i)[:, middles]]
+        taus = [scipy.stats.kendalltau(values, user)[0] for user in files.make_ratings(i)[:, middles]]
         assert model["Kendall"] == pytest.approx(np.mean(taus))
-        chosen = knapsack_summary(np.repeat(values, FPS), files.CHANGE_POINTS + [0, 1])
-        f1 = [2 * (chosen * user).sum() / (chosen.sum() + user.sum()) for user in files.selections(i)]
+        summary = knapsack_summary(np.repeat(values, FPS), files.CHANGE_POINTS + [0, 1])
+        f1 = [2 * (summary * user).sum() / (summary.sum() + user.sum()) for user in files.make_selections(i)]
         assert model["F1"] == pytest.approx(np.mean(f1))
     f1 = [line["model"]["F1"] for line in scores.values()]
     assert results["all_videos"]["model"]["F1"] == pytest.approx(np.mean(f1))
@@ -85,20 +85,20 @@ def test_scores_of_tvsum(evaluate, root, tmp_path):
     assert results["splits"]["test_sets"] == [["name-1", "name-2"], ["name-0"]]
 
 
-def test_scores_of_summe(evaluate, root, tmp_path):
-    found = write_scores(tmp_path / "s.json", 5, FRAMES, "Name_{}")
+def test_summe_scores_equal_explicit_loops(evaluate, root, tmp_path):
+    scores_of_videos = write_scores(tmp_path / "s.json", 5, FRAMES, "Name_{}")
     results, scores = evaluate("summe", "GT", "--scores", tmp_path / "s.json", "--shots", root / "summe.h5")
-    for i, values in enumerate(found.values()):
-        chosen, users = knapsack_summary(values, files.CHANGE_POINTS + [0, 1]), files.selections(i)
-        f1 = [2 * (chosen * user).sum() / (chosen.sum() + user.sum()) for user in users]
+    for i, values in enumerate(scores_of_videos.values()):
+        summary, users = knapsack_summary(values, files.CHANGE_POINTS + [0, 1]), files.make_selections(i)
+        f1 = [2 * (summary * user).sum() / (summary.sum() + user.sum()) for user in users]
         assert scores[f"Name {i}"]["model"]["F1"] == pytest.approx(max(f1))
     assert results["splits"]["source"] == "random splits of seed 0"
-    of_h5, _ = evaluate("summe", "summe.h5", "--scores", tmp_path / "s.json")
-    assert of_h5["all_videos"]["model"]["F1"] == pytest.approx(results["all_videos"]["model"]["F1"])
+    from_eccv16, _ = evaluate("summe", "summe.h5", "--scores", tmp_path / "s.json")
+    assert from_eccv16["all_videos"]["model"]["F1"] == pytest.approx(results["all_videos"]["model"]["F1"])
 
 
-def test_all_formats_of_scores(evaluate, root, tmp_path):
-    """Per frame, per pick and per second; JSON, NumPy and our predictions: the same scores, the same results."""
+def test_formats_of_scores_are_equivalent(evaluate, root, tmp_path):
+    """The same scores per frame, pick and second, as JSON, .npz and predictions, have the same results."""
     rng, shots = np.random.default_rng(0), ("--shots", root / "tvsum.h5")
     logits = {f"name-{i}": rng.normal(size=SECONDS) for i in range(5)}
     seconds = {video: 1 / (1 + np.exp(-values)) for video, values in logits.items()}
@@ -114,20 +114,20 @@ def test_all_formats_of_scores(evaluate, root, tmp_path):
     assert len(PICKS) == 2 * SECONDS and all(other == pytest.approx(first) for other in others)
 
 
-def test_a_number_of_scores_that_fits_two_steps(tmp_path):
-    """At 15 fps a pick is nearly a second: not guessed, but asked for."""
+def test_ambiguous_number_of_scores_raises(tmp_path):
+    """At 15 fps a pick is almost a second: the step has to be given."""
     video = BenchmarkVideo("v", 300, duration=19.4, picks=np.arange(0, 300, 15))
     values = np.random.default_rng(0).random(20)
-    with pytest.raises(ValueError, match="x: video v: scores: found 20, which fits per pick and per second; say"):
+    with pytest.raises(ValueError, match="x: video v: scores: found 20, which may be per pick and per second; choose"):
         scores_of_videos(dict(v=values), [video], "x")
-    (picks,), (seconds,) = (scores_of_videos(dict(v=values), [video], "x", s) for s in ("pick", "second"))
+    (picks,), (seconds,) = (scores_of_videos(dict(v=values), [video], "x", step) for step in ("pick", "second"))
     assert np.array_equal(picks, np.repeat(values, 15)) and not np.array_equal(picks, seconds)
     with pytest.raises(ValueError, match=r"found 19, expected 20 \(per pick\)"):
         scores_of_videos(dict(v=values[:19]), [video], "x", "pick")
-    with pytest.raises(ValueError, match="found 7, expected a file that can be read per second"):
+    with pytest.raises(ValueError, match="found 7, expected annotations with seconds"):
         scores_of_videos(dict(v=values[:7]), [BenchmarkVideo("v", 300)], "x", "second")
-    even = BenchmarkVideo("v", 300, duration=20.0, picks=np.arange(0, 300, 15))
-    assert np.array_equal(scores_of_videos(dict(v=values), [even], "x")[0], picks)  # both say the same
+    unambiguous = BenchmarkVideo("v", 300, duration=20.0, picks=np.arange(0, 300, 15))
+    assert np.array_equal(scores_of_videos(dict(v=values), [unambiguous], "x")[0], picks)  # picks and seconds coincide
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_number_of_scores_that_fits_two_steps(tmp_path):
         ('{"name-0": [1, null]}', "scores: name-0: 1: found None, expected a finite number"),
         ('{"name-9": [1, 2]}', "video name-9: not in the annotations"),
         (json.dumps({"name-0": [0] * 12, "video_1": [0] * 12}), "video video_1: scores: found twice .name-0."),
-        (json.dumps({"name-0": [0] * 12}), r"video name-1: scores: missing \(with it 4 of 5\)"),
+        (json.dumps({"name-0": [0] * 12}), r"video name-1: scores: missing for 4 of 5 videos"),
         ('{"video_id": "name-0", "saliency": null}', "video name-0: saliency: found null"),
         ('{"video_id": "name-0", "saliency": [1]}\n' * 2, "video name-0: found twice"),
         ("[]", "scores: found a list of 0, expected an object"),
@@ -146,15 +146,15 @@ def test_a_number_of_scores_that_fits_two_steps(tmp_path):
         ("PK\3\4", "scores: not valid JSON"),
     ],
 )
-def test_wrong_scores(root, tmp_path, scores, message):
+def test_invalid_scores_raise(root, tmp_path, scores, message):
     path = tmp_path / "s.json"
     path.write_text(scores)
-    with pytest.raises(ValueError, match=message) as found:
+    with pytest.raises(ValueError, match=message) as error:
         scores_of_videos(read_scores(path), read_tvsum_mat(root / "y.mat"), path)
-    assert str(found.value).startswith(str(path)) and "\n" not in str(found.value)
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 
-def test_wrong_npz(tmp_path):
+def test_invalid_npz_raises(tmp_path):
     for array in (np.zeros((2, 2)), np.array([None]), np.array(["a"])):
         np.savez(tmp_path / "s.npz", v=array)
         with pytest.raises(ValueError, match="s.npz: scores: damaged or not an .npz file of scores"):
@@ -171,22 +171,23 @@ def test_wrong_npz(tmp_path):
         ([dict(train_keys=[], test_keys=["a/video_9"])], "splits: 0: test_keys: 'video_9': not in the annotations"),
     ],
 )
-def test_wrong_splits(root, tmp_path, splits, message):
+def test_invalid_splits_raise(root, tmp_path, splits, message):
     (tmp_path / "splits.json").write_text(json.dumps(splits))
     with pytest.raises(ValueError, match=f"splits.json: {message}"):
         read_splits(tmp_path / "splits.json", read_tvsum_mat(root / "y.mat"))
 
 
-def test_drawn_splits():
-    tests = make_splits(50, seed=0)
-    assert tests == make_splits(50, seed=0) != make_splits(50, seed=1)
-    assert [len(set(test)) for test in tests] == [10] * 5 and len({i for test in tests for i in test}) > 20
-    assert [len(test) for test in make_splits(25, 0)] == [5] * 5 and len(make_splits(2, 0)[0]) == 1
+def test_random_splits():
+    test_sets = make_splits(50, seed=0)
+    assert test_sets == make_splits(50, seed=0) != make_splits(50, seed=1)
+    assert [len(set(test_set)) for test_set in test_sets] == [10] * 5
+    assert len({i for test_set in test_sets for i in test_set}) > 20
+    assert [len(test_set) for test_set in make_splits(25, 0)] == [5] * 5 and len(make_splits(2, 0)[0]) == 1
 
 
 @pytest.fixture(scope="module")
 def zero_shot_flags(mini_root, tmp_path_factory):
-    """An untrained model on the mini tokeniser, and features of the small benchmark's videos."""
+    """Flags that select an untrained small model and features of the videos."""
     torch.manual_seed(0)
     folder, med_config = tmp_path_factory.mktemp("model"), str(ROOT / "configs/med_config_mini.json")
     model = v2vt_sum("vtsum_blip_tt_ca", med_config=med_config, tokenizer=str(mini_root / "tokenizer"))
@@ -195,12 +196,12 @@ def zero_shot_flags(mini_root, tmp_path_factory):
     for i in range(5):
         scenes = np.repeat(rng.normal(size=(4, 768)), 3, axis=0) + 0.1 * rng.normal(size=(SECONDS, 768))
         np.savez(folder / f"name-{i}.npz", features=scenes.astype(np.float32))
-    words = ["--features", folder, "--config", ROOT / "configs/mini.yaml", "--pretrained_model", folder / "model.pth"]
-    return [*words, "--tokenizer", mini_root / "tokenizer", "--med_config", med_config, "--device", "cpu"]
+    flags = ["--features", folder, "--config", ROOT / "configs/mini.yaml", "--pretrained_model", folder / "model.pth"]
+    return [*flags, "--tokenizer", mini_root / "tokenizer", "--med_config", med_config, "--device", "cpu"]
 
 
-def test_zero_shot(evaluate, root, zero_shot_flags, mini_root):
-    """The model's saliency on stored features, and the shots that these give, worked out beside the script."""
+def test_zero_shot_scores_equal_explicit_loops(evaluate, root, zero_shot_flags, mini_root):
+    """Saliency and shots are computed from stored features, in the script and independently."""
     results, scores = evaluate("tvsum", "y.mat", *zero_shot_flags)
     folder = zero_shot_flags[1]
     med_config = str(ROOT / "configs/med_config_mini.json")
@@ -213,20 +214,20 @@ def test_zero_shot(evaluate, root, zero_shot_flags, mini_root):
                 torch.from_numpy(features)[None], torch.ones(1, SECONDS), num_beams=1, max_length=8, min_length=1
             )
         saliency, middles = logits.sigmoid().numpy(), [FPS * second + FPS // 2 for second in range(SECONDS)]
-        taus = [scipy.stats.kendalltau(saliency, user)[0] for user in files.ratings(i)[:, middles]]
+        taus = [scipy.stats.kendalltau(saliency, user)[0] for user in files.make_ratings(i)[:, middles]]
         assert scores[f"name-{i}"]["model"]["Kendall"] == pytest.approx(np.mean(taus), abs=1e-6)
         spans = [(FPS * first, FPS * stop) for first, stop in segment_shots(features)]
         assert len(spans) > 1
-        chosen, *users = (knapsack_summary(row, spans) for row in (np.repeat(saliency, FPS), *files.ratings(i)))
-        f1 = [2 * (chosen * user).sum() / max(1, chosen.sum() + user.sum()) for user in users]
+        summary, *users = (knapsack_summary(row, spans) for row in (np.repeat(saliency, FPS), *files.make_ratings(i)))
+        f1 = [2 * (summary * user).sum() / max(1, summary.sum() + user.sum()) for user in users]
         assert scores[f"name-{i}"]["model"]["F1"] == pytest.approx(np.mean(f1))
     assert results["config"]["model"] == "vtsum_blip_tt_ca" and len(results["checkpoint_sha256"]) == 64
     with_shots, _ = evaluate("tvsum", "y.mat", *zero_shot_flags, "--shots", root / "tvsum.h5")
-    model = [of["all_videos"]["model"] for of in (results, with_shots)]
+    model = [result["all_videos"]["model"] for result in (results, with_shots)]
     assert model[0]["Kendall"] == model[1]["Kendall"] and model[0]["F1"] != model[1]["F1"]
 
 
-def test_features_of_another_length(evaluate, zero_shot_flags, tmp_path):
+def test_features_of_another_length_raise(evaluate, zero_shot_flags, tmp_path):
     for i in range(5):
         np.savez(tmp_path / f"name-{i}.npz", features=np.ones((SECONDS - 3, 768), np.float32))
     with pytest.raises(ValueError, match="name-0: features: found 9 frames, expected one for each of 12.0 seconds"):
@@ -236,9 +237,11 @@ def test_features_of_another_length(evaluate, zero_shot_flags, tmp_path):
 def test_shots_of_an_eccv16_file_without_change_points(root, tmp_path):
     write_eccv16(tmp_path / "e.h5", change_points=None, n_frame_per_seg=None)
     video, other = read_eccv16(tmp_path / "e.h5")[:2]
-    spans = shots_from_annotated_features(video)
-    assert spans[0][0] == 0 and spans[-1][1] == FRAMES and shots_from_annotated_features(other) is None
-    assert spans == [(PICKS[a], FRAMES if b == len(PICKS) else PICKS[b]) for a, b in segment_shots(video.features)]
+    spans = segment_annotated_features(video)
+    assert spans[0][0] == 0 and spans[-1][1] == FRAMES and segment_annotated_features(other) is None
+    assert spans == [
+        (PICKS[start], FRAMES if stop == len(PICKS) else PICKS[stop]) for start, stop in segment_shots(video.features)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -258,12 +261,12 @@ def test_shots_of_an_eccv16_file_without_change_points(root, tmp_path):
         (["tvsum", "y.mat", "--features", "x", "--config", str(ROOT / "configs/mini.yaml")], "pretrained_model: miss"),
     ],
 )
-def test_wrong_command_lines(evaluate, flags, message):
+def test_invalid_command_lines_raise(evaluate, flags, message):
     with pytest.raises(ValueError, match=message):
         evaluate(*flags)
 
 
-def test_an_error_is_one_line(root, capsys):
+def test_errors_are_one_line(root, capsys):
     path = str(root / "none.mat")
     with pytest.raises(SystemExit) as ended:
         run_main(lambda: script.main(["--benchmark", "tvsum", "--annotations", path, "--agreement"]))

@@ -1,4 +1,4 @@
-"""Videos -> features: right, the same each time, and undisturbed by broken files and kills."""
+"""Feature extraction: correct, reproducible, and robust to broken files and interruptions."""
 
 import itertools
 import json
@@ -21,9 +21,9 @@ from data.video.preprocessing import preprocess
 from data.video.reader import VideoFile, to_upright_rgb
 from models.blip_vit import load_blip_vit
 from models.vt_clip import load_vt_clip
-from tests.clips import constant_rate, write_clip
 from tests.conftest import ROOT
-from tests.processes import LAUNCHER, run, start
+from tests.helpers.clips import constant_rate, write_clip
+from tests.helpers.processes import LAUNCHER, run, start
 from utils.frame_transform import FrameTransform
 
 SCRIPT = str(ROOT / "extract_features.py")
@@ -32,7 +32,7 @@ SPLITS = ("train", "val", "test")
 
 @pytest.fixture
 def flags(mini_videos):
-    """Flags that extract the mini videos."""
+    """Flags that extract features of the mini videos."""
     return [
         *("--videos", str(mini_videos / "videos"), "--image_size", str(FRAME_SIZE), "--device", "cpu"),
         *("--num_workers", "0"),
@@ -43,32 +43,33 @@ def flags(mini_videos):
 
 @pytest.fixture(scope="module")
 def extracted(mini_videos, tmp_path_factory):
-    """Features of an undisturbed run in a process of its own, one thread."""
+    """Features of an uninterrupted run in a subprocess with one thread."""
     out = tmp_path_factory.mktemp("extracted")
-    words = ["--videos", mini_videos / "videos", "--image_size", FRAME_SIZE, "--device", "cpu", "--out", out]
-    words += ["--annotations", *(mini_videos / f"anno/{split}_videoxum.json" for split in SPLITS)]
-    words += ["--blip", mini_videos / "frame_encoder.pth", "--vt_clip", mini_videos / "vt_clip.pth"]
-    status, shown = run(["python", SCRIPT, *words], ROOT)
-    assert status == 0, shown
-    last = shown.strip().splitlines()[-1]
-    assert "extracted 8 videos" in last and last.endswith("0 videos were there already; 0 failed")
+    argv = ["--videos", mini_videos / "videos", "--image_size", FRAME_SIZE, "--device", "cpu", "--out", out]
+    argv += ["--annotations", *(mini_videos / f"anno/{split}_videoxum.json" for split in SPLITS)]
+    argv += ["--blip", mini_videos / "frame_encoder.pth", "--vt_clip", mini_videos / "vt_clip.pth"]
+    status, output = run(["python", SCRIPT, *argv], ROOT)
+    assert status == 0, output
+    last = output.strip().splitlines()[-1]
+    assert "extracted 8 videos" in last and last.endswith("0 videos were complete already; 0 failed")
     return out
 
 
-def contents(folder):
-    """Bytes of all feature files by their place."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(pathlib.Path(folder).rglob("*.npz"))}
+def read_features(folder):
+    """Read the bytes of all feature files by relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(pathlib.Path(folder).rglob("*.npz"))}
 
 
-def test_features_are_those_of_the_frames(extracted, mini_videos):
-    """Each frame by itself, through the resizing of CLIP and BLIP and the encoders alone."""
+def test_features_equal_those_of_single_frames(extracted, mini_videos):
+    """Single frames, resized as by CLIP and BLIP and encoded one at a time."""
     vit, clip = load_blip_vit(mini_videos / "frame_encoder.pth", FRAME_SIZE), load_vt_clip(mini_videos / "vt_clip.pth")
-    records = [r for split in SPLITS for r in load_annotations(mini_videos / f"anno/{split}_videoxum.json")]
-    assert len(contents(extracted)) == 2 * len(records) == 16
+    records = [record for split in SPLITS for record in load_annotations(mini_videos / f"anno/{split}_videoxum.json")]
+    assert len(read_features(extracted)) == 2 * len(records) == 16
     mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
     for record in records[:2]:
         frames = [
-            to_upright_rgb(f) for _, f in VideoFile(mini_videos / f"videos/{record.video_id}.mp4").iter_sampled_frames()
+            to_upright_rgb(frame)
+            for _, frame in VideoFile(mini_videos / f"videos/{record.video_id}.mp4").iter_sampled_frames()
         ]
         assert len(frames) == record.num_frames
         for name, field, size, encode in (
@@ -78,7 +79,7 @@ def test_features_are_those_of_the_frames(extracted, mini_videos):
             rows = load_features(extracted / name, record.video_id, field)
             assert len(rows) == record.num_frames
             for second in (0, 7, len(rows) - 1):
-                width = size if name == "blip" else int(size * 128 / 96)  # CLIP keeps the shape, then crops
+                width = size if name == "blip" else int(size * 128 / 96)  # CLIP keeps the aspect ratio, then crops
                 image, left = frames[second].resize((width, size), resample=3), round((width - size) / 2)
                 image = image.crop((left, 0, left + size, size))
                 pixels = torch.from_numpy((np.asarray(image) / 255 - mean) / std).permute(2, 0, 1)[None].float()
@@ -89,8 +90,8 @@ def test_features_are_those_of_the_frames(extracted, mini_videos):
         assert np.allclose(load_features(extracted / "vt_clipscore", record.video_id, "text"), text, atol=1e-5)
 
 
-def test_preprocessing_is_that_of_clip_and_blip():
-    """The same pixels as open_clip's own transform, for frames of several shapes."""
+def test_preprocessing_equals_that_of_clip_and_blip():
+    """The pixels equal those of open_clip's and torchvision's transforms, for several frame shapes."""
     from open_clip.transform import image_transform
     from PIL import Image
     from torchvision import transforms
@@ -98,14 +99,14 @@ def test_preprocessing_is_that_of_clip_and_blip():
     rng = np.random.default_rng(0)
     for size in ((640, 360), (161, 91), (90, 160), (50, 40)):
         image = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8))
-        theirs = image_transform(64, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))(image)
-        ours = torch.from_numpy(preprocess(image, FrameTransform(64, crop=True)).copy()).permute(2, 0, 1) / 255
-        assert torch.equal(ours, theirs)
+        expected = image_transform(64, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))(image)
+        pixels = torch.from_numpy(preprocess(image, FrameTransform(64, crop=True)).copy()).permute(2, 0, 1) / 255
+        assert torch.equal(pixels, expected)
         square = transforms.Resize((64, 64), transforms.InterpolationMode.BICUBIC)(image)
         assert np.array_equal(preprocess(image, FrameTransform(64)), np.asarray(square))
 
 
-def test_a_second_run_has_nothing_to_do(extracted, flags, capfd):
+def test_second_run_changes_no_file(extracted, flags, capfd):
     before = {path: path.stat().st_mtime_ns for path in extracted.rglob("*.npz")}
     extract_features.main([*flags, "--out", str(extracted)])
     assert "extracted 0 videos, 0 frames" in capfd.readouterr().err
@@ -114,53 +115,54 @@ def test_a_second_run_has_nothing_to_do(extracted, flags, capfd):
 
 @pytest.mark.soak
 def test_two_processes_give_the_same_bytes(extracted, flags, tmp_path):
-    status, shown = run([*LAUNCHER, "--nproc_per_node=2", SCRIPT, *flags, "--out", tmp_path], ROOT)
-    assert status == 0, shown
-    assert "extracted 8 videos" in shown
-    assert contents(tmp_path) == contents(extracted)
+    status, output = run([*LAUNCHER, "--nproc_per_node=2", SCRIPT, *flags, "--out", tmp_path], ROOT)
+    assert status == 0, output
+    assert "extracted 8 videos" in output
+    assert read_features(tmp_path) == read_features(extracted)
 
 
-def test_killed_and_started_again(extracted, flags, tmp_path):
-    """kill -9 of everything after the first video: the second run does the rest, with the same bytes."""
-    words = ["python", SCRIPT, *flags, "--out", tmp_path, "--num_workers", "1"]
-    with start(words, ROOT, stdout=subprocess.DEVNULL) as process:
+def test_killed_run_is_continued(extracted, flags, tmp_path):
+    """SIGKILL after the first video: the second run extracts the others, with the same bytes."""
+    argv = ["python", SCRIPT, *flags, "--out", tmp_path, "--num_workers", "1"]
+    with start(argv, ROOT, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while not list(tmp_path.rglob("*.npz")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
         os.killpg(process.pid, signal.SIGKILL)
-    half = contents(tmp_path)
-    assert 0 < len(half) < 16
+    partial = read_features(tmp_path)
+    assert 0 < len(partial) < 16
     (tmp_path / "blip" / f".x.npz.{os.uname().nodename}.{process.pid}.tmp").write_bytes(b"half")
-    status, shown = run(words, ROOT)
-    assert status == 0, shown
-    assert contents(tmp_path) == contents(extracted)
-    assert half.items() <= contents(tmp_path).items()
+    status, output = run(argv, ROOT)
+    assert status == 0, output
+    assert read_features(tmp_path) == read_features(extracted)
+    assert partial.items() <= read_features(tmp_path).items()
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_interrupted(mini_videos, tmp_path):
-    """Ctrl-C: one line, status 75, no traceback, no process left."""
-    many, out = tmp_path / "many", tmp_path / "out"
-    many.mkdir()
-    for i, path in itertools.product(range(50), (mini_videos / "videos").iterdir()):  # more than are done by then
-        (many / f"{i}_{path.name}").symlink_to(path)
-    words = ["--videos", many, "--out", out, "--image_size", FRAME_SIZE, "--device", "cpu", "--num_workers", "1"]
-    words += ["--blip", mini_videos / "frame_encoder.pth", "--vt_clip", ""]
-    with start(["python", SCRIPT, *words], ROOT) as process:
+def test_interrupted_run(mini_videos, tmp_path):
+    """Ctrl-C: one line, status 75, no traceback."""
+    videos, out = tmp_path / "many", tmp_path / "out"
+    videos.mkdir()
+    # More videos than finish before the signal.
+    for i, path in itertools.product(range(50), (mini_videos / "videos").iterdir()):
+        (videos / f"{i}_{path.name}").symlink_to(path)
+    argv = ["--videos", videos, "--out", out, "--image_size", FRAME_SIZE, "--device", "cpu", "--num_workers", "1"]
+    argv += ["--blip", mini_videos / "frame_encoder.pth", "--vt_clip", ""]
+    with start(["python", SCRIPT, *argv], ROOT) as process:
         deadline = time.monotonic() + 120
         while not list(out.rglob("*.npz")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
         os.killpg(process.pid, signal.SIGINT)
-        shown, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert shown.strip().splitlines()[-1] == "stopped by SIGINT; the same command resumes from here"
-    assert "Traceback" not in shown and not (out / "failures.jsonl").exists()
+    assert output.strip().splitlines()[-1] == "stopped by SIGINT; the same command resumes from here"
+    assert "Traceback" not in output and not (out / "failures.jsonl").exists()
     assert 0 < len(list(out.rglob("*.npz"))) < 400 and not list(out.rglob("*.tmp"))
 
 
 @pytest.fixture
-def odd_videos(tmp_path):
-    """A folder with two good videos and some that are none."""
+def mixed_videos(tmp_path):
+    """Folder with two valid videos and five invalid ones."""
     folder = tmp_path / "odd"
     folder.mkdir()
     write_clip(folder / "good.mp4", constant_rate(25, 60))
@@ -173,37 +175,39 @@ def odd_videos(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_broken_files_do_not_stop_the_run(odd_videos, flags, tmp_path, capfd, workers):
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+def test_broken_files_do_not_stop_the_run(mixed_videos, flags, tmp_path, capfd, num_workers):
     out = tmp_path / "out"
-    words = [*flags[2:], "--videos", str(odd_videos / "list.txt"), "--out", str(out), "--num_workers", workers]
-    for _ in range(2):  # the second time only they are tried again
+    argv = [*flags[2:], "--videos", str(mixed_videos / "list.txt"), "--out", str(out), "--num_workers", num_workers]
+    for _ in range(2):  # the second run tries only the failed videos again
         with pytest.raises(SystemExit) as caught:
-            extract_features.main(words)
+            extract_features.main(argv)
         assert caught.value.code == 1
         failures = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
         reasons = {failure["video_id"]: failure["reason"] for failure in failures}
         assert sorted(reasons) == ["cut", "empty", "folder", "missing", "text"] and len(failures) == 5
-        assert reasons["empty"] == f"{odd_videos}/empty.mp4: video: the file is empty"
+        assert reasons["empty"] == f"{mixed_videos}/empty.mp4: video: the file is empty"
         assert reasons["missing"] == "missing.mp4: video: no such file or directory"
         assert all("\n" not in reason for reason in reasons.values())
         last = capfd.readouterr().err.strip().splitlines()[-1]
         assert last.endswith(f"5 failed, see {out}/failures.jsonl")
-    assert sorted(contents(out)) == [f"{n}/{v}.npz" for n in ("blip", "vt_clipscore") for v in ("good", "silent")]
+    assert sorted(read_features(out)) == [
+        f"{name}/{video_id}.npz" for name in ("blip", "vt_clipscore") for video_id in ("good", "silent")
+    ]
     assert len(load_features(out / "blip", "good", "features", 768)) == 3
-    (odd_videos / "list.txt").write_text("good.mp4\n")
-    extract_features.main(words)
+    (mixed_videos / "list.txt").write_text("good.mp4\n")
+    extract_features.main(argv)
     assert not (out / "failures.jsonl").exists()
 
 
-def test_annotations_decide_how_many_frames(mini_videos, flags, tmp_path, caplog):
+def test_annotations_determine_the_number_of_frames(mini_videos, flags, tmp_path, caplog):
     entries = json.loads((mini_videos / "anno/val_videoxum.json").read_text())[:1]
     video_id, frames = entries[0]["video_id"], len(entries[0]["vsum_onehot"][0]) + 3
     entries[0] |= dict(vsum_onehot=[[0] * frames] * 10, sampled_frames=frames)
     (tmp_path / "anno.json").write_text(json.dumps(entries))
-    words = ["--videos", str(mini_videos / f"videos/{video_id}.mp4"), "--annotations", str(tmp_path / "anno.json")]
+    argv = ["--videos", str(mini_videos / f"videos/{video_id}.mp4"), "--annotations", str(tmp_path / "anno.json")]
     with caplog.at_level("WARNING"):
-        extract_features.main([*flags[2:8], *flags[-4:], *words, "--out", str(tmp_path / "out")])
+        extract_features.main([*flags[2:8], *flags[-4:], *argv, "--out", str(tmp_path / "out")])
     rows = load_features(tmp_path / "out/blip", video_id, "features")
     assert len(rows) == frames
     assert np.array_equal(rows[-1], rows[-2]) and not np.array_equal(rows[-5], rows[-20])
@@ -220,30 +224,30 @@ def test_half_precision_is_close(mini_videos, flags, extracted, tmp_path, precis
     assert cosine.min() > 0.999
 
 
-def test_features_made_otherwise_are_not_mixed(flags, tmp_path):
-    words = [*flags, "--out", str(tmp_path), "--vt_clip", ""]
-    videos = flags.index("--videos") + 1
-    words[videos] = str(next(pathlib.Path(words[videos]).iterdir()))
-    extract_features.main(words)
+def test_features_of_other_settings_are_not_mixed(flags, tmp_path):
+    argv = [*flags, "--out", str(tmp_path), "--vt_clip", ""]
+    videos_position = flags.index("--videos") + 1
+    argv[videos_position] = str(next(pathlib.Path(argv[videos_position]).iterdir()))
+    extract_features.main(argv)
     assert not (tmp_path / "vt_clipscore").exists()
     (tmp_path / "released/blip").mkdir(parents=True)
     (tmp_path / "released/blip/v_1.npz").touch()
     for change in ([], ["--overwrite"]):
-        with pytest.raises(ValueError, match=r"released/blip: --out: found features without a note of how they were"):
-            extract_features.main([*words, *change, "--out", str(tmp_path / "released")])
+        with pytest.raises(ValueError, match=r"released/blip: --out: found features without provenance"):
+            extract_features.main([*argv, *change, "--out", str(tmp_path / "released")])
     (path,) = (tmp_path / "blip").glob("*.npz")
     first = path.read_bytes()
     with pytest.raises(ValueError, match=r"extraction.json: image_size: found 64, expected 32: .*--overwrite"):
-        extract_features.main([*words, "--image_size", "32"])
+        extract_features.main([*argv, "--image_size", "32"])
     assert path.read_bytes() == first
-    other = path.with_name("of_an_earlier_run.npz")
-    other.write_bytes(first)
-    extract_features.main([*words, "--image_size", "32", "--overwrite"])
-    assert path.read_bytes() != first and not other.exists()
+    leftover = path.with_name("of_an_earlier_run.npz")
+    leftover.write_bytes(first)
+    extract_features.main([*argv, "--image_size", "32", "--overwrite"])
+    assert path.read_bytes() != first and not leftover.exists()
     for content in ("[]", "{"):
         (tmp_path / "blip/extraction.json").write_text(content)
         with pytest.raises(ValueError, match=r"extraction.json: image_size: found None, expected"):
-            extract_features.main(words)
+            extract_features.main(argv)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +263,7 @@ def test_features_made_otherwise_are_not_mixed(flags, tmp_path):
         (["--image_size", "65"], "image_size: found 65, expected a multiple of 16"),
     ],
 )
-def test_mistakes(flags, tmp_path, monkeypatch, change, line):
+def test_invalid_arguments_raise(flags, tmp_path, monkeypatch, change, line):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         extract_features.main([*flags, "--out", "out", *change])
@@ -267,25 +271,25 @@ def test_mistakes(flags, tmp_path, monkeypatch, change, line):
     assert not list(tmp_path.rglob("*.npz"))
 
 
-def test_a_mistake_is_one_line_and_status_2(flags, tmp_path):
-    status, shown = run(["python", SCRIPT, *flags, "--out", tmp_path / "out", "--videos", "."], tmp_path)
+def test_usage_error_is_one_line_with_status_2(flags, tmp_path):
+    status, output = run(["python", SCRIPT, *flags, "--out", tmp_path / "out", "--videos", "."], tmp_path)
     assert status == 2
-    (line,) = shown.strip().splitlines()
+    (line,) = output.strip().splitlines()
     assert line.startswith("error: .: videos: found none, expected files that end in .3gp")
 
 
-def test_a_full_disk_is_one_line(flags, tmp_path):
-    """A real one: a file system of 64 KiB."""
+def test_full_disk_is_one_line(flags, tmp_path):
+    """On a file system of 64 KiB."""
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], capture_output=True).returncode:
         pytest.skip("may not mount a file system")
     try:
-        status, shown = run(["python", SCRIPT, *flags, "--out", small], tmp_path)
-        left = [str(p.relative_to(small)) for p in small.rglob("*") if p.is_file() and p.suffix != ".json"]
+        status, output = run(["python", SCRIPT, *flags, "--out", small], tmp_path)
+        left = [str(path.relative_to(small)) for path in small.rglob("*") if path.is_file() and path.suffix != ".json"]
     finally:
         subprocess.run(["umount", small], check=True)
-    last = shown.strip().splitlines()[-1]
+    last = output.strip().splitlines()[-1]
     assert status == 2
     assert last.startswith(f"error: {small}/blip/mini_") and last.endswith(
         "cannot be written (No space left on device)"
@@ -293,9 +297,9 @@ def test_a_full_disk_is_one_line(flags, tmp_path):
     assert left == ["extract.log"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give its rights up and take them back")
-def test_no_permission(tmp_path):
-    """A file that the process may not read fails by itself."""
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop its permissions and restore them")
+def test_unreadable_file_raises(tmp_path):
+    """A file without read permission raises an error of its own."""
     path = write_clip(tmp_path / "clip.mp4", constant_rate(25, 3))
     path.chmod(0)
     for folder in (tmp_path, *(parent for parent in tmp_path.parents if "pytest-" in str(parent))):

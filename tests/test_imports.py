@@ -1,4 +1,4 @@
-"""Which package may import which: one direction, no cycles, and nobody imports a script."""
+"""Imports between packages: in one direction, without cycles, and never of a script."""
 
 import ast
 import pathlib
@@ -19,17 +19,17 @@ MAY_IMPORT = {
     "report": {"utils", "data", "metrics", "engine"},
 }
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
-EVERYTHING = ("data/mini/", "benchmarks/", "tests/")  # may import all
+UNRESTRICTED = ("data/mini/", "benchmarks/", "tests/")  # may import every package
 
 
-def sources():
+def list_sources():
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "*.py"], cwd=ROOT, capture_output=True)
     return [path for path in listed.stdout.decode().split() if (ROOT / path).is_file()]
 
 
-def scripts():
-    """Modules that are only run: scripts, a package's `__main__.py`, modules for `python -m` that nobody imports."""
-    graph, modules = imports(), modules_of_project()
+def list_scripts():
+    """List modules that are only run: scripts, `__main__.py`, and modules for `python -m` that are never imported."""
+    graph, modules = build_import_graph(), map_modules_to_files()
     imported = {other for name, others in graph.items() for other in others if not name.startswith("tests")}
     return {
         name
@@ -40,8 +40,8 @@ def scripts():
     }
 
 
-def imported_modules(tree):
-    """Dotted names of the modules that a file imports, at any depth."""
+def find_imported_modules(tree):
+    """Yield the dotted names of the modules that a file imports, including imports in functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -51,45 +51,47 @@ def imported_modules(tree):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def modules_of_project():
-    """Dotted name of each module -> the file."""
-    return {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in sources()}
+def map_modules_to_files():
+    """Map the dotted name of each module to its file."""
+    return {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in list_sources()}
 
 
-def imports():
-    """Module of the project -> modules of the project that it imports."""
-    modules = modules_of_project()
+def build_import_graph():
+    """Map each module of the project to the modules of the project that it imports."""
+    modules = map_modules_to_files()
     return {
-        name: {other for other in imported_modules(ast.parse((ROOT / path).read_text())) if other in modules}
+        name: {other for other in find_imported_modules(ast.parse((ROOT / path).read_text())) if other in modules}
         for name, path in modules.items()
     }
 
 
 def test_packages_import_in_one_direction():
-    """The commands of a package may import every package."""
-    forbidden, modules, exempt = [], modules_of_project(), scripts()
-    for name, others in imports().items():
+    """Modules that are only run may import every package."""
+    forbidden, modules, exempt = [], map_modules_to_files(), list_scripts()
+    for name, others in build_import_graph().items():
         path = modules[name]
         package = name.split(".")[0]
-        if path.startswith(EVERYTHING) or name in exempt:
+        if path.startswith(UNRESTRICTED) or name in exempt:
             continue
         allowed = MAY_IMPORT[package] | {package}
         forbidden += [f"{name} -> {other}" for other in sorted(others) if other.split(".")[0] not in allowed]
     assert not forbidden
 
 
-def test_nobody_imports_a_script():
-    product = {name: others for name, others in imports().items() if not name.startswith("tests")}
+def test_scripts_are_not_imported():
+    product = {name: others for name, others in build_import_graph().items() if not name.startswith("tests")}
     assert not [f"{name} -> {other}" for name, others in product.items() for other in others & SCRIPTS]
 
 
-def test_only_tests_and_benchmarks_import_the_embedded_data_set():
-    importers = {name for name, others in imports().items() if any(other.startswith("data.mini") for other in others)}
+def test_only_tests_and_benchmarks_import_mini():
+    importers = {
+        name for name, others in build_import_graph().items() if any(other.startswith("data.mini") for other in others)
+    }
     assert all(name.startswith(("data.mini", "benchmarks", "tests")) for name in importers)
 
 
-def test_no_cycles():
-    graph, done, path = imports(), set(), []
+def test_imports_have_no_cycles():
+    graph, done, path = build_import_graph(), set(), []
 
     def visit(name):
         if name in path:
@@ -104,11 +106,11 @@ def test_no_cycles():
         visit(name)
 
 
-def test_every_package_says_what_it_is_for():
+def test_packages_have_docstrings_and_no_imports():
     for package in (*MAY_IMPORT, "data.video", "data.mini", "summary.demo"):
         tree = ast.parse((ROOT / package.replace(".", "/") / "__init__.py").read_text())
         assert ast.get_docstring(tree), package
-        assert {*imported_modules(tree)} <= {"importlib", "typing", "typing.TYPE_CHECKING", "typing.Any"}, package
+        assert {*find_imported_modules(tree)} <= {"importlib", "typing", "typing.TYPE_CHECKING", "typing.Any"}, package
 
 
 WITHOUT_TORCH = [
@@ -119,11 +121,11 @@ WITHOUT_TORCH = [
 ]
 
 
-@pytest.mark.parametrize("words", WITHOUT_TORCH, ids=" ".join)
-def test_answers_without_torch(words):
-    """`--help` and a wrong flag do not wait for torch."""
-    words = [f"{words[0]}.py", *words[1:]] if words[0] != "-m" else words
-    code = (
+@pytest.mark.parametrize("argv", WITHOUT_TORCH, ids=" ".join)
+def test_help_and_usage_errors_do_not_import_torch(argv):
+    """`--help` and an unknown flag are answered without importing torch."""
+    argv = [f"{argv[0]}.py", *argv[1:]] if argv[0] != "-m" else argv
+    program = (
         "import runpy, sys\n"
         "words = sys.argv[1:]\n"
         "run = runpy.run_module if words[0] == '-m' else runpy.run_path\n"
@@ -132,11 +134,11 @@ def test_answers_without_torch(words):
         "except SystemExit as end: print('status', end.code or 0)\n"
         "print('torch' in sys.modules, 'gradio' in sys.modules, 'matplotlib' in sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    status = 0 if "--help" in words else 2
+    done = subprocess.run([sys.executable, "-c", program, *argv], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    status = 0 if "--help" in argv else 2
     assert done.stdout.splitlines()[-2:] == [f"status {status}", "False False False"], done.stderr
 
 
-def test_the_table_names_every_package():
+def test_allowed_imports_list_every_package():
     assert {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"} == set(MAY_IMPORT)
     assert pathlib.Path(ROOT, "summary/demo").is_dir()

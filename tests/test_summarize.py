@@ -1,4 +1,4 @@
-"""A video file -> its summary, as a user sees it."""
+"""Summaries of video files, in Python, on the command line and in a browser."""
 
 import hashlib
 import json
@@ -15,12 +15,11 @@ import summarize as script
 from data.mini.encoders import FRAME_SIZE
 from data.video.reader import VideoFile
 from summary import Summarizer
-from tests.browser import open_page
-from tests.clips import constant_rate, write_clip
 from tests.conftest import ROOT
-from tests.processes import run
-
-FILES = ["index.html", "storyboard.png", "summary.json", "summary.mp4"]
+from tests.helpers.browser import open_page
+from tests.helpers.clips import constant_rate, write_clip
+from tests.helpers.processes import run
+from tests.helpers.summary_files import SUMMARY_FILES
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +29,14 @@ def summarizer(summary_settings):
 
 @pytest.fixture
 def flags(summary_settings):
-    return [word for name, value in summary_settings.items() for word in (f"--{name}", str(value))]
+    return [argument for name, value in summary_settings.items() for argument in (f"--{name}", str(value))]
 
 
-def test_a_summary(summarizer, mini_videos, untrained, tmp_path):
+def test_summary_files_and_values(summarizer, mini_videos, untrained_checkpoint, tmp_path):
     path = mini_videos / "videos/mini_test_000.mp4"
     summary = summarizer.summarize(path, tmp_path)
     folder = tmp_path / "mini_test_000"
-    assert sorted(p.name for p in folder.iterdir()) == FILES
+    assert sorted(file.name for file in folder.iterdir()) == SUMMARY_FILES
     assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
 
     video = VideoFile(path)
@@ -46,10 +45,10 @@ def test_a_summary(summarizer, mini_videos, untrained, tmp_path):
     assert all(0 < value < 1 for value in summary["saliency"])
     best = np.argsort(summary["saliency"])[::-1][: int(0.15 * T)]
     assert np.flatnonzero(summary["chosen"]).tolist() == sorted(best.tolist())
-    kept = sum(end - start for start, end in summary["segments"])
-    assert summary["budget"] == dict(asked=0.15, used=pytest.approx(kept / video.timeline.duration))
-    assert VideoFile(folder / "summary.mp4").timeline.duration == pytest.approx(kept, abs=0.002)
-    assert summary["checkpoints"]["model"]["sha256"] == hashlib.sha256(untrained.read_bytes()).hexdigest()
+    skim_duration = sum(end - start for start, end in summary["segments"])
+    assert summary["budget"] == dict(asked=0.15, used=pytest.approx(skim_duration / video.timeline.duration))
+    assert VideoFile(folder / "summary.mp4").timeline.duration == pytest.approx(skim_duration, abs=0.002)
+    assert summary["checkpoints"]["model"]["sha256"] == hashlib.sha256(untrained_checkpoint.read_bytes()).hexdigest()
     assert set(summary["timings"]) == {"features", "model", "choose", "skim", "page"}
     with Image.open(folder / "storyboard.png") as storyboard:
         assert storyboard.size == (4 * (320 + 12) + 12, (240 + 38 + 12) * -(-len(best) // 4) + 12)
@@ -57,14 +56,14 @@ def test_a_summary(summarizer, mini_videos, untrained, tmp_path):
     assert summary["caption"] in page and "http" not in page.replace("http-equiv", "")
 
 
-def test_features_are_those_of_extraction(summarizer, mini_videos, tmp_path):
+def test_features_equal_those_of_extraction(summarizer, mini_videos, tmp_path):
     """The saliency equals the model's on features that `extract_features.py` makes."""
     import extract_features
 
     path = mini_videos / "videos/mini_test_001.mp4"
-    words = ["--videos", str(path), "--out", str(tmp_path / "feat"), "--blip", str(mini_videos / "frame_encoder.pth")]
-    words += ["--vt_clip", "", "--image_size", str(FRAME_SIZE), "--num_workers", "0", "--device", "cpu"]
-    extract_features.main(words)
+    argv = ["--videos", str(path), "--out", str(tmp_path / "feat"), "--blip", str(mini_videos / "frame_encoder.pth")]
+    argv += ["--vt_clip", "", "--image_size", str(FRAME_SIZE), "--num_workers", "0", "--device", "cpu"]
+    extract_features.main(argv)
     features = torch.from_numpy(np.load(tmp_path / "feat/blip/mini_test_001.npz")["features"])[None]
     captions, saliency = summarizer.model.generate(features, torch.ones(features.shape[:2]), max_length=40)
     summary = summarizer.summarize(path, tmp_path / "out")
@@ -72,7 +71,7 @@ def test_features_are_those_of_extraction(summarizer, mini_videos, tmp_path):
     assert summary["saliency"] == pytest.approx(saliency.sigmoid().tolist(), abs=1e-6)
 
 
-def test_shots_and_budget(summarizer, mini_videos, tmp_path):
+def test_shots_method_keeps_the_budget(summarizer, mini_videos, tmp_path):
     path = mini_videos / "videos/mini_val_000.mp4"
     for budget in (0.3, 1.0):
         summary = summarizer.summarize(path, tmp_path, budget, "shots")
@@ -84,21 +83,21 @@ def test_shots_and_budget(summarizer, mini_videos, tmp_path):
     ("name", "times", "sound"),
     [("one_picture.mp4", [0], None), ("one_second.mp4", constant_rate(25, 25), 44100), ("slides.mkv", [0, 9], 48000)],
 )
-def test_the_shortest_videos(summarizer, tmp_path, name, times, sound):
+def test_shortest_videos(summarizer, tmp_path, name, times, sound):
     path = write_clip(tmp_path / name, times, sound=sound)
     summary = summarizer.summarize(path, tmp_path / "out")
     assert len(summary["segments"]) == 1 and len(summary["saliency"]) == VideoFile(path).timeline.seconds
-    assert sorted(p.name for p in (tmp_path / "out" / path.stem).iterdir()) == FILES
+    assert sorted(file.name for file in (tmp_path / "out" / path.stem).iterdir()) == SUMMARY_FILES
 
 
-def test_progress(summarizer, mini_videos, tmp_path):
-    """Each stage tells how far it has come; what that raises ends the work and leaves nothing."""
-    path, told = mini_videos / "videos/mini_test_000.mp4", []
-    summary = summarizer.summarize(path, tmp_path, on_stage=lambda *reached: told.append(reached))
-    stages = [stage for stage, second in told if second == 0]
+def test_progress_callback(summarizer, mini_videos, tmp_path):
+    """Each stage reports its progress; an exception in the callback aborts the summary and leaves no files."""
+    path, calls = mini_videos / "videos/mini_test_000.mp4", []
+    summary = summarizer.summarize(path, tmp_path, on_stage=lambda *reached: calls.append(reached))
+    stages = [stage for stage, second in calls if second == 0]
     assert list(dict.fromkeys(stages)) == list(summary["timings"])
-    assert told == sorted(told, key=lambda reached: (stages.index(reached[0]), reached[1]))
-    assert max(told)[1] < max(second for _, second in told) == len(summary["saliency"])
+    assert calls == sorted(calls, key=lambda reached: (stages.index(reached[0]), reached[1]))
+    assert max(calls)[1] < max(second for _, second in calls) == len(summary["saliency"])
     shutil.rmtree(tmp_path / path.stem)
 
     def stop(stage, second):
@@ -110,34 +109,34 @@ def test_progress(summarizer, mini_videos, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command(flags, mini_videos, tmp_path):
-    """A folder and a broken file: the others are summarised, each error is a line, the exit status 2."""
+def test_command_continues_after_a_broken_file(flags, mini_videos, tmp_path):
+    """Of a folder with a broken file, the others are summarized; each error is one line, and the status is 2."""
     videos = tmp_path / "videos"
     videos.mkdir()
     shutil.copy(mini_videos / "videos/mini_val_001.mp4", videos / "a <b> & c.mp4")
     (videos / "broken.mp4").write_text("no video" * 999)
-    status, shown = run(["python", str(ROOT / "summarize.py"), videos, *flags, "--out", tmp_path / "out"], tmp_path)
+    status, output = run(["python", str(ROOT / "summarize.py"), videos, *flags, "--out", tmp_path / "out"], tmp_path)
     assert status == 2
-    first, second = shown.strip().splitlines()
+    first, second = output.strip().splitlines()
     assert first.startswith(f"{tmp_path}/out/a <b> & c/index.html: ")
     assert second.startswith(f"error: {videos}/broken.mp4: video: not a video, or damaged")
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a <b> & c"]
+    assert [folder.name for folder in (tmp_path / "out").iterdir()] == ["a <b> & c"]
     assert "<title>a &lt;b&gt; &amp; c.mp4" in (tmp_path / "out/a <b> & c/index.html").read_text()
 
 
-def test_strange_names(summarizer, mini_videos, tmp_path, monkeypatch):
-    """A colon in the output's, bytes that are no UTF-8 in the video's; a summary is not put in its video's place."""
+def test_unusual_file_names(summarizer, mini_videos, tmp_path, monkeypatch):
+    """A colon in the output's name, invalid UTF-8 in the video's; a summary does not overwrite its own video."""
     monkeypatch.chdir(tmp_path)
     name = os.fsdecode(b"bad\xff\n.mp4")
     shutil.copy(mini_videos / "videos/mini_val_001.mp4", name)
     summary = summarizer.summarize(name, "out:1")
     assert summary["name"] == "bad��.mp4"
-    assert sorted(p.name for p in (tmp_path / "out:1" / name[:-4]).iterdir()) == FILES
+    assert sorted(file.name for file in (tmp_path / "out:1" / name[:-4]).iterdir()) == SUMMARY_FILES
     (tmp_path / "summary").mkdir()
     shutil.copy(name, "summary/summary.mp4")
-    with pytest.raises(ValueError, match="is what its own summary would replace; use another --out"):
+    with pytest.raises(ValueError, match="the summary would replace this file; use another --out"):
         summarizer.summarize("summary/summary.mp4", tmp_path)
-    with pytest.raises(ValueError, match=r"out: cannot be made \(Not a directory\)"):
+    with pytest.raises(ValueError, match=r"out: cannot be created \(Not a directory\)"):
         summarizer.summarize("summary/summary.mp4", name)
 
 
@@ -147,7 +146,7 @@ def test_task_v2v_has_no_caption(summary_settings, mini_videos, tmp_path):
     assert '<p class="caption">' not in (tmp_path / "mini_val_000/index.html").read_text()
 
 
-def test_mistakes(summary_settings, flags, mini_videos, tmp_path, monkeypatch):
+def test_invalid_arguments_raise(summary_settings, flags, mini_videos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for change, message in (
         (dict(pretrained_model=""), "pretrained_model: missing, expected a VTSUM-BLIP checkpoint"),
@@ -158,16 +157,16 @@ def test_mistakes(summary_settings, flags, mini_videos, tmp_path, monkeypatch):
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             Summarizer(**(summary_settings | change))
-    for words, message in (
-        (["--budget", "0", str(mini_videos / "videos")], "budget: found 0.0, expected a part of the video"),
+    for argv, message in (
+        (["--budget", "0", str(mini_videos / "videos")], "budget: found 0.0, expected a fraction of the video"),
         (["none.mp4"], "none.mp4: videos: no such file or folder"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
-            script.main([*words[-1:], *flags, "--out", "out", *words[:-1]])
+            script.main([*argv[-1:], *flags, "--out", "out", *argv[:-1]])
     assert not list(tmp_path.iterdir())
 
 
-def test_another_width_of_features(summary_settings, mini_videos, tmp_path):
+def test_another_feature_width_raises(summary_settings, mini_videos, tmp_path):
     from timm.models.vision_transformer import VisionTransformer
 
     vit = VisionTransformer(img_size=32, embed_dim=1024, depth=1, num_heads=16, num_classes=0)
@@ -178,28 +177,30 @@ def test_another_width_of_features(summary_settings, mini_videos, tmp_path):
         Summarizer(**(summary_settings | dict(blip=tmp_path / "large.pth", image_size=32)))
 
 
-def test_an_earlier_summary_stays_until_the_new_one_is_there(summarizer, mini_videos, tmp_path, monkeypatch):
-    """A disk that fills while the skim is written: one line, the earlier files untouched, nothing left over."""
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", small], capture_output=True).returncode:
+def test_failed_summary_keeps_the_previous_one(summarizer, mini_videos, tmp_path, monkeypatch):
+    """If the disk fills while the skim is written, the error is one line, and only the previous files remain."""
+    small_disk = tmp_path / "small"
+    small_disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", small_disk], capture_output=True).returncode:
         pytest.skip("may not mount a file system")
     try:
         path = mini_videos / "videos/mini_test_000.mp4"
-        summarizer.summarize(path, small, 0.1)
-        before = {p.name: p.read_bytes() for p in (small / "mini_test_000").iterdir()}
-        (small / "filler").write_bytes(bytes(os.statvfs(small).f_bavail * os.statvfs(small).f_frsize - 8192))
-        for folder in (path, write_clip(tmp_path / "other.mp4", constant_rate(25, 250))):
-            with pytest.raises(OSError, match=rf"small/{folder.stem}: cannot be written \(No space left on device\)"):
-                summarizer.summarize(folder, small, 0.9)
-        assert {p.name: p.read_bytes() for p in (small / "mini_test_000").iterdir()} == before
-        assert sorted(p.name for p in small.iterdir()) == ["filler", "mini_test_000"]
+        summarizer.summarize(path, small_disk, 0.1)
+        before = {file.name: file.read_bytes() for file in (small_disk / "mini_test_000").iterdir()}
+        (small_disk / "filler").write_bytes(
+            bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - 8192)
+        )
+        for video in (path, write_clip(tmp_path / "other.mp4", constant_rate(25, 250))):
+            with pytest.raises(OSError, match=rf"small/{video.stem}: cannot be written \(No space left on device\)"):
+                summarizer.summarize(video, small_disk, 0.9)
+        assert {file.name: file.read_bytes() for file in (small_disk / "mini_test_000").iterdir()} == before
+        assert sorted(file.name for file in small_disk.iterdir()) == ["filler", "mini_test_000"]
     finally:
-        subprocess.run(["umount", small], check=True)
+        subprocess.run(["umount", small_disk], check=True)
 
 
-def test_the_page_in_a_browser(browser, summarizer, tmp_path):
-    """The video plays, nothing is fetched from elsewhere, and the page fits a phone and a desktop."""
+def test_summary_page_in_a_browser(browser, summarizer, tmp_path):
+    """The skim plays, only local files are requested, and the page fits a phone and a desktop."""
     path = write_clip(tmp_path / "clip.mp4", constant_rate(25, 500), size=(320, 180), sound=44100)
     summary = summarizer.summarize(path, tmp_path)
     page_file = tmp_path / "clip/index.html"
@@ -214,8 +215,8 @@ def test_the_page_in_a_browser(browser, summarizer, tmp_path):
                 return [player.duration, player.videoWidth, player.videoHeight, Number(now)];
             }"""
         )
-        kept = sum(end - start for start, end in summary["segments"])
-        assert seconds == pytest.approx(kept, abs=0.05)
+        skim_duration = sum(end - start for start, end in summary["segments"])
+        assert seconds == pytest.approx(skim_duration, abs=0.05)
         assert (width, height) == (320, 180)
         assert marked == pytest.approx(summary["segments"][-1][1], abs=0.1)
         assert {url.split("/")[-1] for url in requests} == {"index.html", "storyboard.png", "summary.mp4"}
@@ -225,17 +226,17 @@ def test_the_page_in_a_browser(browser, summarizer, tmp_path):
         box = page.locator("#curve").bounding_box()
         x = (start + end) / 2 / summary["duration"] * box["width"]
         page.locator("#curve").click(position=dict(x=x, y=5))
-        found = page.evaluate("document.getElementById('player').currentTime")
-        assert found == pytest.approx(kept - (end - start) / 2, abs=0.2)
+        position = page.evaluate("document.getElementById('player').currentTime")
+        assert position == pytest.approx(skim_duration - (end - start) / 2, abs=0.2)
 
         for width in (400, 1400):
             page.set_viewport_size(dict(width=width, height=900))
             page.screenshot(path=tmp_path / f"{width}.png", full_page=True)
             assert page.evaluate("document.documentElement.scrollWidth") == width
-            boxes = [page.locator(what).bounding_box() for what in ("#player", ".caption", "#curve", "img")]
+            boxes = [page.locator(selector).bounding_box() for selector in ("#player", ".caption", "#curve", "img")]
             assert all(box["width"] > 100 and box["height"] > 20 for box in boxes)
             player, caption, curve, _ = boxes
-            if width == 400:  # one below the other
+            if width == 400:  # in one column
                 tops = [box["y"] for box in boxes]
                 assert tops == sorted(tops) and player["y"] + player["height"] <= caption["y"]
             else:
@@ -243,9 +244,9 @@ def test_the_page_in_a_browser(browser, summarizer, tmp_path):
             with Image.open(tmp_path / f"{width}.png") as screenshot:
                 pixels = np.asarray(screenshot.convert("RGB")).astype(int)
             x, y, w, h = (round(player[side]) for side in ("x", "y", "width", "height"))
-            picture = pixels[y : y + h // 2, x : x + w]
-            red = (picture[..., 0] > 180) & (picture[..., 1] < 160) & (picture[..., 2] < 160)
-            assert red.mean() > 0.05, "the player shows the clip's red field"
+            frame = pixels[y : y + h // 2, x : x + w]
+            red = (frame[..., 0] > 180) & (frame[..., 1] < 160) & (frame[..., 2] < 160)
+            assert red.mean() > 0.05, "the player does not show the clip's red field"
             x, y, w, h = (round(curve[side]) for side in ("x", "y", "width", "height"))
             drawn = pixels[y : y + h, x : x + w]
-            assert (np.ptp(drawn, axis=-1) > 40).mean() == pytest.approx(kept / summary["duration"], abs=0.06)
+            assert (np.ptp(drawn, axis=-1) > 40).mean() == pytest.approx(skim_duration / summary["duration"], abs=0.06)

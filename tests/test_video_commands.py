@@ -1,4 +1,4 @@
-"""The documented commands that begin with videos, run as a user runs them."""
+"""The documented commands that start from videos, run as a user runs them."""
 
 import json
 import re
@@ -12,15 +12,15 @@ import torch
 from data.annotations import load_annotations
 from models.vt_clip import load_vt_clip
 from tests.conftest import ROOT
-from tests.documents import code, commands, document
-from tests.processes import run
+from tests.helpers.documents import read_code, read_document, read_launcher_commands
+from tests.helpers.processes import run
 
 VIDEO_ID = "mini_val_000"
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory, mini_videos):
-    """A folder that looks like a user's clone with videos, annotations and weights in place: small ones."""
+    """Folder like a user's clone with videos, annotations and weights, in small sizes."""
     from timm.models.vision_transformer import VisionTransformer
 
     from models.vtsum_blip import v2vt_sum
@@ -38,7 +38,7 @@ def clone(tmp_path_factory, mini_videos):
         (root / "outputs" / folder).mkdir(parents=True)
     shutil.copy(mini_videos / "vt_clip.pth", root / "outputs/vt_clipscore")
     torch.manual_seed(0)
-    vit = VisionTransformer(img_size=224, depth=1, num_classes=0)  # ViT-B/16, but for its depth
+    vit = VisionTransformer(img_size=224, depth=1, num_classes=0)  # ViT-B/16 of depth 1
     state = {f"visual_encoder.{name}": value for name, value in vit.state_dict().items()}
     torch.save(dict(model=state), root / "outputs/blip/model_base_capfilt_large.pth")
     small = dict(med_config=str(ROOT / "configs/med_config_mini.json"), tokenizer=str(mini_videos / "tokenizer"))
@@ -49,16 +49,15 @@ def clone(tmp_path_factory, mini_videos):
 
 @pytest.fixture(scope="module")
 def extracted(clone):
-    """After the documented extraction, on two processes."""
-    (command,) = commands("own_videos", "extract_features.py")
-    words = shlex.split(command.replace("--nproc_per_node=4", "--nproc_per_node=2 --standalone"))
-    pattern = next(word for word in words if "*" in word)
-    place = words.index(pattern)
-    words[place : place + 1] = [
-        str(path.relative_to(clone)) for path in sorted(clone.glob(pattern))
-    ]  # the shell's work
-    status, shown = run(words, clone)
-    assert status == 0, shown
+    """The clone after the documented extraction on two processes."""
+    (command,) = read_launcher_commands("own_videos", "extract_features.py")
+    argv = shlex.split(command.replace("--nproc_per_node=4", "--nproc_per_node=2 --standalone"))
+    pattern = next(argument for argument in argv if "*" in argument)
+    position = argv.index(pattern)
+    # Expand the pattern as a shell does.
+    argv[position : position + 1] = [str(path.relative_to(clone)) for path in sorted(clone.glob(pattern))]
+    status, output = run(argv, clone)
+    assert status == 0, output
     return clone
 
 
@@ -66,7 +65,7 @@ def small_flags(mini_videos):
     return ["--tokenizer", mini_videos / "tokenizer", "--med_config", ROOT / "configs/med_config_mini.json"]
 
 
-def test_extraction(extracted):
+def test_documented_extraction(extracted):
     for split, count in dict(train=4, val=2, test=2).items():
         records = load_annotations(extracted / f"dataset/ActivityNet/anno/{split}_videoxum.json")
         assert len(records) == count
@@ -77,50 +76,50 @@ def test_extraction(extracted):
             assert clip["vision"].shape == (record.num_frames, 512) and clip["text"].shape == (1, 512)
 
 
-def test_summary(clone, mini_videos):
-    (command,) = re.findall(r"^python summarize\.py .*$", code("own_videos"), re.M)
-    status, shown = run([*shlex.split(command), *small_flags(mini_videos)], clone)
-    assert status == 0, shown
-    section = document("own_videos").split("## Features")[0]
+def test_documented_summary(clone, mini_videos):
+    (command,) = re.findall(r"^python summarize\.py .*$", read_code("own_videos"), re.M)
+    status, output = run([*shlex.split(command), *small_flags(mini_videos)], clone)
+    assert status == 0, output
+    section = read_document("own_videos").split("## Features")[0]
     listed = re.findall(r"^\| `([a-z]+\.[a-z0-9]+)` \|", section, re.M)
     assert sorted(path.name for path in (clone / "summaries/holiday").iterdir()) == sorted(listed)
 
 
-def test_summary_from_python(clone, mini_videos):
-    """The documented lines as a script of their own, without a guard around them."""
-    lines = code("own_videos", "python")
+def test_documented_summary_from_python(clone, mini_videos):
+    """The documented lines as a script without `if __name__ == "__main__"`."""
+    lines = read_code("own_videos", "python")
     settings = ", ".join(f'{flag[2:]}="{value}"' for flag, value in zip(*[iter(small_flags(mini_videos))] * 2))
     lines = lines.replace('vtsum_tt_ca.pth")', f'vtsum_tt_ca.pth", {settings})')
     (clone / "mine.py").write_text(lines)
-    status, shown = run(["python", "mine.py"], clone)
-    assert status == 0, shown
+    status, output = run(["python", "mine.py"], clone)
+    assert status == 0, output
     summary = json.loads((clone / "summaries/holiday/summary.json").read_text())
-    assert summary["caption"] in shown and summary["method"] == "shots"
+    assert summary["caption"] in output and summary["method"] == "shots"
 
 
-def test_vt_clip(clone):
-    """With a small CLIP in the place of the hub's."""
-    (command,) = re.findall(r"^python extract_features\.py .*$", code("evaluation"), re.M)
-    status, shown = run(shlex.split(command.replace("ViT-B-16", "outputs/vt_clipscore/vt_clip.pth")), clone)
-    assert status == 0, shown
-    (command,) = commands("evaluation", "train_vt_clip.py")
-    words = shlex.split(command.replace("--nproc_per_node=4", "--nproc_per_node=2 --standalone"))
-    words += ["--clip", "outputs/vt_clipscore/vt_clip.pth", "--max_epoch", "1", "--batch_size", "2"]
-    status, shown = run(words, clone)
-    assert status == 0, shown
-    assert "is not known" not in shown
+def test_documented_vt_clip_training(clone):
+    """With a small CLIP instead of the one on the hub."""
+    (command,) = re.findall(r"^python extract_features\.py .*$", read_code("evaluation"), re.M)
+    status, output = run(shlex.split(command.replace("ViT-B-16", "outputs/vt_clipscore/vt_clip.pth")), clone)
+    assert status == 0, output
+    (command,) = read_launcher_commands("evaluation", "train_vt_clip.py")
+    argv = shlex.split(command.replace("--nproc_per_node=4", "--nproc_per_node=2 --standalone"))
+    argv += ["--clip", "outputs/vt_clipscore/vt_clip.pth", "--max_epoch", "1", "--batch_size", "2"]
+    status, output = run(argv, clone)
+    assert status == 0, output
+    assert "is not known" not in output
     assert load_vt_clip(clone / "outputs/vt_clip/vt_clip.pth").width == 512
 
 
 @pytest.mark.soak
-def test_benchmark(mini_videos):
+def test_documented_benchmark(mini_videos):
     """The documented benchmark prints each stage and the ratio to the encoder alone."""
-    assert "`python -m benchmarks.extraction VIDEO`" in document("own_videos")
+    assert "`python -m benchmarks.extraction VIDEO`" in read_document("own_videos")
     video = mini_videos / f"videos/{VIDEO_ID}.mp4"
-    words = ["python", "-m", "benchmarks.extraction", video, "--rounds", "1", "--repeat", "1", "--depth", "1"]
-    status, shown = run(words, ROOT)
-    assert status == 0, shown
+    argv = ["python", "-m", "benchmarks.extraction", video, "--rounds", "1", "--repeat", "1", "--depth", "1"]
+    status, output = run(argv, ROOT)
+    assert status == 0, output
     for stage in ("decode", "preprocess", "encode", "together"):
-        (rate,) = re.findall(rf"^{stage} +([0-9.]+) frames/s", shown, re.M)
+        (rate,) = re.findall(rf"^{stage} +([0-9.]+) frames/s", output, re.M)
         assert float(rate) > 0
-    assert re.search(r"^together / encode: \d\.\d\d", shown, re.M)
+    assert re.search(r"^together / encode: \d\.\d\d", output, re.M)

@@ -1,3 +1,3 @@
-"""Settings, files, downloads, logging, processes, signals, seeds and devices: leaf modules without any knowledge of
-videos, models or metrics. Imports nothing else of the project.
+"""Settings, files, downloads, logging, process group, signals, seeds and devices: modules that do not depend on videos,
+models or metrics. Imports no other package of the project.
 """

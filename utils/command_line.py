@@ -1,4 +1,4 @@
-"""Command lines: one-line errors, and flags generated from the fields of `Settings`, so that the two cannot drift."""
+"""Command lines: one-line errors, and flags generated from the fields of `Settings`."""
 
 import argparse
 import dataclasses
@@ -7,7 +7,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic.fields import FieldInfo
 
-from utils.settings import InvalidSetting, Settings, choices, flag_type, is_list, nearest, read_layers
+from utils.settings import InvalidSetting, Settings, choices, flag_type, is_list, read_layers, suggest_setting
 
 S = TypeVar("S", bound=Settings)
 
@@ -21,12 +21,12 @@ class OneLineParser(argparse.ArgumentParser):
 
 @dataclasses.dataclass(frozen=True)
 class CommandLine(Generic[S]):
-    """What a command line and its YAML files give.
+    """A parsed command line with its YAML files.
 
     Attributes:
-        settings: defaults < YAML < typed flags.
-        notes: lines for the log: flags that override the YAML, obsolete keys that are ignored.
-        arguments: the script's own arguments.
+        settings: defaults < YAML < flags.
+        notes: lines for the log: flags that override the YAML, ignored obsolete keys.
+        arguments: the arguments that the script added.
     """
 
     settings: S
@@ -44,22 +44,22 @@ def load_settings(
 
     Args:
         cls: class of the settings.
-        argv: arguments without the program's name; None takes the process's own.
+        argv: arguments without the program's name; None is `sys.argv[1:]`.
         description: first line of `--help`.
-        add_arguments: adds a script's own arguments to the parser.
+        add_arguments: adds further arguments to the parser.
     Raises:
         FileNotFoundError, ValueError: see `read_layers` and `Settings`.
     """
     parser = _parser(cls, description)
     if add_arguments is not None:
         add_arguments(parser)
-    typed, unknown = parser.parse_known_args(argv)
-    for word in unknown:
-        if word.startswith("--"):
-            raise ValueError(f"{word}: unknown flag{nearest(word[2:].split('=')[0], cls, '--')}")
-        raise ValueError(f"unknown argument {word!r}")
-    flags = {name: value for name, value in vars(typed).items() if name in cls.model_fields}
-    layers = read_layers(typed.config, cls)
+    parsed, unknown = parser.parse_known_args(argv)
+    for argument in unknown:
+        if argument.startswith("--"):
+            raise ValueError(f"{argument}: unknown flag{suggest_setting(argument[2:].split('=')[0], cls, '--')}")
+        raise ValueError(f"unknown argument {argument!r}")
+    flags = {name: value for name, value in vars(parsed).items() if name in cls.model_fields}
+    layers = read_layers(parsed.config, cls)
     notes = [
         f"{path}: {key}: a setting of an earlier version, ignored"
         for path, layer in layers
@@ -67,15 +67,15 @@ def load_settings(
     ]
     values = {key: value for _, layer in layers for key, value in layer.items() if key not in cls.obsolete}
     try:
-        cls(**values)  # a wrong value is reported with the file that has it, whatever the flags
+        cls(**values)  # report a wrong value with its file, even if a flag overrides it
     except InvalidSetting as error:
         if error.name not in flags:
-            source = next((path for path, layer in reversed(layers) if error.name in layer), typed.config)
+            source = next((path for path, layer in reversed(layers) if error.name in layer), parsed.config)
             raise ValueError(f"{source}: {error}") from None
     for name, value in flags.items():
         if name in values and values[name] != value:
-            notes.append(f"{name}: the config says {values[name]!r}, the flag says {value!r}: the flag counts")
-    return CommandLine(cls(**(values | flags)), tuple(notes), typed)
+            notes.append(f"{name}: the flag's {value!r} overrides the config's {values[name]!r}")
+    return CommandLine(cls(**(values | flags)), tuple(notes), parsed)
 
 
 def _parser(cls: type[Settings], description: str | None) -> OneLineParser:
@@ -89,19 +89,19 @@ def _parser(cls: type[Settings], description: str | None) -> OneLineParser:
         elif is_list(field):
             arguments = dict(nargs="+", metavar="NAME")
         else:
-            kind = flag_type(field)
-            arguments = dict(type=kind, metavar="NAME" if choices(field) else kind.__name__.upper())
+            value_type = flag_type(field)
+            arguments = dict(type=value_type, metavar="NAME" if choices(field) else value_type.__name__.upper())
         parser.add_argument(f"--{name}", help=help_text, **arguments)
     return parser
 
 
 def _help(field: FieldInfo) -> str:
-    """The help text with the values to choose from."""
-    return f"{field.description}" + (f": {', '.join(choices(field))}" if choices(field) else "")
+    """Help text with the allowed values."""
+    return f"{field.description}" + (f" (one of {', '.join(choices(field))})" if choices(field) else "")
 
 
 def _bool(text: str) -> bool:
-    """Read a flag's value as YAML would."""
+    """Parse a flag's value as YAML would."""
     words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     if text.lower() not in words:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected true or false")
@@ -109,6 +109,6 @@ def _bool(text: str) -> bool:
 
 
 def reference_table(cls: type[Settings]) -> str:
-    """The documentation's table of settings, one row per field."""
+    """Return the documentation's table of settings, one row per field."""
     rows = [f"| `{name}` | `{field.default!r}` | {_help(field)} |" for name, field in cls.model_fields.items()]
     return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])

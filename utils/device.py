@@ -2,31 +2,41 @@
 
 import torch
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+from utils.precision import PrecisionName
+
+# None: no autocast.
+PRECISIONS: dict[PrecisionName, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(device: str) -> torch.device:
-    """Choose the kind of device for `auto`, `cpu` or `cuda`.
+    """Select the type of device for `auto`, `cpu` or `cuda`.
 
     Raises:
-        ValueError: `cuda` is asked for and there is none.
+        ValueError: `cuda` is requested and there is none.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: found no GPU that PyTorch can use, expected one for device cuda")
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
 
-def autocast(precision: str, device: torch.device) -> torch.autocast:
+def autocast(precision: PrecisionName, device: torch.device) -> torch.autocast:
     """Context in which the model computes in `precision`, one of `PRECISIONS`."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
-def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+def resolve_precision(precision: str, device: torch.device) -> PrecisionName:
+    """Resolve `auto`: bf16 on a GPU, fp32 on a CPU; other names are unchanged."""
+    if precision == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    return next(name for name in PRECISIONS if name == precision)
+
+
+def gradient_scaler(precision: PrecisionName, device: torch.device) -> torch.amp.GradScaler:
     """Gradient scaler for fp16; disabled in the other precisions."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Allow TF32 in float32 matrix products on GPUs, or not; PyTorch 1.10 allowed it by default."""
+    """Allow or forbid TF32 in float32 matrix products on GPUs; PyTorch 1.10 allowed it by default."""
     torch.set_float32_matmul_precision("high" if allowed else "highest")

@@ -1,4 +1,4 @@
-"""The process group of a run: torch.distributed.run, srun, or one plain process."""
+"""The process group of a run: started by torch.distributed.run or srun, or a single process."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -24,7 +24,7 @@ from utils.errors import PeerFailure
 P = ParamSpec("P")
 T = TypeVar("T")
 
-LAUNCHER_SECONDS = 10  # wait for the launcher's signal after a peer has failed
+LAUNCHER_SECONDS = 10  # wait this long for the launcher's signal after a peer has failed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,19 +41,19 @@ class DistContext:
         return self.rank == 0
 
 
-_host_group: dist.ProcessGroup | None = None  # for tensors on the host, where the default group is NCCL's
+_host_group: dist.ProcessGroup | None = None  # gloo group for tensors on the host, if the default group is NCCL's
 
 
 @contextlib.contextmanager
 def peer_failures() -> Iterator[None]:
-    """Turn the errors of broken collectives within the block into `PeerFailure`, the whole message included."""
+    """Convert errors of broken collectives within the block to `PeerFailure`, with their whole message."""
     try:
         yield
     except RuntimeError as error:
         # NCCL raises dist.DistError, gloo plain RuntimeError.
         if not dist.is_initialized() or (type(error) is not RuntimeError and not isinstance(error, dist.DistError)):
             raise
-        raise PeerFailure(f"another process of this run failed, or a collective did ({error})") from error
+        raise PeerFailure(f"another process of this run, or a collective, failed ({error})") from error
 
 
 def _collective(function: Callable[P, T]) -> Callable[P, T]:
@@ -96,11 +96,11 @@ def _first_host(nodes: str) -> str:
         listed = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
         return listed.stdout.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError):
-        name = re.match(r"([^\[,]+)(?:\[(\d+))?", nodes)
-        return name.group(1) + (name.group(2) or "")
+        prefix, number = re.findall(r"^([^\[,]+)(?:\[(\d+))?", nodes)[0]
+        return prefix + number
 
 
-def init(
+def init_context(
     device: str = "auto", *, backend: str | None = None, timeout: datetime.timedelta = datetime.timedelta(hours=2)
 ) -> DistContext:
     """Join the run's process group, if there are several processes.
@@ -108,9 +108,9 @@ def init(
     Args:
         device: `auto`, `cpu` or `cuda`.
         backend: `gloo` or `nccl`; None: the one of the device.
-        timeout: of collectives; long enough for the first process to score captions.
+        timeout: timeout of collectives; long enough for the first process to score captions.
     Raises:
-        ValueError: `cuda` is asked for and there is none, or a node has more processes than GPUs.
+        ValueError: `cuda` is requested and there is none, or a node has more processes than GPUs.
         PeerFailure: the other processes cannot be reached.
     """
     env = os.environ
@@ -120,7 +120,7 @@ def init(
     local_rank = int(env.get("LOCAL_RANK", "0"))
     target = pick_device(device)
     if target.type == "cuda":
-        # srun --gpus-per-task makes just one GPU visible to each process.
+        # srun --gpus-per-task makes only one GPU visible to each process.
         gpu = 0 if from_srun and torch.cuda.device_count() == 1 else local_rank
         if gpu >= torch.cuda.device_count():
             raise ValueError(
@@ -139,15 +139,16 @@ def _init_process_group(backend: str, rank: int, size: int, timeout: datetime.ti
     global _host_group
     with interrupt.default_handlers():  # nothing to save yet
         store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
-        # The launcher gives restarted processes the same store, with the addresses of the dead in it.
+        # Restarted processes get the same store from the launcher; it still has the addresses of their predecessors.
         store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         device_id = device if backend == "nccl" else None
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout, device_id=device_id)
-        _host_group = None if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
+        if backend != "gloo":
+            _host_group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
 
 
 def shutdown() -> None:
-    """Leave the process group, if there is one, together with all other processes."""
+    """Leave the process group, if there is one, after a barrier."""
     if dist.is_initialized():
         barrier()
         dist.destroy_process_group()
@@ -161,7 +162,7 @@ def report_failure(error: BaseException) -> None:
 
 
 def wait_for_launcher() -> None:
-    """After a peer's failure, wait for the launcher's signal: it should detect, and report, the peer first."""
+    """After a peer's failure, wait for the launcher's signal, so that it detects and reports the peer first."""
     deadline = time.monotonic() + LAUNCHER_SECONDS
     while "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() < deadline and not interrupt.stop_requested():
         time.sleep(0.1)
@@ -169,7 +170,7 @@ def wait_for_launcher() -> None:
 
 @_collective
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has reached the barrier."""
     if dist.is_initialized():
         dist.barrier()
 
@@ -183,12 +184,12 @@ def local_main_first(context: DistContext) -> Iterator[None]:
         yield
     finally:
         if context.local_rank == 0:
-            barrier()  # after a failure too: the others then meet the same error, not a broken connection
+            barrier()  # also after a failure, so that the others raise the same error
 
 
 @_collective
 def gather_objects(value: T, context: DistContext) -> list[T] | None:
-    """Collect one picklable value per process: a list of `world_size` on the first process, None on the others."""
+    """Gather one picklable value per process: a list of `world_size` on the first process, None on the others."""
     if context.world_size == 1:
         return [value]
     gathered: list[Any] | None = [None] * context.world_size if context.is_main else None
@@ -198,7 +199,7 @@ def gather_objects(value: T, context: DistContext) -> list[T] | None:
 
 @_collective
 def broadcast_object(value: T, context: DistContext) -> T:
-    """Give every process the first one's picklable value."""
+    """Broadcast the first process's picklable value."""
     if context.world_size == 1:
         return value
     values = [value]
@@ -208,7 +209,7 @@ def broadcast_object(value: T, context: DistContext) -> T:
 
 @_collective
 def any_rank(flag: bool, context: DistContext) -> bool:
-    """Whether the flag is set on any process; no host sync with a GPU."""
+    """Whether the flag is set on any process; without a host sync on GPUs."""
     if context.world_size == 1:
         return flag
     value = torch.tensor([int(flag)])
@@ -218,10 +219,10 @@ def any_rank(flag: bool, context: DistContext) -> bool:
 
 @_collective
 def wrap_ddp(model: torch.nn.Module, context: DistContext) -> torch.nn.Module:
-    """Wrap a model so that gradients are averaged over the processes; with one process, return it as it is."""
+    """Wrap a model in DistributedDataParallel; with one process, return it unchanged."""
     if context.world_size == 1:
         return model
-    # Without `device_ids`, which would copy what stays on the host (lengths) to the device.
+    # Without `device_ids`, which would copy the inputs that stay on the host (mask, caption ids) to the device.
     return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
@@ -249,7 +250,7 @@ def all_reduce_mean(values: torch.Tensor, context: DistContext) -> torch.Tensor:
 
 
 class _AllGather(torch.autograd.Function):
-    """Rows of all processes; backward, the sum of all processes' gradients of this process's rows."""
+    """All-gather of rows; the backward pass sums all processes' gradients of this process's rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, context: DistContext) -> torch.Tensor:
@@ -267,9 +268,9 @@ class _AllGather(torch.autograd.Function):
 
 @_collective
 def all_gather_with_grad(rows: torch.Tensor, context: DistContext) -> torch.Tensor:
-    """Concatenate the processes' tensors (n, …), of one shape: (n · world_size, …), differentiable.
+    """Concatenate the processes' tensors (n, …) of equal shape: (n · world_size, …), differentiable.
 
-    A loss over the gathered rows that every process computes, averaged as DistributedDataParallel does, has the
-    gradient of one process with all rows.
+    If every process computes the same loss over the gathered rows, DistributedDataParallel's averaged gradient is that
+    of one process with all rows.
     """
     return rows if context.world_size == 1 else _AllGather.apply(rows, context)

@@ -1,4 +1,4 @@
-"""Files that the user names: a path, or a URL (https:// or hf://) that is downloaded once."""
+"""Files given by the user as a path or a URL (https:// or hf://); a URL is downloaded once."""
 
 import hashlib
 import ipaddress
@@ -6,10 +6,14 @@ import os
 import pathlib
 import re
 import urllib.parse
+from typing import TYPE_CHECKING, Any
 
-from utils.files import make_folder, sha256_of
+from utils.files import compute_sha256, make_folder
 
-TIMEOUT = 60  # seconds without a byte
+if TYPE_CHECKING:
+    import requests
+
+TIMEOUT = 60  # seconds without data
 CHECKSUM = re.compile(r"sha256=([0-9a-f]{64})")
 
 
@@ -22,12 +26,12 @@ def resolve_file(source: str | os.PathLike) -> pathlib.Path:
     """Return the local path of a file; a URL is downloaded once, into torch's hub cache or Hugging Face's.
 
     Args:
-        source: a path, an https URL (http on this machine itself) or a file on the Hugging Face hub as
-            `hf://org/name/file` (see `utils.hub`). A URL may end in `#sha256=` and the file's hexadecimal SHA-256:
-            that is then compared, also with a file downloaded before.
+        source: a path, an https URL (http only for localhost) or a file on the Hugging Face hub as
+            `hf://org/name/file` (see `utils.hub`). A URL may end in `#sha256=` and a hexadecimal SHA-256;
+            the file, cached or not, is verified against it.
     Raises:
-        FileNotFoundError: there is no such file, or the URL cannot be read.
-        ValueError: another kind of URL, or a file of another SHA-256.
+        FileNotFoundError: there is no such file, or the URL cannot be downloaded.
+        ValueError: another type of URL, or a file of another SHA-256.
     """
     source = str(source)
     if not is_url(source):
@@ -38,14 +42,14 @@ def resolve_file(source: str | os.PathLike) -> pathlib.Path:
     url, _, fragment = source.partition("#")
     expected = CHECKSUM.fullmatch(fragment)
     if fragment and not expected:
-        raise ValueError(f"{source}: found {fragment[:80]!r} behind #, expected sha256= and 64 hexadecimal digits")
+        raise ValueError(f"{source}: found {fragment[:80]!r} after #, expected sha256= and 64 hexadecimal digits")
     if not url.startswith("hf://"):
         return _download(url, expected and expected[1])
-    from utils.hub import hub_file
+    from utils.hub import download_hub_file
 
-    path = hub_file(url)
-    if expected and sha256_of(path) != expected[1]:
-        raise ValueError(f"{source}: found SHA-256 {sha256_of(path)}, expected {expected[1]}")
+    path = download_hub_file(url)
+    if expected and compute_sha256(path) != expected[1]:
+        raise ValueError(f"{source}: found SHA-256 {compute_sha256(path)}, expected {expected[1]}")
     return path
 
 
@@ -76,8 +80,8 @@ def _cache_folder() -> pathlib.Path:
     return pathlib.Path(home, "hub", "vtsum_blip")
 
 
-def _check_redirect(response, *_, **__) -> None:
-    """Raise a ValueError where requests is about to follow a redirect to an address that is not safe."""
+def _check_redirect(response: "requests.Response", *_: Any, **__: Any) -> None:
+    """Raise a ValueError before requests follows a redirect to an unsafe address."""
     if response.is_redirect:
         _require_safe(urllib.parse.urljoin(response.url, response.headers["Location"]))
 

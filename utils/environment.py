@@ -1,4 +1,4 @@
-"""Provenance of a result: versions of the packages, and of this code."""
+"""Provenance of results: versions of the packages and of this code."""
 
 import functools
 import importlib.metadata
@@ -11,7 +11,7 @@ PACKAGES = ("timm", "transformers", "numpy", "scipy", "pycocoevalcap", "open_cli
 
 @functools.cache
 def environment_info() -> dict[str, str | None]:
-    """Versions by name: Python, torch, `PACKAGES`, and `code`, git's revision of this folder (None outside git)."""
+    """Return versions by name: Python, torch, `PACKAGES`, and `code`, the git revision (None outside a repository)."""
     import torch
 
     info: dict[str, str | None] = dict(python=platform.python_version(), torch=str(torch.__version__))
@@ -28,7 +28,7 @@ def _version(package: str) -> str | None:
 def _revision() -> str | None:
     root = pathlib.Path(__file__).resolve().parent.parent
     try:
-        words = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(words, cwd=root, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,5 +1,5 @@
-"""Exceptions that decide how a command ends."""
+"""Exceptions that determine a command's exit."""
 
 
 class PeerFailure(OSError):
-    """A collective failed, most likely because another process of the run did."""
+    """A collective failed, most likely because another process of the run failed."""

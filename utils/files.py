@@ -1,4 +1,4 @@
-"""Write files so that a reader never sees half of one, and read JSON with one-line errors."""
+"""Atomic writes, output folders, hashes, and reading of JSON with one-line errors."""
 
 import contextlib
 import hashlib
@@ -15,21 +15,21 @@ import pydantic_core
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "w", durable: bool = True) -> Iterator[IO]:
-    """Open a temporary file beside `path` and rename it to `path` when the block ends without an error.
+    """Open a temporary file in the folder of `path`, and rename it to `path` if the block succeeds.
 
     Args:
         path: file to write or replace.
         mode: `w` for text, `wb` for bytes.
-        durable: sync the file and its folder, so that a power cut leaves either the old or the new file. False is for
-            many small files that can be made again.
+        durable: sync the file and its folder, so that a power failure leaves either the old or the new file. Use False
+            for many small files that can be written again.
     Raises:
         OSError: the file cannot be written; the message names `path`.
     """
     path = pathlib.Path(path)
-    # Only the end of the name: the whole name and the suffix may be longer than a file system allows.
+    # Only the end of the name: with the suffix, the whole name may be longer than a file system allows.
     temporary = path.with_name(f".{path.name[-40:]}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
-        with open(temporary, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as file:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             if durable:
                 file.flush()
@@ -38,13 +38,13 @@ def atomic_write(path: str | os.PathLike, mode: str = "w", durable: bool = True)
         if durable:
             _sync_folder(path.parent)
     except OSError as error:
-        raise cannot_be_written(path, error) from None
+        raise write_error(path, error) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def cannot_be_written(path: str | os.PathLike, error: OSError) -> OSError:
+def write_error(path: str | os.PathLike, error: OSError) -> OSError:
     """Return the one-line `OSError` for a file that cannot be written."""
     return OSError(f"{path}: cannot be written ({error.strerror or error})")
 
@@ -62,7 +62,7 @@ def _sync_folder(folder: pathlib.Path) -> None:
 def replace_hardlink(source: str | os.PathLike, target: str | os.PathLike) -> None:
     """Replace `target` by a hard link to `source`, atomically; copy where the file system has no links.
 
-    Files that are only ever replaced, never changed in place, may share their bytes.
+    Both names share the data: only for files that are replaced, never modified in place.
 
     Raises:
         OSError: the file cannot be written; the message names `target`.
@@ -83,13 +83,13 @@ def replace_hardlink(source: str | os.PathLike, target: str | os.PathLike) -> No
 
 
 def make_folder(path: str | os.PathLike, setting: str) -> pathlib.Path:
-    """Make an output folder if it is missing.
+    """Create an output folder if it does not exist.
 
     Args:
         path: the folder.
-        setting: name of the setting that holds it, for messages.
+        setting: name of its setting, for messages.
     Raises:
-        ValueError: the path is a file, or the folder cannot be made or written to.
+        ValueError: the path is a file, or the folder cannot be created or is not writable.
     """
     path = pathlib.Path(path)
     try:
@@ -97,16 +97,16 @@ def make_folder(path: str | os.PathLike, setting: str) -> pathlib.Path:
     except FileExistsError:
         raise ValueError(f"{path}: {setting}: found a file, expected a folder") from None
     except OSError as error:
-        raise ValueError(f"{path}: {setting}: cannot be made ({error.strerror})") from None
+        raise ValueError(f"{path}: {setting}: cannot be created ({error.strerror})") from None
     if not os.access(path, os.W_OK | os.X_OK):
-        raise ValueError(f"{path}: {setting}: found a folder that cannot be written to, expected one that can")
+        raise ValueError(f"{path}: {setting}: found a folder that is not writable, expected a writable one")
     return path
 
 
-def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Remove temporary files of processes on this host that were killed during an `atomic_write` into a folder."""
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Remove the temporary files of processes on this host that were killed during an `atomic_write` into a folder."""
     pattern = re.compile(rf"\..+\.{re.escape(socket.gethostname())}\.(\d+)\.tmp")
-    for entry in os.scandir(folder):
+    for entry in os.scandir(os.fspath(folder)):
         match = pattern.fullmatch(entry.name)
         if match and not _is_running(int(match[1])):
             pathlib.Path(entry.path).unlink(missing_ok=True)
@@ -117,12 +117,12 @@ def _is_running(process_id: int) -> bool:
         os.kill(process_id, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # another user's process
         return True
     return True
 
 
-def sha256_of(path: str | os.PathLike) -> str:
+def compute_sha256(path: str | os.PathLike) -> str:
     """Hex SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -133,7 +133,7 @@ def read_json(path: str | os.PathLike, description: str) -> Any:
 
     Args:
         path: the file.
-        description: what the file is called in messages.
+        description: name of its content, for messages.
     Raises:
         FileNotFoundError, ValueError: the message is one line that names the file.
     """
@@ -147,7 +147,7 @@ def read_json(path: str | os.PathLike, description: str) -> Any:
 def read_text(path: str | os.PathLike, description: str) -> str:
     """Read a UTF-8 file; raises as `read_json`."""
     try:
-        return pathlib.Path(path).read_bytes().decode("utf-8")  # read_text would convert line ends
+        return pathlib.Path(path).read_bytes().decode("utf-8")  # read_text would convert line endings
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: {description}: no such file") from None
     except IsADirectoryError:
@@ -161,9 +161,9 @@ def read_text(path: str | os.PathLike, description: str) -> str:
 def parse_json(text: str) -> Any:
     """Parse JSON; NaN and Infinity are numbers, as for `json.loads`.
 
-    Unlike `json.loads`, text that UTF-8 cannot hold (half a surrogate pair) is an error.
+    Unlike for `json.loads`, a lone surrogate is an error.
 
     Raises:
-        ValueError: not JSON, or nested deeper than the parser allows.
+        ValueError: not JSON, or nested too deeply.
     """
     return pydantic_core.from_json(text)

@@ -2,18 +2,18 @@
 
 import dataclasses
 
-# CLIP's, which BLIP took over.
+# CLIP's, also used by BLIP.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclasses.dataclass(frozen=True)
 class FrameTransform:
-    """How a frame becomes an encoder's input; `data.video` applies the geometry, the encoder the normalization.
+    """Preprocessing of a frame: `data.video` resizes and crops, the encoder normalizes.
 
     Attributes:
         size: S, side of the square input in pixels.
-        crop: resize the shorter side to S and cut out the center; otherwise resize the whole frame to S x S.
+        crop: resize the shorter side to S and crop the center; otherwise resize the whole frame to S x S.
         interpolation: `bicubic` or `bilinear`.
         mean, std: per channel, of pixels in [0, 1].
     """

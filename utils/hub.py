@@ -17,15 +17,15 @@ from huggingface_hub.errors import (
 )
 
 
-def hub_file(source: str) -> pathlib.Path:
+def download_hub_file(source: str) -> pathlib.Path:
     """Return the local path of a file on the hub, downloaded if it is not in the hub's cache.
 
     Args:
-        source: `hf://org/name/path` of a model's repository, `hf://datasets/org/name/path` of a data set's; a branch,
+        source: `hf://org/name/path` of a model's repository, `hf://datasets/org/name/path` of a dataset's; a branch,
             tag or commit may follow the name, after an @.
     Raises:
-        FileNotFoundError: it is not on the hub or cannot be downloaded; one line says why.
-        ValueError: not such an address.
+        FileNotFoundError: it is not on the hub or cannot be downloaded.
+        ValueError: not such a URI.
     """
     try:
         uri = parse_hf_uri(source)
@@ -33,10 +33,10 @@ def hub_file(source: str) -> pathlib.Path:
         uri = None
     if uri is None or uri.type not in ("model", "dataset") or not uri.path_in_repo:
         expected = "hf://[datasets/]ORG/NAME[@REVISION]/FILE"
-        raise ValueError(f"{source}: found no file of a repository on the hub, expected {expected}")
+        raise ValueError(f"{source}: found no file of a hub repository, expected {expected}")
     try:
         return pathlib.Path(hf_hub_download(uri.id, uri.path_in_repo, repo_type=uri.type, revision=uri.revision))
-    except Exception as error:  # the library's, its HTTP clients' and the system's
+    except Exception as error:  # of the library, its HTTP clients or the system
         raise FileNotFoundError(f"{source}: {_reason(error, uri.id, uri.revision)}") from None
 
 
@@ -53,8 +53,8 @@ def _reason(error: Exception, repository: str, revision: str | None) -> str:
         return f"found no revision {revision} in {repository}"
     if isinstance(error, LocalEntryNotFoundError):
         if constants.is_offline_mode():
-            return f"not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to ask the hub"
-        return f"not in the cache {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} gives no answer ({text})"
+            return f"not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids requests to the hub"
+        return f"not in the cache {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} does not respond ({text})"
     if isinstance(error, EntryNotFoundError):
         return f"found no such file in {repository}"
     if isinstance(error, OSError) and error.strerror:

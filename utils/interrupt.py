@@ -10,17 +10,17 @@ from types import FrameType
 
 EX_TEMPFAIL = 75  # sysexits.h: exit status of a run that was stopped and can be resumed
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-ONE_KEYPRESS = 2.0  # seconds; the launcher forwards a Ctrl-C to processes that had it from the terminal already
+SAME_KEYPRESS_SECONDS = 2.0  # seconds; closer signals are one Ctrl-C, which the terminal and the launcher both send
 
 _received: tuple[str, float] | None = None  # name of the first signal, and its time
 
 
 class Interrupted(Exception):
-    """The run stops because a signal asked for it; all that resuming needs is on the disk."""
+    """Raised to stop a run after a signal; the state for resuming is on disk."""
 
 
 def stop_requested() -> str | None:
-    """Name of the signal that asked this process to stop, or None."""
+    """Return the name of the signal that asked this process to stop, or None."""
     return _received[0] if _received else None
 
 
@@ -48,7 +48,7 @@ def signal_handlers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def default_handlers() -> Iterator[None]:
-    """Restore the default action of the signals within the block, where there is nothing to save."""
+    """Restore the default action of the signals within the block, for phases without anything to save."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -64,14 +64,14 @@ def _record(number: int, frame: FrameType | None) -> None:
     global _received
     if _received is None:
         _received = signal.Signals(number).name, time.monotonic()
-    elif number == signal.SIGINT and time.monotonic() - _received[1] > ONE_KEYPRESS:
+    elif number == signal.SIGINT and time.monotonic() - _received[1] > SAME_KEYPRESS_SECONDS:
         raise KeyboardInterrupt
 
 
 def init_loader_worker(worker_id: int) -> None:
-    """`worker_init_fn` of data loaders: of SIGTERM, only the parent's terminates a worker.
+    """`worker_init_fn` of data loaders: a worker terminates only on SIGTERM from its parent process.
 
-    Schedulers send SIGTERM to every process of a job. torch's own handler would let the worker die of it, and the
+    Schedulers send SIGTERM to every process of a job. With torch's own handler it would terminate the workers, and the
     step that the run still has to finish would fail.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Logging of a run, progress bars, and one-line errors."""
+"""Logs of a run, progress bars, and the main function of scripts with its one-line errors."""
 
 import contextlib
 import errno
@@ -17,22 +17,22 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from utils import interrupt
 from utils.errors import PeerFailure
-from utils.files import cannot_be_written
+from utils.files import write_error
 from utils.text import printable
 
 
 class _Formatter(logging.Formatter):
-    """One line for each message, whatever the names in it hold."""
+    """Formats each message as one printable line."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 
 
-FORMAT = _Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+FORMATTER = _Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
 
 class LogFile(logging.FileHandler):
-    """A log file, locked by one process; a failed write ends the run.
+    """A log file that one process locks; a failed write is an error of the run.
 
     Raises:
         ValueError: another process has locked it.
@@ -40,8 +40,9 @@ class LogFile(logging.FileHandler):
 
     def __init__(self, path: str | os.PathLike) -> None:
         super().__init__(path, encoding="utf-8")
+        assert self.stream is not None
         try:
-            fcntl.lockf(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, in any way
+            fcntl.lockf(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends for any reason
         except (BlockingIOError, PermissionError):
             self.close()
             raise ValueError(f"{path}: output_dir is locked by another run") from None
@@ -51,11 +52,11 @@ class LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         assert error is not None
-        raise cannot_be_written(self.baseFilename, error) if isinstance(error, OSError) else error
+        raise write_error(self.baseFilename, error) if isinstance(error, OSError) else error
 
 
 def setup_logging(is_main: bool, path: str | os.PathLike | None = None) -> None:
-    """Send the first process's messages to stderr and, if given, to a file; the other processes only show errors."""
+    """Log messages of the first process to stderr and, if given, to a file; other processes only log errors."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
@@ -65,14 +66,14 @@ def setup_logging(is_main: bool, path: str | os.PathLike | None = None) -> None:
     if is_main and path is not None:
         handlers.append(LogFile(path))
     for handler in handlers:
-        handler.setFormatter(FORMAT)
+        handler.setFormatter(FORMATTER)
         root.addHandler(handler)
     for library in ("httpx", "httpx2", "urllib3", "filelock", "huggingface_hub"):
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
 class Tracker(Protocol):
-    """Shows the lines of a log elsewhere."""
+    """Receives the lines of a `JsonlLogger`."""
 
     def add(self, line: dict[str, Any]) -> None: ...
 
@@ -85,44 +86,50 @@ class JsonlLogger:
     Args:
         path: the file.
         enabled: False on all processes but the first.
-        keep: bytes of the file to keep, None for all: a resumed run writes what came after its checkpoint anew.
+        keep_bytes: truncate the file to this many bytes; None keeps all. A resumed run rewrites the lines after its
+            checkpoint.
     Attributes:
-        trackers: what gets each line too, see `engine.trackers`.
+        trackers: receive each line too, see `engine.trackers`.
     """
 
-    def __init__(self, path: str | os.PathLike, enabled: bool = True, keep: int | None = None) -> None:
+    def __init__(self, path: str | os.PathLike, enabled: bool = True, keep_bytes: int | None = None) -> None:
         self.path = path
         self.file = None
         self.trackers: list[Tracker] = []
         if enabled:
             try:
                 self.file = open(path, "ab", buffering=0)
-                if keep is not None and keep < self.file.tell():
-                    self.file.truncate(keep)
+                if keep_bytes is not None and keep_bytes < self.file.tell():
+                    self.file.truncate(keep_bytes)
             except OSError as error:
-                raise cannot_be_written(path, error) from None
+                raise write_error(path, error) from None
 
     def write(self, **values: Any) -> None:
-        """Add a line, with null for non-finite numbers; raises OSError, naming the file, if it cannot be written."""
+        """Append a line, with null for non-finite numbers.
+
+        Raises:
+            OSError: the line cannot be written; the message names the file.
+        """
         if self.file:
             values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
             line = json.dumps(values, allow_nan=False).encode() + b"\n"
             try:
-                if self.file.write(line) < len(line):  # the disk is full, or nearly so
+                if self.file.write(line) < len(line):  # the disk is full
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError as error:
-                raise cannot_be_written(self.path, error) from None
+                raise write_error(self.path, error) from None
             for tracker in self.trackers:
                 tracker.add(values)
 
-    def position(self) -> int:
-        """Flush to the disk; returns the number of bytes written, 0 where disabled."""
+    def sync(self) -> int:
+        """Sync the file and return its length in bytes; 0 if disabled."""
         if not self.file:
             return 0
         os.fsync(self.file.fileno())
         return self.file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
+        """Close the file and the trackers."""
         if self.file:
             self.file.close()
         for tracker in self.trackers:
@@ -131,8 +138,8 @@ class JsonlLogger:
 
 @contextlib.contextmanager
 def progress_bar(iterable: Iterable | None, is_main: bool, **options: Any) -> Iterator[tqdm]:
-    """A tqdm bar on a terminal, on the first process only; log messages go above it."""
-    size = shutil.get_terminal_size()  # 80 x 24 where a terminal says 0 x 0, in which tqdm would draw nothing
+    """Show a tqdm bar on a terminal, on the first process only; log messages are printed above it."""
+    size = shutil.get_terminal_size()  # 80 x 24 for a terminal of size 0 x 0, in which tqdm would draw nothing
     options |= dict(disable=None if is_main else True, ncols=size.columns, nrows=size.lines)
     with logging_redirect_tqdm(), tqdm(iterable, **options) as bar:
         yield bar
@@ -145,33 +152,37 @@ def run_main(main: Callable[[], Any], resumable: bool = False) -> None:
 
     Args:
         main: the function.
-        resumable: signals only ask it to stop, see `utils.interrupt`, and the exit status is then 75.
+        resumable: on a signal, let it stop at a resumable point, with exit status 75; see `utils.interrupt`.
     """
     with interrupt.signal_handlers() if resumable else contextlib.nullcontext():
         try:
             main()
-        except BrokenPipeError:  # the reader of a pipe, such as `head`, has ended
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(141)
         except KeyboardInterrupt:
             _show_last_line("interrupted")
             sys.exit(130)
         except interrupt.Interrupted as signal:
             _show_last_line(f"stopped by {signal}; the same command resumes from here")
             os._exit(interrupt.EX_TEMPFAIL)  # without joining threads that score or decode
-        except PeerFailure as error:
-            from utils.distributed import wait_for_launcher
-
-            wait_for_launcher()
-            _exit_with_error(error)
+        except BrokenPipeError:  # the reader of stdout, such as `head`, has ended
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
         except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
-            if "torch.distributed" in sys.modules:
-                from utils.distributed import report_failure
-
-                report_failure(error)
+            _synchronize_with_launcher(error)
             if isinstance(error, RuntimeError) and not _is_from_data_loader(error):
                 raise
             _exit_with_error(error)
+
+
+def _synchronize_with_launcher(error: BaseException) -> None:
+    """Report the error to the launcher; if another process failed first, wait until the launcher has detected that."""
+    if "torch.distributed" not in sys.modules:
+        return
+    from utils.distributed import report_failure, wait_for_launcher
+
+    if isinstance(error, PeerFailure):
+        wait_for_launcher()
+    else:
+        report_failure(error)
 
 
 def _exit_with_error(error: BaseException) -> None:
@@ -182,7 +193,7 @@ def _exit_with_error(error: BaseException) -> None:
 
 
 def _is_from_data_loader(error: BaseException) -> bool:
-    """Whether torch's data loader raised an error itself, as it does when a worker process was killed."""
+    """Whether torch's data loader itself raised the error, as it does if a worker process was killed."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -190,15 +201,15 @@ def _is_from_data_loader(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error in one printable line."""
+    """Return the message of an error as one printable line."""
     line = str(error).strip() or type(error).__name__
-    if line.startswith("Caught "):  # a loader's worker wraps the message in its own traceback, as the last line
+    if line.startswith("Caught "):  # from a loader's worker: the last line of the traceback
         line = line.splitlines()[-1].removeprefix(f"{type(error).__name__}: ")
     return printable(" ".join(line.split()))
 
 
 def _show_last_line(line: str) -> None:
-    """Show a run's last line on stderr and in its log file, if these can still be written."""
+    """Print a run's last line to stderr and to its log file, if they are still writable."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
     for handler in logging.getLogger().handlers:

@@ -1,4 +1,4 @@
-"""Seeding, and the state of what was seeded."""
+"""Seeds and RNG states."""
 
 import random
 from typing import Any
@@ -14,35 +14,37 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def epoch_seed(seed: int, rank: int, epoch: int) -> int:
-    """Seed of one epoch on one process.
+def derive_epoch_seed(seed: int, rank: int, epoch: int) -> int:
+    """Derive the seed of one epoch on one process.
 
-    Each epoch has a seed of its own, so that a run resumed at the start of an epoch draws what an uninterrupted run
-    draws.
+    A run that resumes at the start of an epoch draws the same numbers as an uninterrupted one.
     """
     return (seed + rank + 1_000_003 * epoch) % 2**63
 
 
-def random_state() -> dict[str, Any]:
-    """RNG state of Python, NumPy and torch, in plain values and tensors."""
-    kind, key, *rest = np.random.get_state()
-    state = dict(python=random.getstate(), numpy=(kind, torch.from_numpy(key.astype(np.int64)), *rest))
-    state["torch"] = torch.get_rng_state()
+def get_rng_state() -> dict[str, Any]:
+    """Return the RNG states of Python, NumPy and torch as plain values and tensors."""
+    name, key, *rest = np.random.get_state(legacy=True)
+    state = dict[str, Any](
+        python=random.getstate(),
+        numpy=(name, torch.from_numpy(np.asarray(key, np.int64)), *rest),
+        torch=torch.get_rng_state(),
+    )
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Restore the RNG state that `random_state` returned.
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Restore the RNG states that `get_rng_state` returned.
 
     Raises:
-        KeyError, TypeError, ValueError, RuntimeError: it is no such state.
+        KeyError, TypeError, ValueError, RuntimeError: it is not such a state.
     """
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-    kind, key, *rest = state["numpy"]
-    np.random.set_state((kind, key.numpy().astype(np.uint32), *rest))
+    name, key, *rest = state["numpy"]
+    np.random.set_state((name, key.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"])

@@ -10,26 +10,38 @@ import typing
 from typing import Any, ClassVar, Self
 
 import pydantic
+from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from utils.files import atomic_write, read_text
-from utils.validation import brief, locate_first_problem
+from utils.validation import abbreviate, locate_first_error
 
 
-def option(default: Any, help: str, *, may_change_on_resume: bool = False, **limits: float) -> Any:
+def option(
+    default: Any,
+    help: str,
+    *,
+    may_change_on_resume: bool = False,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+) -> Any:
     """Declare a field of `Settings`.
 
     Args:
-        default: its value where neither a YAML file nor a flag gives one.
+        default: value if neither a YAML file nor a flag gives one.
         help: one line, also shown by `--help` and in the documentation.
         may_change_on_resume: a run may resume with another value.
-        limits: pydantic's `ge`, `gt`, `le`.
+        ge, gt, le: limits, as in `pydantic.Field`; integers are at most 2**31 by default.
     """
-    if type(default) is int:
-        limits.setdefault("le", 2**31)
     return pydantic.Field(
-        default, description=help, json_schema_extra=dict(may_change_on_resume=may_change_on_resume), **limits
+        default,
+        description=help,
+        json_schema_extra=dict(may_change_on_resume=may_change_on_resume),
+        ge=ge,
+        gt=gt,
+        le=2**31 if type(default) is int and le is None else le,
     )
 
 
@@ -37,7 +49,7 @@ class InvalidSetting(ValueError):
     """A setting has a wrong type or value.
 
     Attributes:
-        name: of the setting.
+        name: name of the setting.
     """
 
     def __init__(self, name: str, message: str) -> None:
@@ -56,6 +68,8 @@ class Settings(pydantic.BaseModel):
 
     # Keys of earlier versions that are accepted and ignored.
     obsolete: ClassVar[frozenset[str]] = frozenset()
+    # Name of a setting -> value in an earlier version -> current value.
+    aliases: ClassVar[dict[str, dict[str, str]]] = {}
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -64,25 +78,27 @@ class Settings(pydantic.BaseModel):
             cause = error.errors()[0].get("ctx", {}).get("error")
             if isinstance(cause, InvalidSetting):
                 raise cause from None
-            location, message = locate_first_problem(error)
+            location, message = locate_first_error(error)
             raise InvalidSetting(str(location[0]), message) from None
 
     @pydantic.field_validator("*", mode="before")
     @classmethod
     def _accept_yaml_values(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
-        """`key:` without a value is an empty text, a single name a list of one."""
+        """Convert null to "" for strings, a single name to a list, and aliases to names."""
+        assert info.field_name is not None
         field = cls.model_fields[info.field_name]
+        value = cls._canonical_value(info.field_name, value)
         if is_list(field):
             value = [value] if isinstance(value, str) else value
             if not isinstance(value, list | tuple) or not value:
-                raise ValueError(f"found {brief(value)}, expected a list of names")
+                raise ValueError(f"found {abbreviate(value)}, expected a list of names")
             if len(set(map(str, value))) < len(value):
-                raise ValueError(f"found {', '.join(map(brief, value))}, expected each name once")
+                raise ValueError(f"found {', '.join(map(abbreviate, value))}, expected each name once")
             return tuple(value)
         return "" if value is None and flag_type(field) is str else value
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with other values, checked likewise."""
+        """Return a validated copy with other values."""
         return type(self)(**(dict(self) | changes))
 
     def as_dict(self) -> dict[str, Any]:
@@ -90,49 +106,66 @@ class Settings(pydantic.BaseModel):
         return {name: list(value) if isinstance(value, tuple) else value for name, value in self}
 
     @classmethod
+    def _canonical_value(cls, name: str, value: Any) -> Any:
+        return cls.aliases.get(name, {}).get(value, value) if isinstance(value, str) else value
+
+    @classmethod
+    def canonical(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """Replace the aliases in a configuration that a file holds."""
+        return {name: cls._canonical_value(name, value) for name, value in stored.items()}
+
+    @classmethod
     def resume_critical_fields(cls) -> list[str]:
-        """Names of the settings that training depends on: a run resumes with the same values only."""
-        return [name for name, field in cls.model_fields.items() if not field.json_schema_extra["may_change_on_resume"]]
+        """Names of the settings that must be the same when a run resumes."""
+        return [name for name, field in cls.model_fields.items() if not _may_change_on_resume(field)]
 
 
-def is_list(field: pydantic.fields.FieldInfo) -> bool:
+def _may_change_on_resume(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra["may_change_on_resume"])
+
+
+def is_list(field: FieldInfo) -> bool:
+    """Whether a setting is a list of names."""
     return typing.get_origin(field.annotation) is tuple
 
 
-def choices(field: pydantic.fields.FieldInfo) -> tuple[str, ...]:
-    """Values to choose from; () where any of the type will do."""
+def choices(field: FieldInfo) -> tuple[str, ...]:
+    """The allowed values of a setting; () if any value of its type is allowed."""
     annotation = typing.get_args(field.annotation)[0] if is_list(field) else field.annotation
     return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
 
 
-def flag_type(field: pydantic.fields.FieldInfo) -> type:
-    """Type that the text of a flag is read as."""
-    return str if choices(field) or is_list(field) else field.annotation
+def flag_type(field: FieldInfo) -> type:
+    """Type that a flag's text is converted to."""
+    if choices(field) or is_list(field):
+        return str
+    assert isinstance(field.annotation, type)
+    return field.annotation
 
 
-def nearest(name: str, cls: type[Settings], prefix: str = "") -> str:
-    """Suggest the known setting whose name is most alike, "" if there is none."""
+def suggest_setting(name: str, cls: type[Settings], prefix: str = "") -> str:
+    """Return "; did you mean NAME?" with the most similar setting, for a message; "" if none is similar."""
     near = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.5)
     return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
 def read_settings(path: str | os.PathLike, cls: type[Settings]) -> dict[str, Any]:
-    """The settings of a YAML file, with those of the files it starts from: name -> value; see `read_layers`."""
+    """Settings of a YAML file and of its base files, by name; see `read_layers`."""
     return {name: value for _, layer in read_layers(path, cls) for name, value in layer.items()}
 
 
 def read_layers(path: str | os.PathLike, cls: type[Settings]) -> list[tuple[str, dict[str, Any]]]:
-    """Read a YAML file of settings and, where it has `base: other.yaml`, those it starts from.
+    """Read a YAML file of settings and the chain of its base files (`base: other.yaml`).
 
     Args:
-        path: the file; a path in `base` is relative to its folder.
+        path: the file; a path in `base` is relative to the file's folder.
         cls: class of the settings.
     Returns:
-        (path, values) of each file, the one named first last: later values override earlier ones. Obsolete keys are
-        among the values.
+        (path, values) of each file, base files first: later values override earlier ones. Obsolete keys are included.
     Raises:
-        FileNotFoundError, ValueError: no such file; not a mapping; an unknown key (the nearest known one is named);
-            files that start from each other.
+        FileNotFoundError, ValueError: no such file; not a mapping; an unknown key (the message suggests one); a cycle
+            of base files.
     """
     layers: list[tuple[str, dict[str, Any]]] = []
     visited: set[str] = set()
@@ -146,7 +179,7 @@ def read_layers(path: str | os.PathLike, cls: type[Settings]) -> list[tuple[str,
 
 
 def _base_path(path: str, base: Any, visited: set[str]) -> str | None:
-    """Path of the file that `path` starts from by its key `base`, None without."""
+    """Path of the base file of `path`, None if it has none."""
     if base is None:
         return None
     if not isinstance(base, str) or not base:
@@ -155,12 +188,12 @@ def _base_path(path: str, base: Any, visited: set[str]) -> str | None:
     if not target.is_file():
         raise ValueError(f"{path}: base: {target}: no such file (paths are relative to the file that names them)")
     if os.path.realpath(target) in visited:
-        raise ValueError(f"{path}: base: found {base!r}, which itself starts from this file")
+        raise ValueError(f"{path}: base: found {base!r}, which leads to a cycle of base files")
     return str(target)  # not normalized: .. may follow a link
 
 
 def _read_one(path: str, cls: type[Settings]) -> dict[str, Any]:
-    """Read one YAML file (YAML 1.2, safe loader): settings by name, perhaps with `base`."""
+    """Read one YAML file (YAML 1.2, safe loader): settings by name, and `base`."""
     text = read_text(path, "config")
     try:
         values = YAML(typ="safe", pure=True).load(text)
@@ -173,7 +206,7 @@ def _read_one(path: str, cls: type[Settings]) -> dict[str, Any]:
         raise ValueError(f"{path}: config: found {type(values).__name__}, expected keys and values")
     for key in values:
         if key != "base" and key not in cls.model_fields and key not in cls.obsolete:
-            raise ValueError(f"{path}: {key}: unknown key{nearest(str(key), cls)}")
+            raise ValueError(f"{path}: {key}: unknown key{suggest_setting(str(key), cls)}")
     return values
 
 
@@ -181,6 +214,6 @@ def write_settings(settings: Settings, path: str | os.PathLike) -> None:
     """Write the resolved settings as YAML that reads back to the same values."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared as None
     with atomic_write(path) as file:
         yaml.dump(settings.as_dict(), file)

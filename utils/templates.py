@@ -1,4 +1,4 @@
-"""Jinja2 templates of the pages that are written to disk."""
+"""Jinja2 environment of the pages that are written to disk."""
 
 import pathlib
 
@@ -6,9 +6,9 @@ import jinja2
 
 
 def template_environment(folder: pathlib.Path) -> jinja2.Environment:
-    """Templates of a folder: values are escaped in `.html`, not in `.md` and `.js`, which use `tojson`.
+    """Load the templates of a folder: values are escaped in `.html`, not in `.md` and `.js`, which use `tojson`.
 
-    An undefined name is an error. `tojson` may stand in a script element: it escapes `<`, `>`, `&` and `'`.
+    An undefined name is an error. `tojson` is safe in a script element: it escapes `<`, `>`, `&` and `'`.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),

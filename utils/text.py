@@ -11,16 +11,16 @@ def format_time(second: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape control characters, which a terminal or a reader of logs may interpret."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+    """Escape control characters, which a terminal or a log viewer may interpret."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def printable_path(path: str | os.PathLike) -> str:
-    """A path as text for any file and terminal: bytes that are not UTF-8 and control characters become �."""
+    """Convert a path to printable text: bytes that are not UTF-8 and control characters become �."""
     text = os.fsencode(path).decode("utf-8", errors="replace")
-    return "".join(sign if sign.isprintable() else "�" for sign in text)
+    return "".join(char if char.isprintable() else "�" for char in text)
 
 
 def is_file_name(text: str) -> bool:
-    """Whether text can be part of a file's name: printable, not empty, at most 200 characters, not a path."""
+    """Whether text can be part of a file name: printable, not empty, at most 200 characters, not a path."""
     return text.isprintable() and 0 < len(text) <= 200 and text not in (".", "..") and not set(text) & set("/\\")

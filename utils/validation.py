@@ -1,4 +1,4 @@
-"""pydantic's errors as one line: `field: found X, expected Y`."""
+"""One-line messages for pydantic's errors: `field: found X, expected Y`."""
 
 import re
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import pydantic
 from pydantic_core import ErrorDetails
 
-# Kind of a problem -> what was expected; the fields are those of its context. Others: pydantic's own words.
+# Error type -> expected value, formatted with the error's context. For other types, pydantic's message is used.
 EXPECTED = {
     "bool_type": "true or false",
     "string_type": "text",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
     "float_type": "a finite number",
     "finite_number": "a finite number",
     "list_type": "a list",
@@ -23,16 +23,16 @@ EXPECTED = {
 }
 
 
-def first_problem(error: pydantic.ValidationError) -> str:
-    """The first problem of a validation, with the path of its field."""
-    location, text = locate_first_problem(error)
+def describe_first_error(error: pydantic.ValidationError) -> str:
+    """Describe the first error of a validation, with the path of its field."""
+    location, text = locate_first_error(error)
     return ": ".join([*map(str, location), text])
 
 
-def locate_first_problem(error: pydantic.ValidationError) -> tuple[tuple[int | str, ...], str]:
-    """The first problem of a validation: path of its field, and the text for it.
+def locate_first_error(error: pydantic.ValidationError) -> tuple[tuple[int | str, ...], str]:
+    """Return the path of the field of a validation's first error, and its description.
 
-    A validator that raises a `ValueError` writes that text itself.
+    The description of a `ValueError` that a validator raises is its message.
     """
     problem = error.errors(include_url=False)[0]
     return problem["loc"], _describe(problem)
@@ -52,11 +52,11 @@ def _describe(problem: ErrorDetails) -> str:
         expected = EXPECTED[kind].format_map(context)
     else:
         expected = re.sub(r"^\w+ should (be|have) ", "", problem["msg"])
-    return f"found {brief(problem['input'])}, expected {expected}"
+    return f"found {abbreviate(problem['input'])}, expected {expected}"
 
 
-def brief(value: Any) -> str:
-    """Write a value for a message, in at most 60 printable characters."""
+def abbreviate(value: Any) -> str:
+    """Represent a value in at most 60 printable characters, for a message."""
     if isinstance(value, (list, tuple, dict)):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     return ascii(value)[:60]

@@ -1,4 +1,4 @@
-"""Mini VideoXum, an embedded data set of rendered videos in the published layout: `python -m data.mini OUT`.
+"""Mini VideoXum, an embedded dataset of rendered videos in the published layout: `python -m data.mini OUT`.
 
-Imported by tests and benchmarks alone.
+Imported by tests and benchmarks only.
 """

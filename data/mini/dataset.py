@@ -1,236 +1,204 @@
-"""Write mini VideoXum, a small data set in the published layout: `python -m data.mini OUT [--seed 0]`.
+"""Write mini VideoXum, a small dataset in the published layout: `python -m data.mini OUT [--seed 0]`.
 
-160 videos of coloured shapes. Each has two or three events: a shape of some colour does something, with a high
-point. Ten annotators choose frames around the high points and agree as people do, not perfectly; captions come from a
-small grammar. Beside the data lie a tokeniser for that grammar, a small frame encoder in BLIP's layout with random
-weights, and a tiny VT-CLIP.
+160 videos of colored shapes with two or three events each: a shape performs an action, which has a peak. Ten simulated
+annotators select frames around the peaks, with the partial agreement of real annotators. Captions follow a small
+grammar. The dataset includes a tokenizer for that grammar, a small frame encoder in BLIP's layout with random weights,
+and a tiny VT-CLIP.
 
     OUT/videos/{video_id}.mp4
     OUT/anno/{train,val,test}_videoxum.json
     OUT/tokenizer/vocab.txt
     OUT/frame_encoder.pth, OUT/vt_clip.pth
 
-`extract_features.py` makes the features. With --ready_made they are drawn without any video:
+`extract_features.py` computes the features. --ready_made writes synthetic features instead of videos:
 
     OUT/feat/blip/{video_id}.npz            features (T, 768)
     OUT/feat/vt_clipscore/{video_id}.npz    vision (T, 512), text (1, 512)
+
+Axes: T frames at 1 fps, R annotators, D feature width, C width of VT-CLIP's features.
 """
 
-import dataclasses
-import itertools
 import json
+import os
 import pathlib
 import string
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
-from data.annotations import ANNOTATORS
+from data.annotations import NUM_ANNOTATORS
 from data.captions import reference_caption
 from data.mini.encoders import (
     CLIP_WIDTH,
     FEATURE_WIDTH,
-    fitted_to_pictures,
-    text_features,
-    tiny_frame_encoder,
-    tiny_vt_clip,
+    build_frame_encoder_state,
+    build_vt_clip_state,
+    compute_text_features,
+    fit_image_projection,
 )
-from data.mini.rendering import render
-from metrics.keyframes import BUDGET
-from models.vt_clip import load_vt_clip
+from data.mini.plans import ACTIONS, COLORS, SHAPES, VideoPlan, iter_sentences, plan_videos
+from data.mini.rendering import render_video
+from metrics.keyframes import SUMMARY_FRACTION
+from models.vt_clip import VTClip, load_vt_clip
+from models.weights import StateDict
 from utils.files import atomic_write
 from utils.log import progress_bar
 
-SPLITS = dict(train=96, val=24, test=40)
-COLOURS = ("red", "green", "blue", "yellow")
-SHAPES = ("circle", "square", "triangle")
-ACTIONS = ("bounces", "spins", "grows", "slides", "blinks")
-OPENINGS = ("", "then ", "finally ")
+SPLIT_SIZES = dict(train=96, val=24, test=40)
 VOCABULARY_SIZE = 254  # with [DEC] and [ENC] the 256 of configs/med_config_mini.json
+NUM_FITTING_VIDEOS = 40  # training videos that the encoders are fitted to
 
 
-@dataclasses.dataclass(frozen=True)
-class Event:
-    """A shape acts from second `start` to second `stop`; `peak` is its high point in seconds."""
+def annotate_video(plan: VideoPlan, rng: np.random.Generator) -> dict[str, Any]:
+    """Simulate the annotators of a video: one record of the annotation file.
 
-    colour: str
-    shape: str
-    action: str
-    start: int
-    stop: int
-    peak: float
-
-    def sentence(self, place):
-        """What an annotator would write about the event, the `place`-th of its video."""
-        return f"{OPENINGS[place]}a {self.colour} {self.shape} {self.action}.".capitalize()
-
-    def strength(self, seconds):
-        """Closeness to the high point at times, 1 at it; 0 outside the event."""
-        spread = 0.12 * (self.stop - self.start) + 0.8
-        bump = np.exp(-0.5 * ((seconds - self.peak) / spread) ** 2)
-        return bump * ((seconds >= self.start) & (seconds < self.stop))
-
-
-@dataclasses.dataclass(frozen=True)
-class Video:
-    """A plan of one video: `frames` seconds with events one after another."""
-
-    video_id: str
-    duration: float
-    frames: int
-    events: tuple[Event, ...]
-
-    @property
-    def middles(self):
-        """(T,) the middle of each second."""
-        return np.arange(self.frames) + 0.5
-
-    @property
-    def tsum(self):
-        return [event.sentence(place) for place, event in enumerate(self.events)]
-
-
-def plan_videos(seed, counts):
-    """Draw the videos of all splits: dictionary from split to list of `VideoFile`, `counts` of them."""
-    rng = np.random.default_rng(seed)
-    return {split: [_plan(rng, f"mini_{split}_{i:03d}") for i in range(count)] for split, count in counts.items()}
-
-
-def _plan(rng, video_id):
-    events, second, count = [], 0, int(rng.integers(2, 4))
-    for _ in range(count):
-        start = second + int(rng.integers(1, 4))
-        stop = start + int(rng.integers(8, 17))
-        peak = start + rng.uniform(0.2, 0.8) * (stop - start)
-        what = (COLOURS[rng.integers(4)], SHAPES[rng.integers(3)], ACTIONS[rng.integers(5)])
-        events.append(Event(*what, start, stop, float(peak)))
-        second = stop
-    frames = second + int(rng.integers(1, 4))
-    return Video(video_id, round(frames - float(rng.uniform(0, 0.9)), 2), frames, tuple(events))
-
-
-def annotate(video, rng):
-    """Let ten annotators choose key-frames: one entry of the annotation file.
-
-    Each spends about 15 % of the video in windows near the high points, misses some of those by a few seconds and
-    now and then leaves an event out.
+    Each annotator spends about 15% of the video in windows near the peaks, with an error of a few seconds, and skips
+    some events.
     """
-    onehot = np.zeros((ANNOTATORS, video.frames), int)
-    vsum = [[None] * ANNOTATORS for _ in video.events]
-    for r in range(ANNOTATORS):
-        kept = rng.random(len(video.events)) > 0.2
-        kept[rng.integers(len(kept))] = True
-        width = max(1.0, BUDGET * video.frames / kept.sum())
-        for e, event in enumerate(video.events):
-            if not kept[e]:
-                vsum[e][r] = [float(event.start), float(event.start)]
+    onehot = np.zeros((NUM_ANNOTATORS, plan.num_frames), int)  # (R, T)
+    windows: list[list[list[float]]] = [[] for _ in plan.events]  # event -> annotator -> [first, last] second
+    for annotator in range(NUM_ANNOTATORS):
+        is_selected = rng.random(len(plan.events)) > 0.2
+        is_selected[rng.integers(len(is_selected))] = True
+        width = max(1.0, SUMMARY_FRACTION * plan.num_frames / is_selected.sum())
+        for index, event in enumerate(plan.events):
+            if not is_selected[index]:
+                windows[index].append([float(event.start), float(event.start)])
                 continue
             size = min(event.stop - event.start, width * rng.uniform(0.75, 1.25))
-            centre = np.clip(event.peak + rng.normal(0, 1.6), event.start + size / 2, event.stop - size / 2)
-            first, last = centre - size / 2, centre + size / 2
-            onehot[r, round(first) : max(round(first) + 1, round(last))] = 1
-            vsum[e][r] = [round(float(first), 2), round(float(last), 2)]
+            center = np.clip(event.peak + rng.normal(0, 1.6), event.start + size / 2, event.stop - size / 2)
+            first = center - size / 2
+            last = center + size / 2
+            onehot[annotator, round(first) : max(round(first) + 1, round(last))] = 1
+            windows[index].append([round(float(first), 2), round(float(last), 2)])
     return dict(
-        video_id=video.video_id,
-        duration=video.duration,
-        sampled_frames=video.frames,
-        timestamps=[[event.start, event.stop] for event in video.events],
-        tsum=video.tsum,
-        vsum=vsum,
+        video_id=plan.video_id,
+        duration=plan.duration,
+        sampled_frames=plan.num_frames,
+        timestamps=[[event.start, event.stop] for event in plan.events],
+        tsum=plan.tsum,
+        vsum=windows,
         vsum_onehot=onehot.tolist(),
     )
 
 
-def frame_features(video, rng, directions):
-    """Features (T, 768) of a video: what each frame shows, how close a high point is, and noise."""
-    features = 0.5 * rng.standard_normal((video.frames, FEATURE_WIDTH)) + directions["background"]
-    for event in video.events:
-        what = directions[event.colour] + directions[event.shape] + directions[event.action]
-        features[event.start : event.stop] += what
-        features += 1.5 * event.strength(video.middles)[:, None] * directions["high point"]
+def draw_frame_features(plan: VideoPlan, rng: np.random.Generator, directions: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Draw synthetic features of BLIP's width: content of each frame, strength of its event, and noise.
+
+    Args:
+        plan: plan of the video.
+        rng: draws the noise.
+        directions: `background`, `peak`, and each color, shape and action -> (D,).
+    Returns:
+        (T, D) float32.
+    """
+    features = 0.5 * rng.standard_normal((plan.num_frames, FEATURE_WIDTH)) + directions["background"]  # (T, D)
+    for event in plan.events:
+        content = directions[event.color] + directions[event.shape] + directions[event.action]
+        features[event.start : event.stop] += content
+        features += 1.5 * event.compute_strength(plan.frame_times)[:, None] * directions["peak"]
     return features.astype(np.float32)
 
 
-def clip_features(video, rng, text_features):
-    """VT-CLIP features (T, 512): near the text feature of what happens, nearest at the high point, and noise."""
-    noise = rng.standard_normal((video.frames, CLIP_WIDTH)) / np.sqrt(CLIP_WIDTH)
-    features = 0.7 * noise
-    for place, event in enumerate(video.events):
-        text = text_features[event.sentence(place)]
-        inside = np.zeros(video.frames)
-        inside[event.start : event.stop] = 0.5
-        features = features + (inside + event.strength(video.middles))[:, None] * text
+def draw_clip_features(
+    plan: VideoPlan, rng: np.random.Generator, text_features: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Draw synthetic VT-CLIP features: near the text feature of the event, nearest at the peak, and noise.
+
+    Args:
+        plan: plan of the video.
+        rng: draws the noise.
+        text_features: sentence -> (C,), of length 1.
+    Returns:
+        (T, C) float32.
+    """
+    noise = rng.standard_normal((plan.num_frames, CLIP_WIDTH)) / np.sqrt(CLIP_WIDTH)
+    features = 0.7 * noise  # (T, C)
+    for position, event in enumerate(plan.events):
+        text_feature = text_features[event.describe(position)]
+        base_strength = np.zeros(plan.num_frames)
+        base_strength[event.start : event.stop] = 0.5
+        strength = base_strength + event.compute_strength(plan.frame_times)
+        features = features + strength[:, None] * text_feature
     return features.astype(np.float32)
 
 
-def all_sentences():
-    """Every sentence of the grammar."""
-    for place, colour, shape, action in itertools.product(range(len(OPENINGS)), COLOURS, SHAPES, ACTIONS):
-        yield Event(colour, shape, action, 0, 1, 0.0).sentence(place)
-
-
-def vocabulary():
-    """WordPiece vocabulary of the grammar: special tokens, letters for unknown words, whole words, unused rest."""
-    words = {word for sentence in all_sentences() for word in reference_caption([sentence]).split()}
+def build_vocabulary() -> list[str]:
+    """Build the WordPiece vocabulary of the grammar: special tokens, letters for unknown words, words, unused rest."""
+    words = {word for sentence in iter_sentences() for word in reference_caption([sentence]).split()}
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_lowercase]
     tokens += [f"##{letter}" for letter in string.ascii_lowercase]
     tokens += sorted((words | {"a", "video", "of"}) - set(tokens))
     return tokens + [f"[unused{i}]" for i in range(VOCABULARY_SIZE - len(tokens))]
 
 
-def write_mini(out, seed=0, counts=SPLITS, ready_made=False):
-    """Write the data set, its tokeniser and its encoders; the same seed gives the same data.
+def write_mini(
+    out: str | os.PathLike, seed: int = 0, counts: Mapping[str, int] = SPLIT_SIZES, ready_made: bool = False
+) -> None:
+    """Write the dataset, its tokenizer and its encoders.
+
+    The arguments determine all files, except for one bias in `frame_encoder.pth`: see `build_frame_encoder_state`.
 
     Args:
-        out: root folder, created where it is missing.
-        seed: of everything.
-        counts: videos of each split.
-        ready_made: write features drawn from the plans instead of videos and a frame encoder: fast, for tests.
+        out: root folder, created if it is missing.
+        seed: random seed of the whole dataset.
+        counts: split -> number of videos.
+        ready_made: write synthetic features instead of videos and a frame encoder: fast, for tests.
     """
     out = pathlib.Path(out)
     for folder in ("anno", "tokenizer", *(("feat/blip", "feat/vt_clipscore") if ready_made else ("videos",))):
         (out / folder).mkdir(parents=True, exist_ok=True)
     with atomic_write(out / "tokenizer/vocab.txt") as file:
-        file.write("\n".join(vocabulary()) + "\n")
-    videos = plan_videos(seed, counts)
+        file.write("\n".join(build_vocabulary()) + "\n")
+    plans = plan_videos(seed, counts)
+    all_plans = [plan for split_plans in plans.values() for plan in split_plans]
     rng = np.random.default_rng(seed + 1)
-    clip = tiny_vt_clip(seed)
+    clip_state = build_vt_clip_state(seed)
     if ready_made:
-        _save(out / "vt_clip.pth", clip)
-        write_features(out / "feat", videos, load_vt_clip(out / "vt_clip.pth"), rng)
+        _save_weights(out / "vt_clip.pth", clip_state)
+        write_synthetic_features(out / "feat", all_plans, load_vt_clip(out / "vt_clip.pth"), rng)
     else:
-        _save(out / "vt_clip.pth", fitted_to_pictures(clip, videos["train"][:40]))
-        _save(out / "frame_encoder.pth", tiny_frame_encoder(seed, videos["train"][:40]))
-        with progress_bar(
-            [video for split in videos.values() for video in split], True, desc="render", unit="video"
-        ) as bar:
-            for video in bar:
-                with atomic_write(out / "videos" / f"{video.video_id}.mp4", "wb") as file:
-                    render(video, file)
-    for split, plans in videos.items():
-        entries = [annotate(video, rng) for video in plans]
+        fitting_plans = plans["train"][:NUM_FITTING_VIDEOS]
+        _save_weights(out / "vt_clip.pth", fit_image_projection(clip_state, fitting_plans))
+        _save_weights(out / "frame_encoder.pth", build_frame_encoder_state(seed, fitting_plans))
+        with progress_bar(all_plans, True, desc="render", unit="video") as bar:
+            for plan in bar:
+                with atomic_write(out / "videos" / f"{plan.video_id}.mp4", "wb") as file:
+                    render_video(plan, file)
+    for split, split_plans in plans.items():
+        records = [annotate_video(plan, rng) for plan in split_plans]
         with atomic_write(out / "anno" / f"{split}_videoxum.json") as file:
-            json.dump(entries, file)
+            json.dump(records, file)
 
 
-def write_features(folder, videos, clip, rng):
-    """Write ready-made features of all videos: dictionary from split to list of `VideoFile`."""
-    plans = [video for split in videos.values() for video in split]
-    captions = {video.video_id: reference_caption(video.tsum) for video in plans}
-    texts = text_features(clip, sorted({*all_sentences(), *captions.values()}))
-    names = ("background", "high point", *COLOURS, *SHAPES, *ACTIONS)
+def write_synthetic_features(
+    folder: pathlib.Path, plans: Iterable[VideoPlan], clip: VTClip, rng: np.random.Generator
+) -> None:
+    """Write synthetic features of videos.
+
+    Args:
+        folder: existing folder that has the folders `blip` and `vt_clipscore`.
+        plans: plans of the videos.
+        clip: encodes the captions.
+        rng: draws the features.
+    """
+    plans = list(plans)
+    captions = {plan.video_id: reference_caption(plan.tsum) for plan in plans}
+    text_features = compute_text_features(clip, sorted({*iter_sentences(), *captions.values()}))
+    names = ("background", "peak", *COLORS, *SHAPES, *ACTIONS)
     directions = dict(zip(names, rng.standard_normal((len(names), FEATURE_WIDTH))))
-    for video in plans:
-        _write_npz(folder / "blip", video, features=frame_features(video, rng, directions))
-        text = texts[captions[video.video_id]][None].astype(np.float32)
-        _write_npz(folder / "vt_clipscore", video, vision=clip_features(video, rng, texts), text=text)
+    for plan in plans:
+        features = draw_frame_features(plan, rng, directions)
+        with atomic_write(folder / "blip" / f"{plan.video_id}.npz", "wb") as file:
+            np.savez(file, features=features)
+        vision = draw_clip_features(plan, rng, text_features)
+        text = text_features[captions[plan.video_id]][None].astype(np.float32)  # (1, C)
+        with atomic_write(folder / "vt_clipscore" / f"{plan.video_id}.npz", "wb") as file:
+            np.savez(file, vision=vision, text=text)
 
 
-def _save(path, state):
+def _save_weights(path: pathlib.Path, state: StateDict) -> None:
     with atomic_write(path, "wb") as file:
         torch.save(dict(model=state), file)
-
-
-def _write_npz(folder, video, **arrays):
-    with atomic_write(folder / f"{video.video_id}.npz", "wb") as file:
-        np.savez(file, **arrays)

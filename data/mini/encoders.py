@@ -1,61 +1,89 @@
-"""The encoders of mini VideoXum: small, and random but for their last layers, which are fitted in closed form."""
+"""The encoders of mini VideoXum: small, with random weights except for the last layer, which has a closed-form fit.
+
+Axes: n frames, N texts, D feature width, C width of VT-CLIP's features.
+"""
 
 import itertools
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from data.mini.rendering import draw, event_at
+from data.mini.plans import VideoPlan
+from data.mini.rendering import draw_frame
 from data.video.preprocessing import preprocess
-from models.blip_vit import PREFIX
+from models.blip_vit import VISUAL_ENCODER_PREFIX
 from models.frame_encoders import FrameEncoder, clip_frame_encoder
 from models.temporal import HEAD_WIDTH, LayerNorm
-from models.vt_clip import vt_clip_of
+from models.vt_clip import VTClip, build_vt_clip
+from models.weights import StateDict
 from utils.frame_transform import FrameTransform
 
-FEATURE_WIDTH, CLIP_WIDTH = 768, 512
-FRAME_SIZE = 64  # side of the frame encoder's images
+FEATURE_WIDTH = 768
+CLIP_WIDTH = 512
+FRAME_SIZE = 64  # side of the frame encoder's images in pixels
+FRAMES_PER_CALL = 64  # of an encoder
 
 
-def moments_of(videos):
-    """The middle of each second of videos: list of (video, second, event or None)."""
-    return [(video, second, event_at(video, second)) for video in videos for second in video.middles]
+def sample_times(plans: Iterable[VideoPlan]) -> list[tuple[VideoPlan, float]]:
+    """Sample videos at 1 fps: (video, time in seconds) of each frame."""
+    return [(plan, second) for plan in plans for second in plan.frame_times]
 
 
-def encoded(encoder, moments):
-    """Encode what is shown at some moments: (n, D) float64."""
-    pixels = (preprocess(draw(video, second), encoder.transform) for video, second, _ in moments)
-    parts = iter(lambda: list(itertools.islice(pixels, 64)), [])
-    return np.concatenate([encoder(np.stack(part)).double().numpy() for part in parts])
+def encode_frames(encoder: FrameEncoder, samples: Iterable[tuple[VideoPlan, float]]) -> np.ndarray:
+    """Draw and encode frames.
+
+    Args:
+        encoder: encoder of width D.
+        samples: (video, time in seconds) of each frame.
+    Returns:
+        (n, D) float64.
+    """
+    pixels = (preprocess(draw_frame(plan, second), encoder.transform) for plan, second in samples)
+    batches = iter(lambda: list(itertools.islice(pixels, FRAMES_PER_CALL)), [])
+    return np.concatenate([encoder(np.stack(batch)).double().numpy() for batch in batches])
 
 
-def tiny_frame_encoder(seed, videos):
-    """State dict of one block of a ViT in BLIP's layout, weights drawn from the seed.
+def build_frame_encoder_state(seed: int, plans: Sequence[VideoPlan]) -> StateDict:
+    """Build the weights of a ViT with one block in BLIP's layout.
 
-    They are drawn wider than a ViT's usually are, so that what a frame shows moves its feature about. The last norm
-    is set so that over pictures of these videos each feature has mean 0 and variance 1.
+    The standard deviation of the random weights is larger than a ViT's usually is, so that features depend strongly on
+    the frame. The last norm standardizes the features: over the frames of the given videos each has mean 0 and
+    variance 1.
+
+    Args:
+        seed: random seed of the weights.
+        plans: videos that the last norm is fitted to.
     """
     generator = torch.Generator().manual_seed(seed)
-    heads = FEATURE_WIDTH // HEAD_WIDTH
-    sizes = dict(img_size=FRAME_SIZE, embed_dim=FEATURE_WIDTH, depth=1, num_heads=heads)
-    vit = VisionTransformer(**sizes, num_classes=0, global_pool="token", norm_layer=LayerNorm).eval()
+    vit = VisionTransformer(
+        img_size=FRAME_SIZE,
+        embed_dim=FEATURE_WIDTH,
+        depth=1,
+        num_heads=FEATURE_WIDTH // HEAD_WIDTH,
+        num_classes=0,
+        global_pool="token",
+        norm_layer=LayerNorm,
+    ).eval()
     state = vit.state_dict()
     for name, value in state.items():
         if name in ("cls_token", "pos_embed"):
             value.normal_(generator=generator)
         elif value.ndim >= 2:
             value.normal_(std=1.5 / value[0].numel() ** 0.5, generator=generator)
-    features = torch.from_numpy(encoded(FrameEncoder(vit, FrameTransform(FRAME_SIZE)), moments_of(videos)))
+    state["patch_embed.proj.bias"].zero_()  # timm draws it from the global generator
+    encoder = FrameEncoder(vit, FrameTransform(FRAME_SIZE))
+    features = torch.from_numpy(encode_frames(encoder, sample_times(plans)))  # (n, D)
     state["norm.weight"].copy_(1 / features.std(0))
     state["norm.bias"].copy_(-features.mean(0) / features.std(0))
-    return {PREFIX + name: value for name, value in state.items()}
+    return {VISUAL_ENCODER_PREFIX + name: value for name, value in state.items()}
 
 
-def tiny_vt_clip(seed):
-    """State dict of a tiny CLIP in OpenAI's layout, 512 wide at its output, weights drawn from the seed."""
+def build_vt_clip_state(seed: int) -> StateDict:
+    """Build the random weights of a tiny CLIP in OpenAI's layout, with features of width `CLIP_WIDTH`."""
     width, layers, patch, grid = 64, 2, 16, 4
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         "positional_embedding": (77, width),
         "text_projection": (width, CLIP_WIDTH),
         "logit_scale": (),
@@ -85,27 +113,40 @@ def tiny_vt_clip(seed):
     return state
 
 
-def fitted_to_pictures(state, videos):
-    """Fit the last layer of a tiny VT-CLIP's image tower, by ridge regression on pictures of these videos.
+def fit_image_projection(state: StateDict, plans: Sequence[VideoPlan]) -> StateDict:
+    """Fit the last layer of a tiny VT-CLIP's image tower, by ridge regression on frames of the given videos.
 
-    A picture of an event is to have the feature of the event's sentence, the more so the nearer its high point.
+    The target of a frame is the text feature of its event, scaled by the strength of the event at that time.
+
+    Args:
+        state: from `build_vt_clip_state`.
+        plans: plans of the videos.
+    Returns:
+        A copy of `state` with the fitted layer.
     """
-    clip = vt_clip_of(state)
-    projection, clip.clip.visual.proj = clip.clip.visual.proj, None
-    moments = moments_of(videos)
-    states = encoded(clip_frame_encoder(clip), moments)
-    sentences = text_features(clip, sorted({event.sentence(0) for *_, event in moments if event}))
+    clip = build_vt_clip(state)
+    projection = clip.clip.visual.proj
+    clip.clip.visual.proj = None
+    samples = sample_times(plans)
+    states = encode_frames(clip_frame_encoder(clip), samples)  # (n, width)
+    events = [plan.find_event(second) for plan, second in samples]
+    text_features = compute_text_features(clip, sorted({event.describe(0) for event in events if event is not None}))
     targets = np.stack(
-        [sentences[e.sentence(0)] * (0.5 + e.strength(s)) if e else np.zeros(CLIP_WIDTH) for _, s, e in moments]
-    )
-    ridge = states.T @ states + 1e-3 * len(states) * np.eye(states.shape[1])
-    fitted = torch.from_numpy(np.linalg.solve(ridge, states.T @ targets))
+        [
+            np.zeros(CLIP_WIDTH)
+            if event is None
+            else text_features[event.describe(0)] * (0.5 + event.compute_strength(second))
+            for event, (_, second) in zip(events, samples)
+        ]
+    )  # (n, C)
+    ridge = states.T @ states + 1e-3 * len(states) * np.eye(states.shape[1])  # (width, width)
+    fitted = torch.from_numpy(np.linalg.solve(ridge, states.T @ targets))  # (width, C)
     return state | {"visual.proj": fitted.to(projection.dtype)}
 
 
 @torch.no_grad()
-def text_features(clip, texts):
-    """Texts -> dictionary from text to its feature of length 1, (C,) float64."""
-    features = clip.encode_text(texts)
+def compute_text_features(clip: VTClip, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Encode and normalize N texts: text -> (C,) float64 of length 1."""
+    features = clip.encode_text(texts)  # (N, C)
     features = features / features.norm(dim=-1, keepdim=True)
     return dict(zip(texts, features.double().numpy()))

@@ -1,3 +1,3 @@
-"""Video files -> frames at 1 fps, by presentation time, decoded in worker processes. Knows no encoder: how frames are
-resized and cropped comes as a `FrameTransform`.
+"""Video files -> frames at 1 fps, by presentation time, decoded in worker processes. Independent of the encoders: a
+`FrameTransform` describes how to resize and crop.
 """

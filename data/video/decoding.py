@@ -1,6 +1,6 @@
-"""Decode many videos in worker processes while the caller computes.
+"""Decode videos in worker processes, in parallel with the caller.
 
-A crash of FFmpeg ends a worker process and costs one video, not the run.
+If FFmpeg crashes, a worker process ends and one video fails, not the run.
 """
 
 import collections
@@ -14,6 +14,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from typing import Any, cast
 
 import numpy as np
 
@@ -29,12 +30,12 @@ class DecodeJob:
     Attributes:
         video_id: its id.
         path: its file.
-        frames: number of frames to decode, None for as many as its duration gives.
+        num_frames: number of frames to decode; None is its duration in seconds, rounded up.
     """
 
     video_id: str
     path: str
-    frames: int | None = None
+    num_frames: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +48,12 @@ class FrameChunk:
 
 @dataclasses.dataclass(frozen=True)
 class DecodeResult:
-    """The end of a job.
+    """Result of a job: decoding finished or failed.
 
     Attributes:
         job: the job.
-        video: the video, its timeline verified; None if it cannot be decoded.
-        reason: why it cannot, one line.
+        video: the video, with its verified timeline; None if decoding failed.
+        reason: one-line description of the failure.
     """
 
     job: DecodeJob
@@ -68,14 +69,15 @@ def decode(job: DecodeJob, transforms: dict[str, FrameTransform], chunk: int) ->
 
     Args:
         job: the video.
-        transforms: by encoder.
+        transforms: encoder's name -> preprocessing.
         chunk: frames per `FrameChunk`; the last one has fewer.
     Yields:
         `FrameChunk`s in order, then one `DecodeResult`.
     """
     try:
-        video, rows = VideoFile(job.path), []
-        for _, frame in video.iter_sampled_frames(job.frames):
+        video = VideoFile(job.path)
+        rows: list[dict[str, np.ndarray]] = []
+        for _, frame in video.iter_sampled_frames(job.num_frames):
             image = to_upright_rgb(frame)
             rows.append({name: preprocess(image, transform) for name, transform in transforms.items()})
             if len(rows) == chunk:
@@ -86,7 +88,7 @@ def decode(job: DecodeJob, transforms: dict[str, FrameTransform], chunk: int) ->
         yield DecodeResult(job, video=video)
     except (OSError, ValueError) as error:  # their messages name the file
         yield DecodeResult(job, reason=" ".join(str(error).split()))
-    except Exception as error:  # no file may stop the run, whatever FFmpeg or Pillow raise
+    except Exception as error:  # of FFmpeg or Pillow: a bad file must not stop the run
         yield DecodeResult(job, reason=" ".join(f"{job.path}: video: {type(error).__name__}: {error}".split()))
 
 
@@ -101,18 +103,18 @@ def decode_videos(
 
     Args:
         jobs: videos, started in this order.
-        transforms: by encoder.
+        transforms: encoder's name -> preprocessing.
         chunk: frames per `FrameChunk`; each worker is at most one chunk ahead.
-        workers: processes; 0 decodes in a thread of this process, for programs without a main guard.
+        workers: processes; 0 decodes in a thread of this process, also for scripts without `if __name__ == "__main__"`.
     Yields:
-        `FrameChunk`s and one `DecodeResult` for each job. Those of one job come in order, those of several interleaved.
+        `FrameChunk`s and one `DecodeResult` for each job: in order within a job, interleaved between jobs.
     """
     if workers == 0:
         yield from _prefetch(event for job in jobs for event in decode(job, transforms, chunk))
         return
     waiting = collections.deque(jobs)
     with contextlib.ExitStack() as stack:
-        busy = {}  # connection -> (process, job)
+        busy: dict[Connection, tuple[BaseProcess, DecodeJob]] = {}
 
         def start() -> None:
             connection, process = _start_worker(transforms, chunk)
@@ -121,14 +123,15 @@ def decode_videos(
 
         def assign(connection: Connection, process: BaseProcess) -> None:
             if waiting:
-                with contextlib.suppress(OSError):  # the worker has crashed, which receiving from it will show
+                with contextlib.suppress(OSError):  # the worker has crashed: `recv` raises, too
                     connection.send(waiting[0])
                 busy[connection] = process, waiting.popleft()
 
         for _ in range(min(workers, len(jobs))):
             start()
         while busy:
-            for connection in multiprocessing.connection.wait(list(busy)):
+            for ready in multiprocessing.connection.wait(list(busy)):
+                connection = cast(Connection, ready)
                 process, job = busy[connection]
                 try:
                     event = connection.recv()
@@ -156,8 +159,8 @@ def _prefetch(events: Iterator[DecodeEvent]) -> Iterator[DecodeEvent]:
 
 
 def _start_worker(transforms: dict[str, FrameTransform], chunk: int) -> tuple[Connection, BaseProcess]:
-    # Forked from a fresh process: this one may have threads, a GPU and the other workers' pipes.
-    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+    # Not forked from this process, which may have threads, a GPU and the pipes of other workers.
+    context: Any = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
     parent_end, worker_end = context.Pipe()
     process = context.Process(target=_run_worker, args=(worker_end, transforms, chunk), daemon=True)
     process.start()
@@ -173,7 +176,7 @@ def _stop_worker(connection: Connection, process: BaseProcess) -> None:
 
 def _run_worker(connection: Connection, transforms: dict[str, FrameTransform], chunk: int) -> None:
     """Decode jobs from the connection until it is closed."""
-    for number in (signal.SIGINT, signal.SIGUSR1):  # the parent process ends the worker
+    for number in (signal.SIGINT, signal.SIGUSR1):  # handled by the parent process, which terminates the worker
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):
         while True:

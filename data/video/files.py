@@ -1,4 +1,4 @@
-"""Video files by the paths on a command line."""
+"""Find video files from the paths on a command line."""
 
 import os
 import pathlib
@@ -10,11 +10,11 @@ SUFFIXES = {
 }
 
 
-def video_id_of(path: str | os.PathLike) -> str:
-    """The file's name without its suffix.
+def derive_video_id(path: str | os.PathLike) -> str:
+    """Derive a video's id: the file's name without its suffix.
 
     Raises:
-        ValueError: that is empty or dots.
+        ValueError: it is empty or dots.
     """
     stem = pathlib.Path(path).stem
     if stem in ("", ".", ".."):
@@ -27,14 +27,14 @@ def find_videos(sources: Iterable[str | os.PathLike]) -> dict[str, pathlib.Path]
 
     Args:
         sources: paths, each a video file, a folder (searched with its subfolders for names with a video's suffix,
-            hidden ones left out) or a `.txt` file with one path a line (relative to the current folder, or to the
+            except hidden ones) or a `.txt` file with one path per line (relative to the current folder, or to the
             folder of the list).
     Returns:
-        Path by video id (see `video_id_of`), ordered by id. Paths from a list need not exist.
+        video id (see `derive_video_id`) -> path, ordered by id. Paths from a list need not exist.
     Raises:
-        FileNotFoundError, ValueError: a source is missing, names no video, or two videos have one id.
+        FileNotFoundError, ValueError: a source is missing or has no video, or two videos have the same id.
     """
-    videos = {}
+    videos: dict[str, pathlib.Path] = {}
     for source in map(pathlib.Path, sources):
         if source.is_dir():
             paths = _in_folder(source)
@@ -45,10 +45,10 @@ def find_videos(sources: Iterable[str | os.PathLike]) -> dict[str, pathlib.Path]
         else:
             raise FileNotFoundError(f"{source}: videos: no such file or folder")
         if not paths:
-            expected = "a path a line" if source.is_file() else f"files that end in {', '.join(sorted(SUFFIXES))}"
+            expected = "one path per line" if source.is_file() else f"files that end in {', '.join(sorted(SUFFIXES))}"
             raise ValueError(f"{source}: videos: found none, expected {expected}")
         for path in paths:
-            video_id = video_id_of(path)
+            video_id = derive_video_id(path)
             other = videos.setdefault(video_id, path)
             if os.path.realpath(other) != os.path.realpath(path):
                 raise ValueError(f"{path}: videos: found the id {video_id} twice, also in {other}, expected once")

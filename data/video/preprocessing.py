@@ -1,4 +1,4 @@
-"""Frames as an image encoder expects them: resized and cropped."""
+"""Frame preprocessing for an image encoder: resizing and cropping."""
 
 import numpy as np
 from PIL import Image
@@ -7,7 +7,7 @@ from utils.frame_transform import FrameTransform
 
 
 def preprocess(image: Image.Image, transform: FrameTransform) -> np.ndarray:
-    """Resize, and crop where asked for: an RGB image -> (S, S, 3) uint8; normalization is the encoder's."""
+    """Resize and crop an RGB image: (S, S, 3) uint8. The encoder normalizes."""
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms import functional as F
 

@@ -15,10 +15,10 @@ import numpy as np
 if TYPE_CHECKING:
     import av
 
-# Containers round times to a millisecond, at both ends of a video: a remainder below this does not count as a second.
-ROUNDING = 0.002
-# Longest presentation of one frame in seconds: more is a jump of a damaged file's clock.
-LONGEST_STILL = 600.0
+# Containers round times to milliseconds: a fraction of a second below this is ignored.
+ROUNDING_SECONDS = 0.002
+# Longest accepted presentation of a frame in seconds: a longer one is a jump of a damaged file's clock.
+MAX_FRAME_SECONDS = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,32 +35,33 @@ class Timeline:
 
     @property
     def seconds(self) -> int:
-        """T, the number of sampled frames (1 fps): the duration in seconds, rounded up."""
-        return max(1, math.ceil(self.duration - ROUNDING))
+        """T, the number of frames at 1 fps: the duration in seconds, rounded up."""
+        return max(1, math.ceil(self.duration - ROUNDING_SECONDS))
 
-    def at(self, seconds: np.ndarray | float) -> np.ndarray:
-        """Frame presented at each of these times: (n,) int k."""
+    def frames_at(self, seconds: np.ndarray | float) -> np.ndarray:
+        """Return the frame presented at each time: (n,) int k."""
         return np.maximum(np.searchsorted(self.starts, seconds, side="right") - 1, 0)
 
     def sample_indices(self, T: int) -> np.ndarray:
-        """Frame presented at the middle of each of T seconds: (T,) int k, ascending.
+        """Return the frame presented at the middle of each of T seconds: (T,) int k, ascending.
 
-        The middle of a last, partial second is that of the part; after the video's end its last frame is repeated.
+        For a partial last second, the middle of that part is used; after the end of the video, the last frame is
+        repeated.
         """
         first = np.arange(T)
-        return self.at((first + np.clip(self.duration, first, first + 1)) / 2)
+        return self.frames_at((first + np.clip(self.duration, first, first + 1)) / 2)
 
 
 @dataclasses.dataclass(frozen=True)
 class Packets:
-    """The frames of a video stream by the headers of its packets.
+    """The frames of a video stream, from the headers of its packets.
 
     Attributes:
         count: number of packets.
-        pts: (N,) time stamp of frame k.
+        pts: (N,) timestamp of frame k.
         packets: (N,) number of frame k's packet in the file, that is in decoding order.
-        last_duration: of the last frame, in units of the time stamps; 0 where it is unknown.
-        key_pts: time stamps of the key frames, from which decoding can start.
+        last_duration: duration of the last frame, in units of the timestamps; 0 if unknown.
+        key_pts: timestamps of the frames at which decoding can start.
         key_packets: numbers of their packets.
     """
 
@@ -73,7 +74,7 @@ class Packets:
 
     @classmethod
     def read(cls, container: "av.container.InputContainer", stream: "av.VideoStream") -> Self | None:
-        """Scan a file without decoding it; None where the packets lack the frames' time stamps."""
+        """Scan a file without decoding it; None if the packets lack timestamps."""
         rows = [(p.pts, p.duration or 0, p.is_keyframe, _is_hidden(p)) for p in demux(container, stream)]
         frames = sorted((pts, i) for i, (pts, _, _, hidden) in enumerate(rows) if not hidden and pts is not None)
         pts, packets = np.array(frames, np.int64).reshape(-1, 2).T
@@ -85,7 +86,8 @@ class Packets:
     def needed(self, wanted: Sequence[int]) -> np.ndarray:
         """Mark the packets that must be decoded for these frames: (count,) bool.
 
-        A frame needs everything from the last key frame that precedes it both in decoding and in presentation order.
+        A frame depends on all packets since the last random access point that precedes it in decoding and in
+        presentation order.
         """
         edges = np.zeros(self.count + 1, np.int64)
         for k in wanted:
@@ -98,7 +100,7 @@ class Packets:
 
 
 def _is_hidden(packet: "av.Packet") -> bool:
-    """Whether a packet's frame is never presented: before an edit list's start, or a reference frame of VP8."""
+    """Whether a packet's frame is never presented: before the start of an edit list, or VP8's hidden references."""
     vp8 = packet.stream.codec_context.name == "vp8"
     return packet.is_discard or (vp8 and not memoryview(packet)[0] & 0x10)
 

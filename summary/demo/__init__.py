@@ -1,1 +1,1 @@
-"""What the demo page needs beyond Gradio: request filtering, limits for uploads, bundles to download."""
+"""The demo page: request filter, limits of uploads, downloadable bundles, and the page itself, on Gradio."""

@@ -1,4 +1,4 @@
-"""A summary's files as one .zip to download, without paths of this machine."""
+"""A summary's files as a .zip to download, without paths of the server."""
 
 import json
 import pathlib
@@ -11,12 +11,12 @@ def write_bundle(summary: dict[str, Any], folder: pathlib.Path, path: pathlib.Pa
 
     Args:
         summary: content of `summary.json`.
-        folder: of the files.
+        folder: folder of the files.
         path: file to write.
     """
     checkpoints = {role: dict(sha256=checkpoint["sha256"]) for role, checkpoint in summary["checkpoints"].items()}
     public = summary | dict(video=summary["name"], checkpoints=checkpoints)
-    with zipfile.ZipFile(path, "w") as file:  # not compressed: videos and images do not get smaller
+    with zipfile.ZipFile(path, "w") as file:  # uncompressed: videos and images are compressed already
         for name in ("summary.mp4", "storyboard.png", "index.html"):
             file.write(folder / name, name)
         file.writestr("summary.json", json.dumps(public, indent=1))

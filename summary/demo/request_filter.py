@@ -1,60 +1,61 @@
-"""ASGI middleware that closes all of a framework's routes but those that a page needs."""
+"""ASGI middleware that blocks all routes of a framework except the ones that a page needs."""
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class RequestFilter:
-    """Answers 404 to all requests but the allowed ones, and 413 to bodies that are too large; adds headers.
+    """Responds 404 to all but the allowed requests, and 413 to request bodies that are too large; adds headers.
 
     Args:
-        app: the ASGI application behind it.
+        app: the filtered ASGI application.
         allowed: (method, regular expression of whole paths, maximum bytes of a body); GET allows HEAD too.
         headers: name -> value, of every response.
     """
 
-    def __init__(self, app: Callable, allowed: Sequence[tuple[str, str, int]], headers: dict[str, str]) -> None:
+    def __init__(self, app: ASGIApp, allowed: Sequence[tuple[str, str, int]], headers: dict[str, str]) -> None:
         self.app = app
         self.allowed = [(method, re.compile(path), max_bytes) for method, path, max_bytes in allowed]
         self.headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
-    async def __call__(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":  # WebSockets are not used
             await self._filter(scope, receive, send)
 
-    async def _filter(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
-        remaining = next(
-            (
-                max_bytes
-                for method, path, max_bytes in self.allowed
-                if method == scope["method"].replace("HEAD", "GET") and path.fullmatch(scope["path"])
-            ),
-            None,
-        )
-        if remaining is None:
+    def _max_bytes(self, method: str, path: str) -> int | None:
+        """Maximum bytes of the body of a request; None if it is not allowed."""
+        method = "GET" if method == "HEAD" else method
+        matches = (size for allowed, pattern, size in self.allowed if allowed == method and pattern.fullmatch(path))
+        return next(matches, None)
+
+    async def _filter(self, scope: Scope, receive: Receive, send: Send) -> None:
+        max_bytes = self._max_bytes(scope["method"], scope["path"])
+        if max_bytes is None:
             await self._refuse(send, 404, "Not found")
             return
+        remaining = max_bytes
         started = refused = False
 
-        async def receive_limited():
+        async def receive_limited() -> Message:
             nonlocal remaining, refused
             message = await receive()
             remaining -= len(message.get("body", b""))
             if remaining < 0:
                 refused = True
-                return {"type": "http.disconnect"}  # the framework removes what it has received
+                return {"type": "http.disconnect"}  # the framework discards what it has received
             return message
 
-        async def send_with_headers(message):
+        async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 if refused:
                     return
                 started = True
-                message = message | {"headers": [*message.get("headers", []), *self.headers]}
+                message = {**message, "headers": [*message.get("headers", []), *self.headers]}
             if not refused or started:
                 await send(message)
 
@@ -66,7 +67,7 @@ class RequestFilter:
         if refused and not started:
             await self._refuse(send, 413, "Too large")
 
-    async def _refuse(self, send: Callable, status: int, text: str) -> None:
+    async def _refuse(self, send: Send, status: int, text: str) -> None:
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close"), *self.headers]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": text.encode()})

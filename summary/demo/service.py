@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Stage of `Summarizer.summarize` -> its label, and its first and last position on the progress bar.
+# Stage of `Summarizer.summarize` -> its label, and its start and end on the progress bar.
 STAGES = {
     "features": ("Decoding and encoding", 0.0, 0.6),
     "model": ("Finding what matters, writing the caption", 0.6, 0.7),
@@ -31,7 +31,7 @@ STAGES = {
 
 
 class Cancelled(Exception):
-    """The client has closed the page, or stopped the work."""
+    """The client has closed the page, or stopped the request."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Limits:
     Attributes:
         max_seconds: longest video that is accepted.
         max_megabytes: largest file that is accepted.
-        max_waiting: requests that may wait while one is served.
-        keep_seconds: files are removed after so long.
+        max_waiting: maximum length of the queue.
+        keep_seconds: lifetime of files.
     """
 
     max_seconds: float = 600
@@ -53,7 +53,7 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class ServedSummary:
-    """A summary: the content of `summary.json`, and files that are removed when the request ends."""
+    """A summary: the content of `summary.json`, and files that exist until the request ends."""
 
     summary: dict[str, Any]
     skim: pathlib.Path
@@ -61,13 +61,13 @@ class ServedSummary:
 
 
 class SummaryService:
-    """Makes summaries of uploaded videos.
+    """Summarizes uploaded videos.
 
     Args:
-        summarizer: makes them.
-        examples: name -> path of videos to choose from.
-        work_dir: folder for the files of a request while it is served.
-        limits: of the uploads.
+        summarizer: summarizes them; None for a page without a model (tests).
+        examples: name -> path of example videos.
+        work_dir: folder of a request's files while it is served.
+        limits: limits of uploads and files.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SummaryService:
         self._stop_events: dict[str, threading.Event] = {}  # by session, while its request is served
 
     def stop(self, session: str | None = None) -> None:
-        """Cancel the request of a session; without one, all requests."""
+        """Cancel the request of a session; None cancels all requests."""
         for key, event in list(self._stop_events.items()):
             if session in (None, key):
                 event.set()
@@ -96,13 +96,13 @@ class SummaryService:
         """Summarize an uploaded video; its files exist within the `with` block.
 
         Args:
-            session: of the client, for `stop`.
+            session: session of the client, for `stop`.
             video: path of the upload.
-            percent: of the video to keep.
+            percent: percentage of the video to keep.
             method: see `summary.selection`.
-            on_progress: called with the part of the work that is done, and the stage's label.
+            on_progress: called with the completed fraction, and the stage's label.
         Raises:
-            Cancelled: by `stop`.
+            Cancelled: `stop` was called.
             ValueError, OSError: the request or the video is refused, or the summary cannot be written.
         """
         if not video:
@@ -116,7 +116,7 @@ class SummaryService:
                 f"This file is no longer here: files are kept for {self.limits.keep_seconds / 60:g} min. "
                 "Please choose it again."
             )
-        os.utime(path)  # so that it is kept for as long as the summary
+        os.utime(path)  # keep the upload for as long as the summary
         duration = check_upload(path, self.limits.max_seconds)
         stop_event = self._stop_events.setdefault(session, threading.Event())
 
@@ -128,6 +128,7 @@ class SummaryService:
 
         try:
             with tempfile.TemporaryDirectory(dir=self.work_dir) as folder:
+                assert self.summarizer is not None
                 summary = self.summarizer.summarize(path, folder, percent / 100, method, on_stage)
                 files = pathlib.Path(folder, path.stem)
                 logger.info("%s: %.1f s of video summarized in %.1f s", path.name, duration, time.monotonic() - start)

@@ -2,26 +2,28 @@
 
 import os
 
-from data.video.reader import KINDS, VideoFile
+from data.video.reader import CONTAINER_FORMATS, VideoFile
 from utils.text import format_time
 
 MAX_PIXELS = 4096 * 2304  # of a frame
 
 
 def check_upload(path: str | os.PathLike, max_seconds: float) -> float:
-    """Refuse an uploaded file that should not be decoded; return its duration in seconds.
+    """Check an uploaded file before it is decoded; returns its duration in seconds.
 
     Raises:
-        ValueError: not a video, not of an accepted kind, with too large frames, or longer than `max_seconds`.
+        ValueError: not a video, not an accepted format, too large frames, or longer than `max_seconds`.
     """
     import av
 
     try:
-        # Formats that refer to other files or addresses are refused.
-        with av.open(str(path), options=dict(format_whitelist=KINDS, protocol_whitelist="file")) as container:
+        # Formats that refer to other files or URLs are refused.
+        with av.open(
+            str(path), options=dict(format_whitelist=CONTAINER_FORMATS, protocol_whitelist="file")
+        ) as container:
             largest = max((s.width * s.height for s in container.streams.video if s.codec_context), default=0)
     except (av.error.FFmpegError, ValueError):
-        raise ValueError(f"{path}: video: not a video, damaged, or of a kind that is not accepted here") from None
+        raise ValueError(f"{path}: video: not a video, damaged, or of a format that is not accepted") from None
     if largest > MAX_PIXELS:
         raise ValueError(f"{path}: video: found frames of {largest:,} pixels, expected at most {MAX_PIXELS:,}")
     duration = VideoFile(path).timeline.duration

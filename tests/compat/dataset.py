@@ -1,6 +1,6 @@
-"""A tiny data set, computed without random numbers, so that every version of every library makes the same one.
+"""A tiny data set computed without random numbers, so that it does not depend on library versions.
 
-15 videos of 6 to 20 seconds; a feature is a whole number over 48, exact in half precision.
+15 videos of 6 to 20 seconds; features are multiples of 1/48, exact in half precision.
 """
 
 import json
@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 
 COUNTS = dict(train=12, val=3)
-WIDTH, ANNOTATORS = 768, 10
+WIDTH, NUM_ANNOTATORS = 768, 10
 
 
 def write_dataset(root: pathlib.Path) -> None:
@@ -32,6 +32,6 @@ def _video(video_id: str, number: int) -> tuple[dict, np.ndarray]:
     time, column = np.arange(T)[:, None], np.arange(WIDTH)[None]
     features = (((31 * time + 17 * column + 7 * number + time * column) % 97 - 48) / 48).astype(np.float32)  # (T, D)
     first = (3 * number) % (T - 2)
-    onehot = [[int(first + r % 2 <= t < first + 2 + r % 2) for t in range(T)] for r in range(ANNOTATORS)]
+    onehot = [[int(first + r % 2 <= t < first + 2 + r % 2) for t in range(T)] for r in range(NUM_ANNOTATORS)]
     record = dict(video_id=video_id, duration=T - 0.25, tsum=[f"Video {number}."], vsum_onehot=onehot)
     return record, features

@@ -1,4 +1,4 @@
-"""Files that an earlier version left: its run resumes, its predictions score, its features are read or refused.
+"""Files of an earlier version: its run resumes, its predictions score, its features are read or refused.
 
 `make_fixture` of the earlier code (commit 3cdb9b9) wrote them: a training run interrupted after 9 of 18 steps, the
 digests of the same run uninterrupted (`twin.json`), predictions with their results, packed features, an extraction.
@@ -28,17 +28,17 @@ TWIN = json.loads((HERE / "twin.json").read_text())
 
 
 def is_same_machine():
-    """Whether sums are taken in the same order as where the files were made."""
+    """Return whether floating-point sums have the same order as on the machine that made the files."""
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         fields = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", file.read(), re.M))
     processor = "{model name} family {cpu family} model {model}".format_map(fields)
-    here = (processor, torch.backends.cpu.get_cpu_capability(), torch.__version__)
-    return here == tuple(TWIN["made_with"][name] for name in ("processor", "isa", "torch"))
+    machine = (processor, torch.backends.cpu.get_cpu_capability(), torch.__version__)
+    return machine == tuple(TWIN["made_with"][name] for name in ("processor", "isa", "torch"))
 
 
 @pytest.fixture
-def old_run(tmp_path, monkeypatch):
-    """The interrupted run and its data in the current folder; returns the words that continue it."""
+def old_run_argv(tmp_path, monkeypatch):
+    """Put the interrupted run and its data into the current folder; returns the arguments that resume it."""
     monkeypatch.chdir(tmp_path)
     write_dataset(tmp_path / "data")
     shutil.copytree(HERE / "run", tmp_path / "run")
@@ -51,15 +51,15 @@ def old_run(tmp_path, monkeypatch):
     ]
 
 
-def sha256(tensor):
+def compute_tensor_sha256(tensor):
     return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
 
 
-def test_an_interrupted_run_of_an_earlier_version_resumes(old_run, tmp_path):
+def test_interrupted_run_of_earlier_version_resumes(old_run_argv, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        train_v2vt_sum.main(old_run)
+        train_v2vt_sum.main(old_run_argv)
     finally:
         torch.set_num_threads(threads)
     state = torch.load(tmp_path / "run/checkpoint.pth", weights_only=True)
@@ -75,14 +75,16 @@ def test_an_interrupted_run_of_an_earlier_version_resumes(old_run, tmp_path):
     metrics = json.loads((tmp_path / "run/results_val.json").read_text())["metrics"]
     assert {name: metrics[name] for name in TWIN["metrics"]} == pytest.approx(TWIN["metrics"], rel=1e-6)
     if is_same_machine():
-        digests = {f"model.{name}": sha256(value) for name, value in model.items()}
-        for i, moments in state["optimizer"]["state"].items():
-            digests |= {f"optimizer.{i}.{name}": sha256(value) for name, value in moments.items()}
+        digests = {f"model.{name}": compute_tensor_sha256(value) for name, value in model.items()}
+        for i, optimizer_state in state["optimizer"]["state"].items():
+            digests |= {
+                f"optimizer.{i}.{name}": compute_tensor_sha256(value) for name, value in optimizer_state.items()
+            }
         assert digests == TWIN["sha256"]
         assert [{name: line[name] for name in old} for line, old in zip(log, TWIN["log"])] == TWIN["log"]
 
 
-def test_packed_features_of_an_earlier_version_are_refused_and_packed_again(tmp_path, monkeypatch):
+def test_packed_features_of_earlier_version_are_refused_until_repacked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_dataset(tmp_path / "data")
     shutil.copytree(HERE / "packed", tmp_path / "packed")
@@ -91,21 +93,23 @@ def test_packed_features_of_an_earlier_version_are_refused_and_packed_again(tmp_
     text = str(error.value)
     assert text.startswith("packed: packed features: found the format of an earlier version") and "\n" not in text
     assert text.endswith(": python -m data.pack --features DIR --annotations FILE... --field features --out packed")
-    words = ["--features", "data/feat/blip", "--annotations", "data/anno/val_videoxum.json", "--field", "features"]
-    pack([*words, "--out", "packed", "--dtype", "float16"])
+    argv = ["--features", "data/feat/blip", "--annotations", "data/anno/val_videoxum.json", "--field", "features"]
+    pack([*argv, "--out", "packed", "--dtype", "float16"])
     features = open_features("packed", ["val_00"], "features", 768, "BLIP features")
     frames, videos = np.load("packed/val.npy"), json.loads(pathlib.Path("packed/val.json").read_text())["videos"]
     for video_id, (start, count, _) in videos.items():
         assert np.array_equal(features.load(video_id), frames[start : start + count])
 
 
-def test_an_extraction_of_an_earlier_version_is_continued_with_the_same_settings_only(tmp_path):
+def test_extraction_of_earlier_version_continues_only_with_same_settings(tmp_path):
     folder = shutil.copytree(HERE / "extraction", tmp_path / "blip")
-    provenance = json.loads((folder / "extraction.json").read_text())
+    stored = json.loads((folder / "extraction.json").read_text())
+    assert stored["precision"] == "float32"  # the earlier name of fp32
+    provenance = stored | dict(precision="fp32")
     writer = FeatureWriter(folder, "features", {})
     writer.prepare(dict(provenance), overwrite=False)
     frames = len(load_features(folder, "mini_val_000", "features", 768))
-    assert writer.is_complete(types.SimpleNamespace(video_id="mini_val_000", frames=frames))
+    assert writer.is_complete(types.SimpleNamespace(video_id="mini_val_000", num_frames=frames))
     for name, value in dict(image_size=32, precision="bf16", weights_sha256="0" * 64).items():
         with pytest.raises(ValueError, match=f"extraction.json: {name}: found {provenance[name]}, expected {value}: "):
             writer.prepare(provenance | {name: value}, overwrite=False)

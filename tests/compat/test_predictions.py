@@ -1,6 +1,7 @@
-"""Predictions of an earlier version: they score to the same numbers, and their results are read."""
+"""Predictions of an earlier version have the same scores, and its results can be read."""
 
 import json
+import pathlib
 import shutil
 
 import pytest
@@ -8,21 +9,20 @@ import pytest
 from engine.config import Config
 from metrics.__main__ import main
 from report.runs import read_run
-from tests.compat.test_compat import HERE
 
-PREDICTIONS = HERE / "predictions"
+PREDICTIONS = pathlib.Path(__file__).parent / "predictions"
 
 
 def read_scores(folder):
-    """Results without what only an evaluation of a model adds, and scores by video."""
+    """Read the results that do not need a model, and the scores by video."""
     results = json.loads((folder / "results_val.json").read_text())
     scores = [json.loads(line) for line in (folder / "scores_val.jsonl").read_text().splitlines()]
     return {name: results[name] for name in ("metrics", "baselines", "num_videos")}, scores
 
 
-def test_predictions_score_to_the_same_numbers(tmp_path):
-    words = [PREDICTIONS / "predictions_val.jsonl", PREDICTIONS / "val_videoxum.json", "--output_dir", tmp_path]
-    main([*map(str, words)])
+def test_predictions_have_the_same_scores(tmp_path):
+    argv = [PREDICTIONS / "predictions_val.jsonl", PREDICTIONS / "val_videoxum.json", "--output_dir", tmp_path]
+    main([*map(str, argv)])
     (results, scores), (expected_results, expected_scores) = read_scores(tmp_path), read_scores(PREDICTIONS)
     for name, expected in expected_results["baselines"].items():
         assert results["baselines"][name] == pytest.approx(expected, rel=1e-12, abs=1e-15)
@@ -35,7 +35,7 @@ def test_predictions_score_to_the_same_numbers(tmp_path):
     assert line == pytest.approx(expected, rel=1e-12)
 
 
-def test_results_are_read(tmp_path):
+def test_results_can_be_read(tmp_path):
     run = read_run(shutil.copytree(PREDICTIONS, tmp_path / "run"), "val")
     results, scores = read_scores(PREDICTIONS)
     assert run.metrics == results["metrics"] and run.baselines == results["baselines"]

@@ -1,14 +1,14 @@
 from data.captions import pre_caption, reference_caption
 
 
-def test_golden_captions(golden):
+def test_captions_equal_golden_values(golden):
     for text, max_words, expected in golden("pre_caption.json"):
         assert pre_caption(text, max_words) == expected
 
 
-def test_white_space_and_limits():
+def test_whitespace_and_word_limit():
     assert pre_caption("A  dog\t\truns\n", 10) == "a dog runs"
-    assert pre_caption("one\ttwo three", 2) == "one\ttwo three"  # a lone tab is no separator
+    assert pre_caption("one\ttwo three", 2) == "one\ttwo three"  # a single tab is not a separator
     assert pre_caption("a b c", None) == "a b c"
     assert pre_caption("...", 3) == ""
 

@@ -6,7 +6,7 @@ import pytest
 
 from data import check as module
 from data.check import check, main
-from data.pack import pack
+from data.pack import pack_features
 
 COUNTS = dict(train=33, val=3, test=7)
 
@@ -17,38 +17,38 @@ def root(mini_root, tmp_path):
 
 
 @pytest.fixture
-def published(monkeypatch):
-    """The mini data set's numbers of videos stand for the published ones."""
-    monkeypatch.setattr(module, "VIDEOS", COUNTS)
+def mini_counts(monkeypatch):
+    """Replace the published numbers of videos by those of the mini dataset."""
+    monkeypatch.setattr(module, "NUM_VIDEOS", COUNTS)
 
 
-def texts(report, kind):
+def issue_texts(report, kind):
     return [issue.text for issue in report.issues if issue.kind == kind]
 
 
-def test_a_whole_data_set(root, published, capsys):
+def test_complete_data_set(root, mini_counts, capsys):
     main([str(root)])
     *lines, last = capsys.readouterr().out.splitlines()
     assert last == "complete" and lines[0] == f"{root}/anno/train_videoxum.json: 33 videos"
     assert lines[3].startswith(f"{root}/feat/blip: 43 of 43 videos, ") and len(lines) == 5
 
 
-def test_the_published_numbers(root, capsys):
+def test_video_counts_are_compared_with_published_ones(root, capsys):
     with pytest.raises(SystemExit, match="1"):
         main([str(root)])
     assert "test_videoxum.json: found 7 videos, expected 4000\nNOT complete" in capsys.readouterr().out
     main([str(root), "--own_data"])
     (root / "anno/train_videoxum.json").unlink()
     report = check(root, own_data=True)
-    assert report.is_complete and len(texts(report, "extra")) == 66
+    assert report.is_complete and len(issue_texts(report, "extra")) == 66
     shutil.rmtree(root / "anno")
-    with pytest.raises(FileNotFoundError, match="test_videoxum.json: annotations: no such file, nor of another split"):
+    with pytest.raises(FileNotFoundError, match="test_videoxum.json: annotations: no such file, and no other split"):
         check(root, own_data=True)
-    with pytest.raises(FileNotFoundError, match="none: data set: no such folder"):
+    with pytest.raises(FileNotFoundError, match="none: dataset: no such folder"):
         check(root / "none")
 
 
-def test_what_is_missing_broken_or_too_much(root, published, capsys, tmp_path):
+def test_missing_broken_and_extra_files_are_reported(root, mini_counts, capsys, tmp_path):
     blip, clip = root / "feat/blip", root / "feat/vt_clipscore"
     (blip / "mini_val_000.npz").unlink()
     (blip / "mini_val_001.npz").write_bytes((blip / "mini_val_001.npz").read_bytes()[:-100])
@@ -66,7 +66,7 @@ def test_what_is_missing_broken_or_too_much(root, published, capsys, tmp_path):
         "broken: 4 feature files that cannot be used",
         f"  {blip}/mini_val_001.npz: video mini_val_001: features: damaged",
         f"  {blip}/mini_val_002.npz: video mini_val_002: features: found {T - 1} frames, expected {T} as in vsum_one",
-        f"  {blip}/mini_test_000.npz: video mini_test_000: features: found width 512, expected 768 as of most videos",
+        f"  {blip}/mini_test_000.npz: video mini_test_000: features: found width 512, expected 768 as in most files",
         f"  {blip}/mini_test_001.npz: video mini_test_001: features: found ",
         f"  {clip}/mini_val_002.npz: video mini_val_002: vision: found {T - 2} frames, expected {T}",
         f"  {clip}/other.npz: no video of that name is annotated",
@@ -75,30 +75,30 @@ def test_what_is_missing_broken_or_too_much(root, published, capsys, tmp_path):
     assert [line for line in lines if line not in out] == []
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "all.jsonl").read_text().splitlines()]
     assert sorted(kinds) == sorted(["missing", *["broken"] * 4, "cut", "extra"])
-    assert check(root, ["vt_clip_feat"]).is_complete  # what no run fails at
+    assert check(root, ["vt_clip_feat"]).is_complete  # cut and extra features make no run fail
 
 
-def test_annotations_that_are_bad_or_meet(root, published):
+def test_invalid_and_overlapping_annotations_are_reported(root, mini_counts):
     train, val = (root / f"anno/{split}_videoxum.json" for split in ("train", "val"))
     entries = json.loads(val.read_text())
     val.write_text(json.dumps([*entries[:2], json.loads(train.read_text())[0]]))
     (root / "anno/test_videoxum.json").write_text("[")
     report = check(root, ["anno"])
-    assert texts(report, "twice") == [f"{val}: video mini_train_000: found in train too"]
-    (bad,) = texts(report, "annotations")
+    assert issue_texts(report, "twice") == [f"{val}: video mini_train_000: found in train too"]
+    (bad,) = issue_texts(report, "annotations")
     assert bad.startswith(f"{root}/anno/test_videoxum.json: annotations: not valid JSON") and not report.is_complete
 
 
-def test_only_the_first_are_shown(root, published, capsys):
+def test_only_the_first_issues_are_printed(root, mini_counts, capsys):
     shutil.rmtree(root / "feat/blip")
     check(root).show()
     out = capsys.readouterr().out
     assert out.count("no features") == 10 and "  and 33 more; --list FILE writes all" in out
 
 
-def test_packed_features(root, published):
+def test_packed_features_are_checked(root, mini_counts):
     files = sorted((root / "anno").iterdir())
-    pack(root / "feat/blip", files, root / "feat/blip_packed", field="features", dtype="float16")
+    pack_features(root / "feat/blip", files, root / "feat/blip_packed", field="features", dtype="float16")
     shutil.rmtree(root / "feat/blip")
     report = check(root)
     assert report.is_complete and f"{root}/feat/blip_packed: 43 of 43 videos" in report.lines[3]
@@ -106,9 +106,9 @@ def test_packed_features(root, published):
     with open(path, "r+b") as file:
         file.seek(-2, 2)
         file.write(b"\xff\x7f")  # NaN in half precision
-    (broken,) = texts(check(root), "broken")
+    (broken,) = issue_texts(check(root), "broken")
     assert broken.startswith(f"{path}: video mini_val_") and broken.endswith("found 1 values that are NaN or infinite")
     with open(path, "r+b") as file:
         file.truncate(1000)
-    (broken,) = texts(check(root), "broken")
+    (broken,) = issue_texts(check(root), "broken")
     assert broken.startswith(f"{path}: packed features: damaged")

@@ -7,14 +7,14 @@ import pytest
 from data.features import check_files, is_complete, load_features
 
 
-def test_any_floating_type_becomes_float32(tmp_path):
+def test_floating_point_arrays_become_float32(tmp_path):
     for dtype in (np.float16, np.float32, np.float64):
         np.savez(tmp_path / "v.npz", features=np.ones((3, 4), dtype))
         array = load_features(tmp_path, "v", "features", 4)
         assert array.dtype == np.float32 and array.shape == (3, 4)
 
 
-def bad_values():
+def make_array_with_nan():
     array = np.ones((3, 4), np.float32)
     array[1, 2] = np.nan
     return array
@@ -29,7 +29,7 @@ def bad_values():
         (dict(features=np.ones((0, 4), np.float32)), r"found shape \(0, 4\)"),
         (dict(features=np.ones((3, 4), np.int64)), "found dtype int64, expected floating point"),
         (dict(features=np.array([["a"]])), "found dtype"),
-        (dict(features=bad_values()), "found 1 values that are NaN or infinite"),
+        (dict(features=make_array_with_nan()), "found 1 values that are NaN or infinite"),
         (dict(vision=np.ones((3, 4))), "missing, found vision"),
         (
             dict(features=np.array([{}], dtype=object)),
@@ -37,7 +37,7 @@ def bad_values():
         ),
     ],
 )
-def test_bad_arrays(tmp_path, arrays, message):
+def test_invalid_arrays_raise(tmp_path, arrays, message):
     np.savez(tmp_path / "v_7.npz", **arrays)
     with pytest.raises(ValueError, match=message) as caught:
         load_features(tmp_path, "v_7", "features", 4)
@@ -45,13 +45,13 @@ def test_bad_arrays(tmp_path, arrays, message):
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04junk"])
-def test_damaged_files(tmp_path, content):
+def test_damaged_files_raise(tmp_path, content):
     (tmp_path / "v.npz").write_bytes(content)
     with pytest.raises(ValueError, match="v.npz: video v: features: damaged or not an .npz"):
         load_features(tmp_path, "v", "features", 4)
 
 
-def test_torn_flipped_and_misnamed_files(tmp_path):
+def test_truncated_flipped_and_mistyped_files_raise(tmp_path):
     path = tmp_path / "v.npz"
     np.savez(path, features=np.random.default_rng(0).random((30, 4)))
     whole = path.read_bytes()
@@ -73,10 +73,10 @@ def test_torn_flipped_and_misnamed_files(tmp_path):
         load_features(tmp_path, "v", "features", 4)
 
 
-def test_flipped_bytes_are_never_a_traceback(tmp_path):
+def test_flipped_bytes_load_or_raise_one_line(tmp_path):
     path = tmp_path / "v.npz"
     np.savez(path, features=np.random.default_rng(0).random((3, 4)))
-    whole, rng, refused = path.read_bytes(), random.Random(0), 0
+    whole, rng, num_errors = path.read_bytes(), random.Random(0), 0
     for _ in range(500):
         damaged = bytearray(whole)
         for _ in range(rng.randint(1, 3)):
@@ -85,12 +85,12 @@ def test_flipped_bytes_are_never_a_traceback(tmp_path):
         try:
             load_features(tmp_path, "v", "features", 4)
         except ValueError as error:
-            refused += 1
+            num_errors += 1
             assert str(error).startswith(f"{path}: video v: features: ") and "\n" not in str(error)
-    assert refused > 200
+    assert num_errors > 200
 
 
-def test_an_entry_that_is_no_array(tmp_path):
+def test_archive_entries_that_are_not_arrays_raise(tmp_path):
     for name, content in (
         ("features.npy", b"text"),
         ("features", b"text"),
@@ -102,7 +102,7 @@ def test_an_entry_that_is_no_array(tmp_path):
             load_features(tmp_path, "v", "features", 4)
 
 
-def test_missing_files(tmp_path):
+def test_missing_files_raise(tmp_path):
     with pytest.raises(FileNotFoundError, match="v.npz: video v: features: no such file"):
         load_features(tmp_path, "v", "features")
     np.savez(tmp_path / "a.npz", features=np.ones((1, 1)))
@@ -113,7 +113,7 @@ def test_missing_files(tmp_path):
         check_files(tmp_path / "none", ["a"], "BLIP features")
 
 
-def test_what_is_complete(tmp_path):
+def test_is_complete(tmp_path):
     path = tmp_path / "x.npz"
     assert not is_complete(path, {"vision": None})
     np.savez(path, vision=np.zeros((5, 3), np.float32))
@@ -123,7 +123,7 @@ def test_what_is_complete(tmp_path):
     path.write_bytes(path.read_bytes()[:-30])
     assert not is_complete(path, {"vision": None})
     rng, content = np.random.default_rng(0), bytearray(path.read_bytes() + bytes(30))
-    for _ in range(300):  # whatever bytes are there, it is an answer and no exception
+    for _ in range(300):  # any bytes give an answer and no exception
         damaged = bytearray(content)
         damaged[rng.integers(len(damaged))] = rng.integers(256)
         path.write_bytes(damaged)

@@ -6,9 +6,10 @@ import pytest
 
 from data.annotations import load_annotations
 from data.features import load_features
-from data.mini.dataset import all_sentences, clip_features, plan_videos, vocabulary, write_mini
-from data.mini.encoders import text_features
-from data.mini.rendering import PITCH, RGB, draw
+from data.mini.dataset import build_vocabulary, draw_clip_features, write_mini
+from data.mini.encoders import compute_text_features
+from data.mini.plans import iter_sentences, plan_videos
+from data.mini.rendering import PITCH_BY_COLOR, RGB_BY_COLOR, draw_frame
 from data.video.preprocessing import preprocess
 from data.video.reader import VideoFile, to_upright_rgb
 from metrics.baselines import human_baseline, random_baseline
@@ -45,25 +46,25 @@ def test_annotators_agree_but_not_perfectly(mini_root):
     assert 0.2 < human["Kendall"] < 0.8
 
 
-def test_ready_made_vt_clip_features_are_nearest_at_the_high_point():
+def test_synthetic_vt_clip_features_are_nearest_at_the_peak():
     rng = np.random.default_rng(0)
-    texts = {sentence: row / np.linalg.norm(row) for sentence in all_sentences() for row in rng.normal(size=(1, 512))}
-    for video in plan_videos(0, dict(train=5))["train"]:
-        features = clip_features(video, rng, texts)  # (T, C)
-        for i, event in enumerate(video.events):
-            closeness = features @ texts[event.sentence(i)]  # (T,)
+    texts = {sentence: row / np.linalg.norm(row) for sentence in iter_sentences() for row in rng.normal(size=(1, 512))}
+    for plan in plan_videos(0, dict(train=5))["train"]:
+        features = draw_clip_features(plan, rng, texts)  # (T, C)
+        for position, event in enumerate(plan.events):
+            closeness = features @ texts[event.describe(position)]  # (T,)
             assert abs(closeness.argmax() + 0.5 - event.peak) < 2 and closeness.max() > 1.2
             assert closeness[: event.start].max() < 0.4
 
 
-def test_vocabulary_has_no_doubles():
-    tokens = vocabulary()
+def test_vocabulary_has_no_duplicates():
+    tokens = build_vocabulary()
     assert len(tokens) == len(set(tokens)) == 254
     assert {"circle", "bounces", "finally", "then"} <= set(tokens)
 
 
 def test_videos(mini_videos):
-    """Real files: as long as planned, with what happens in the pixels and a sound track."""
+    """Video files have the planned duration, the events' colors and a sound track of their pitch."""
     plans = [plan for split in plan_videos(0, dict(train=4, val=2, test=2)).values() for plan in split]
     assert sorted(p.name for p in mini_videos.iterdir()) == sorted(
         ["anno", "frame_encoder.pth", "tokenizer", "videos", "vt_clip.pth"]
@@ -71,15 +72,15 @@ def test_videos(mini_videos):
     for plan in plans[:3]:
         path = mini_videos / f"videos/{plan.video_id}.mp4"
         video = VideoFile(path)
-        assert video.timeline.seconds == plan.frames
+        assert video.timeline.seconds == plan.num_frames
         assert video.timeline.duration == pytest.approx(plan.duration, abs=0.002)
         frames = {
             second: np.asarray(to_upright_rgb(frame)).astype(int) for second, frame in video.iter_sampled_frames()
         }
         for event in plan.events:
             inside = frames[(event.start + event.stop) // 2]
-            strongest = np.argsort(RGB[event.colour])[::-1][: 2 if event.colour == "yellow" else 1]
-            weakest = np.argsort(RGB[event.colour])[0]
+            strongest = np.argsort(RGB_BY_COLOR[event.color])[::-1][: 2 if event.color == "yellow" else 1]
+            weakest = np.argsort(RGB_BY_COLOR[event.color])[0]
             assert (inside[..., strongest].min(-1) - inside[..., weakest]).max() > 80, event
             level = {second: np.median(frames[second]) for second in (int(event.peak), event.start)}
             assert level[int(event.peak)] > level[event.start]
@@ -90,20 +91,22 @@ def test_videos(mini_videos):
         event = plan.events[0]
         near = np.concatenate([samples for time, samples, _ in frames if abs(time - event.peak) < 0.5])
         crossings = ((near[:-1] < 0) & (near[1:] >= 0)).sum() / len(near) * frames[0][2]
-        assert crossings == pytest.approx(PITCH[event.colour], rel=0.03)
+        assert crossings == pytest.approx(PITCH_BY_COLOR[event.color], rel=0.03)
 
 
 def test_the_fitted_vt_clip_tells_events_apart(mini_videos):
-    """Features of pictures are nearest to the sentence of what they show, far more often than by chance."""
+    """Features of frames are nearest to the sentence of their event, far more often than by chance."""
     clip = load_vt_clip(mini_videos / "vt_clip.pth")
     encoder = clip_frame_encoder(clip)
-    sentences = text_features(clip, [s for s in all_sentences() if not s.lower().startswith(("then", "finally"))])
+    sentences = compute_text_features(
+        clip, [s for s in iter_sentences() if not s.lower().startswith(("then", "finally"))]
+    )
     names, texts = list(sentences), np.stack(list(sentences.values()))
     hits, count = 0, 0
-    for video in plan_videos(0, dict(train=4, val=2, test=2))["train"]:
-        for event in video.events:
-            picture = preprocess(draw(video, event.peak), encoder.transform)
-            feature = encoder(np.stack([picture]))[0].numpy()
-            hits += names[int((texts @ feature).argmax())] == event.sentence(0)
+    for plan in plan_videos(0, dict(train=4, val=2, test=2))["train"]:
+        for event in plan.events:
+            frame = preprocess(draw_frame(plan, event.peak), encoder.transform)
+            feature = encoder(np.stack([frame]))[0].numpy()
+            hits += names[int((texts @ feature).argmax())] == event.describe(0)
             count += 1
     assert len(names) == 60 and hits > count / 2

@@ -3,9 +3,9 @@ import pytest
 from engine.config import Config, VTClipConfig, load_config
 from metrics.registry import METRICS
 from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES
-from models.vtsum_blip import ARCHITECTURES, TASKS, WIDTHS
+from models.vtsum_blip import ARCHITECTURES, FEATURE_WIDTHS, TASKS
 from tests.conftest import ROOT
-from tests.documents import document
+from tests.helpers.documents import read_document
 from utils.command_line import load_settings, reference_table
 from utils.device import PRECISIONS
 from utils.settings import choices, write_settings
@@ -14,7 +14,7 @@ SHIPPED = sorted(path for path in (ROOT / "configs").rglob("*.yaml"))
 
 
 @pytest.fixture
-def write(tmp_path):
+def write_config(tmp_path):
     def to_file(text):
         (tmp_path / "c.yaml").write_text(text)
         return str(tmp_path / "c.yaml")
@@ -23,7 +23,7 @@ def write(tmp_path):
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_yaml_loads_and_survives_a_round_trip(path, tmp_path):
+def test_shipped_configs_load_and_round_trip(path, tmp_path):
     cls = VTClipConfig if path.name == "vt_clip.yaml" else Config
     command = load_settings(cls, ["--config", str(path)])
     assert not command.notes
@@ -31,7 +31,7 @@ def test_every_shipped_yaml_loads_and_survives_a_round_trip(path, tmp_path):
     assert load_settings(cls, ["--config", str(tmp_path / "again.yaml")]).settings == command.settings
 
 
-def test_published_values():
+def test_shipped_configs_have_the_published_values():
     config = load_config(["--config", str(ROOT / "configs/vtsum_blip_tt_ca.yaml")]).settings
     published = dict(
         video_embeddings_root="dataset/ActivityNet/feat/blip",
@@ -65,31 +65,31 @@ def test_published_values():
     assert tt.replace(model="vtsum_blip_tt_ca") == config
 
 
-def test_defaults_then_yaml_then_flags(write):
-    path = write("init_lr: 1e-4\nbatch_size: 4\nvit_grad_ckpt: true\nsplits: [val]\n")
+def test_flags_override_yaml_and_yaml_overrides_defaults(write_config):
+    path = write_config("init_lr: 1e-4\nbatch_size: 4\nvit_grad_ckpt: true\nsplits: [val]\n")
     command = load_config(["--config", path, "--batch_size", "8", "--seed", "1", "--splits", "test", "val"])
     config = command.settings
-    assert (config.init_lr, config.vit_grad_ckpt) == (1e-4, True)  # YAML over defaults; 1e-4 is a number
-    assert (config.batch_size, config.seed) == (8, 1)  # flags over both
+    assert (config.init_lr, config.vit_grad_ckpt) == (1e-4, True)  # from the YAML; 1e-4 is read as a number
+    assert (config.batch_size, config.seed) == (8, 1)  # from flags
     assert config.splits == ("test", "val")
-    assert config.max_epoch == Config().max_epoch  # a flag that was not typed changes nothing
+    assert config.max_epoch == Config().max_epoch  # a flag that is not given keeps the default
     assert command.notes == (
-        "batch_size: the config says 4, the flag says 8: the flag counts",
-        "splits: the config says ['val'], the flag says ['test', 'val']: the flag counts",
+        "batch_size: the flag's 8 overrides the config's 4",
+        "splits: the flag's ['test', 'val'] overrides the config's ['val']",
     )
 
 
-def test_a_typed_flag_counts_even_where_it_says_the_default(write):
-    path = write("batch_size: 4\n")
+def test_explicit_flag_with_the_default_value_overrides_yaml(write_config):
+    path = write_config("batch_size: 4\n")
     assert load_config(["--config", path, "--batch_size", str(Config().batch_size)]).settings.batch_size == 16
 
 
 @pytest.mark.parametrize(
-    ("words", "value"),
+    ("argv", "value"),
     [([], False), (["--evaluate"], True), (["--evaluate", "False"], False), (["--evaluate=1"], True)],
 )
-def test_switches(write, words, value):
-    assert load_config(["--config", write("seed: 1"), *words]).settings.evaluate is value
+def test_boolean_flags(write_config, argv, value):
+    assert load_config(["--config", write_config("seed: 1"), *argv]).settings.evaluate is value
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_switches(write, words, value):
     [
         ("kernal_size: 5", "c.yaml: kernal_size: unknown key; did you mean kernel_size?"),
         ("zzz: 5", "c.yaml: zzz: unknown key"),
-        ("batch_size: '16'", "c.yaml: batch_size: found '16', expected a whole number"),
+        ("batch_size: '16'", "c.yaml: batch_size: found '16', expected an integer"),
         ("batch_size: 0", "c.yaml: batch_size: found 0, expected at least 1"),
         ("batch_size: true", "c.yaml: batch_size: found True"),
         ("init_lr: fast", "c.yaml: init_lr: found 'fast', expected a finite number"),
@@ -122,14 +122,14 @@ def test_switches(write, words, value):
         ("seed: !!python/object/apply:os.getpid []", "c.yaml: config: line 1: not valid YAML"),
     ],
 )
-def test_mistakes_in_a_yaml(write, text, message):
+def test_invalid_yaml_raises_one_line(write_config, text, message):
     with pytest.raises(ValueError) as caught:
-        load_config(["--config", write(text)])
+        load_config(["--config", write_config(text)])
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         (["--kernal_size", "5"], "--kernal_size: unknown flag; did you mean --kernel_size?"),
         (["--batch_size", "many"], "argument --batch_size: invalid int value: 'many'"),
@@ -139,32 +139,32 @@ def test_mistakes_in_a_yaml(write, text, message):
         (["extra"], "unknown argument 'extra'"),
     ],
 )
-def test_mistakes_in_flags(write, words, message):
+def test_invalid_flags_raise(write_config, argv, message):
     with pytest.raises(ValueError) as caught:
-        load_config(["--config", write("seed: 1"), *words])
+        load_config(["--config", write_config("seed: 1"), *argv])
     assert message in str(caught.value)
 
 
-def test_missing_config(tmp_path):
+def test_missing_config_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.yaml: config: no such file"):
         load_config(["--config", str(tmp_path / "none.yaml")])
     with pytest.raises(ValueError, match="--config"):
         load_config([])
 
 
-def test_a_wrong_value_is_blamed_on_its_file_whatever_flags_are_typed(write):
+def test_error_of_an_invalid_value_names_its_file(write_config):
     with pytest.raises(ValueError, match=r"c.yaml: batch_size: found 0"):
-        load_config(["--config", write("batch_size: 0\nseed: 1"), "--seed", "2"])
+        load_config(["--config", write_config("batch_size: 0\nseed: 1"), "--seed", "2"])
 
 
-def test_a_config_starts_from_another(tmp_path):
+def test_config_inherits_from_its_base(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "first.yaml").write_text("init_lr: 1e-4\nbatch_size: 4\nsplits: [val]\n")
     (tmp_path / "second.yaml").write_text("base: first.yaml\nbatch_size: 8\n")
     (tmp_path / "deep/third.yaml").write_text("seed: 3\nbase: ../second.yaml\nsplits: [test]\n")
     command = load_config(["--config", str(tmp_path / "deep/third.yaml"), "--batch_size", "2"])
     assert command.settings == Config(init_lr=1e-4, batch_size=2, splits=("test",), seed=3)
-    assert command.notes == ("batch_size: the config says 8, the flag says 2: the flag counts",)
+    assert command.notes == ("batch_size: the flag's 2 overrides the config's 8",)
 
 
 @pytest.mark.parametrize(
@@ -173,20 +173,24 @@ def test_a_config_starts_from_another(tmp_path):
         ("batch_size: 0", "base: first.yaml\nseed: 1", r"first.yaml: batch_size: found 0"),
         ("batch_size: 1", "base: first.yaml\nbatch_size: 0", r"second.yaml: batch_size: found 0"),
         ("batchsize: 1", "base: first.yaml", r"first.yaml: batchsize: unknown key; did you mean batch_size"),
-        ("base: second.yaml", "base: first.yaml", r"first.yaml: base: found 'second.yaml', which itself starts from"),
-        ("", "base: second.yaml", r"second.yaml: base: found 'second.yaml', which itself starts from this file"),
+        (
+            "base: second.yaml",
+            "base: first.yaml",
+            r"first.yaml: base: found 'second.yaml', which leads to a cycle of base files",
+        ),
+        ("", "base: second.yaml", r"second.yaml: base: found 'second.yaml', which leads to a cycle of base files"),
         ("", "base: none.yaml", r"second.yaml: base: .*none.yaml: no such file \(paths are relative"),
         ("", "base: [first.yaml]", r"second.yaml: base: found \['first.yaml'\], expected another"),
     ],
 )
-def test_a_bad_base_is_blamed_on_its_file(tmp_path, first, second, message):
+def test_error_of_an_invalid_base_names_its_file(tmp_path, first, second, message):
     (tmp_path / "first.yaml").write_text(first)
     (tmp_path / "second.yaml").write_text(second)
     with pytest.raises(ValueError, match=message):
         load_config(["--config", str(tmp_path / "second.yaml")])
 
 
-def test_ablations_differ_in_what_their_name_says():
+def test_ablations_differ_only_in_the_named_settings():
     values = {}
     for path in sorted((ROOT / "configs/ablations").glob("*.yaml")):
         config = load_config(["--config", str(path)]).settings
@@ -208,17 +212,17 @@ def test_ablations_differ_in_what_their_name_says():
     }
 
 
-def test_a_flag_mends_a_wrong_value_of_the_yaml(write):
-    assert load_config(["--config", write("batch_size: 0"), "--batch_size", "2"]).settings.batch_size == 2
+def test_flag_overrides_an_invalid_value_of_the_yaml(write_config):
+    assert load_config(["--config", write_config("batch_size: 0"), "--batch_size", "2"]).settings.batch_size == 2
 
 
-def test_every_field_has_help_and_a_row_in_the_documents():
+def test_every_field_has_help_and_is_documented():
     assert all(field.description for cls in (Config, VTClipConfig) for field in cls.model_fields.values())
-    assert reference_table(Config) in document("configuration"), "python -m engine.config prints the table"
+    assert reference_table(Config) in read_document("configuration"), "python -m engine.config prints the table"
 
 
-def test_settings_of_earlier_versions_are_ignored_with_a_note(write):
-    command = load_config(["--config", write("preload: ram\nskip_nonfinite: 3\nseed: 1")])
+def test_settings_of_earlier_versions_are_ignored_with_a_note(write_config):
+    command = load_config(["--config", write_config("preload: ram\nskip_nonfinite: 3\nseed: 1")])
     assert command.settings == Config(seed=1)
     assert [note.split(": ", 1)[1] for note in command.notes] == [
         "preload: a setting of an earlier version, ignored",
@@ -226,12 +230,12 @@ def test_settings_of_earlier_versions_are_ignored_with_a_note(write):
     ]
 
 
-def test_choices_are_those_of_the_registries():
-    """A value that a configuration accepts is implemented, and what is implemented is accepted."""
+def test_choices_equal_the_registries():
+    """Configurations accept exactly the implemented values."""
     registries = dict(
         loss_type=KEYFRAME_LOSSES,
         smoothing_scope=SMOOTHING_SCOPES,
-        vit=WIDTHS,
+        vit=FEATURE_WIDTHS,
         model=ARCHITECTURES,
         task=TASKS,
         precision=PRECISIONS,

@@ -6,14 +6,13 @@ import pytest
 from data.annotations import load_annotations
 from data.captions import reference_caption
 from engine.predictions import Prediction, read_predictions
-from engine.scoring import format_table
-from engine.scoring import score_predictions as score
+from engine.scoring import format_table, score_predictions
 from metrics.__main__ import main
-from tests.documents import document
+from tests.helpers.documents import read_document
 
 
-def score_predictions(entries, records):
-    return score([Prediction(**entry) for entry in entries], records)
+def score_entries(entries, records):
+    return score_predictions([Prediction(**entry) for entry in entries], records)
 
 
 @pytest.fixture
@@ -23,30 +22,30 @@ def records(mini_root):
 
 @pytest.fixture
 def predictions(records):
-    """Predictions of somebody who copies the mean annotator and the reference."""
+    """Perfect predictions: the mean of the annotators and the reference caption."""
     return [
         dict(
-            video_id=r.video_id,
-            caption=reference_caption(r.tsum),
-            saliency=r.vsum_onehot.mean(0).tolist(),
-            vt_clip_score=0.1 * (r.index + 1),
+            video_id=record.video_id,
+            caption=reference_caption(record.tsum),
+            saliency=record.vsum_onehot.mean(0).tolist(),
+            vt_clip_score=0.1 * (record.index + 1),
         )
-        for r in records
+        for record in records
     ]
 
 
 def test_perfect_predictions(predictions, records):
-    results, scores = score_predictions(predictions[::-1], records)  # the order does not matter
+    results, scores = score_entries(predictions[::-1], records)  # in any order
     metrics = results["metrics"]
     assert metrics["Kendall"] == pytest.approx(1) and metrics["BLEU_4"] == pytest.approx(1)
     assert metrics["CIDEr"] == pytest.approx(10) and metrics["VT_CLIPScore"] == pytest.approx(0.4)
     assert results["num_videos"] == dict(expected=7, scored=7)
-    assert [s["video_id"] for s in scores] == [r.video_id for r in records]
+    assert [row["video_id"] for row in scores] == [record.video_id for record in records]
     for name in ("F1", "F1_published_max", "METEOR", "VT_CLIPScore"):
-        assert np.mean([s[name] for s in scores]) == pytest.approx(metrics[name])
-    first_six = {"F1", "F1_max", "F1_published", "F1_published_max", "Kendall", "Spearman"}
-    assert set(results["baselines"]["random"]) == set(results["baselines"]["human"]) == first_six
-    assert set(metrics) - first_six == {
+        assert np.mean([row[name] for row in scores]) == pytest.approx(metrics[name])
+    keyframe_metrics = {"F1", "F1_max", "F1_published", "F1_published_max", "Kendall", "Spearman"}
+    assert set(results["baselines"]["random"]) == set(results["baselines"]["human"]) == keyframe_metrics
+    assert set(metrics) - keyframe_metrics == {
         *(f"BLEU_{n}" for n in range(1, 5)),
         "METEOR",
         "ROUGE_L",
@@ -57,25 +56,25 @@ def test_perfect_predictions(predictions, records):
     assert all(name in table for name in [*metrics, "random", "human", "7 of 7"])
 
 
-def test_parts_that_are_missing_are_left_out(predictions, records):
+def test_metrics_without_inputs_are_left_out(predictions, records):
     for entry in predictions:
         entry |= dict(caption=None, vt_clip_score=None)
-    results, scores = score_predictions(predictions[:3], records)
+    results, scores = score_entries(predictions[:3], records)
     assert set(results["metrics"]) == set(results["baselines"]["human"]) and "METEOR" not in scores[0]
     assert results["num_videos"] == dict(expected=7, scored=3)
     for entry in predictions:
         entry |= dict(caption="a red circle", saliency=None)
-    results, _ = score_predictions(predictions, records)
+    results, _ = score_entries(predictions, records)
     assert "F1" not in results["metrics"] and "METEOR" in results["metrics"] and results["baselines"] == {}
 
 
-def test_videos_that_vt_clip_cut(predictions, records):
+def test_cut_saliency_requires_cut_from(predictions, records):
     T = records[0].num_frames
     predictions[0]["saliency"] = predictions[0]["saliency"][: T - 2]
     with pytest.raises(ValueError, match=f"{records[0].video_id}: saliency: found {T - 2} frames, expected {T}"):
-        score_predictions(predictions, records)
+        score_entries(predictions, records)
     predictions[0]["cut_from"] = T
-    assert score_predictions(predictions, records)[0]["num_videos"]["scored"] == 7
+    assert score_entries(predictions, records)[0]["num_videos"]["scored"] == 7
 
 
 @pytest.mark.parametrize(
@@ -98,7 +97,7 @@ def test_videos_that_vt_clip_cut(predictions, records):
         ('{"video_id": "v", "vt_clip_score": Infinity}', "line 1: video v: vt_clip_score: found inf"),
     ],
 )
-def test_bad_predictions(tmp_path, line, message):
+def test_invalid_predictions_raise(tmp_path, line, message):
     path = tmp_path / "p.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(ValueError) as caught:
@@ -106,19 +105,19 @@ def test_bad_predictions(tmp_path, line, message):
     assert message in str(caught.value) and str(path) in str(caught.value)
 
 
-def test_predictions_of_other_videos(predictions, records):
+def test_mismatched_predictions_raise(predictions, records):
     with pytest.raises(ValueError, match="video x: not in the annotations"):
-        score_predictions([dict(predictions[0], video_id="x")], records)
+        score_entries([dict(predictions[0], video_id="x")], records)
     with pytest.raises(ValueError, match="found twice"):
-        score_predictions(predictions[:1] * 2, records)
-    some = [dict(entry, caption=None) if i == 2 else entry for i, entry in enumerate(predictions)]
+        score_entries(predictions[:1] * 2, records)
+    partial = [dict(entry, caption=None) if i == 2 else entry for i, entry in enumerate(predictions)]
     with pytest.raises(ValueError, match="caption: found null, expected it for every video or none"):
-        score_predictions(some, records)
+        score_entries(partial, records)
     with pytest.raises(ValueError, match="predictions: found none"):
-        score_predictions([], records)
+        score_entries([], records)
 
 
-def test_the_command(predictions, mini_root, tmp_path, capsys):
+def test_metrics_command(predictions, mini_root, tmp_path, capsys):
     path = tmp_path / "predictions_test.jsonl"
     path.write_text("".join(json.dumps(entry) + "\n" for entry in predictions))
     main([str(path), str(mini_root / "anno/test_videoxum.json"), "--output_dir", str(tmp_path / "out")])
@@ -130,4 +129,4 @@ def test_the_command(predictions, mini_root, tmp_path, capsys):
     names = [*(f"val_Bleu_{n}" for n in range(1, 5)), "val_METEOR", "val_ROUGE_L", "val_CIDEr"]
     assert list(line) == ["F1_MEAN", "F1_MAX", "Kendall", "Spearman", *names, "VT_CLIPScore"]
     assert len((tmp_path / "out/scores_test.jsonl").read_text().splitlines()) == 7
-    assert "python -m metrics" in document("evaluation")
+    assert "python -m metrics" in read_document("evaluation")

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases show each line of a log once, also after a kill and a resume."""
+"""TensorBoard and Weights & Biases get each line of a log once, also when a killed run is resumed."""
 
 import collections
 import json
@@ -29,7 +29,7 @@ EXPECTED = {
     "scores_val/F1": [(3, 0.5)],
     "scores_val/Kendall": [(3, 0.25)],
 }
-# A process that writes lines from..to of those above, and is killed at their end if asked for.
+# A process that writes some of the lines above, and is killed afterwards if `end` is "killed".
 PROGRAM = """
 import json, os, pathlib, signal, sys
 from engine.config import Config
@@ -47,27 +47,30 @@ log.close()
 
 
 def write_lines(folder, settings, lines, end="closed"):
-    words = [str(folder), *map(json.dumps, (settings, lines, end))]
+    argv = [str(folder), *map(json.dumps, (settings, lines, end))]
     env = os.environ | dict(WANDB_MODE="offline", WANDB_SILENT="true")
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *words], cwd=ROOT, env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *argv], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == (-9 if end == "killed" else 0), done.stderr
 
 
-def curves(folder):
-    """What TensorBoard itself reads from a run: tag -> [(step, value)]."""
+def read_curves(folder):
+    """Read the curves of a run with TensorBoard itself: tag -> [(step, value)]."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance=dict(scalars=0)).Reload()
-    return {tag: [(e.step, pytest.approx(e.value)) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return {
+        tag: [(event.step, pytest.approx(event.value)) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+    }
 
 
-def wandb_history(folder):
-    """(tag, step) of all values in the files that Weights & Biases' client wrote."""
+def read_wandb_history(folder):
+    """Read (tag, step) of all values in the files of the Weights & Biases client."""
     from wandb.proto import wandb_internal_pb2
 
     values = []
     for path in folder.glob("wandb/offline-run-*/run-*.wandb"):
-        data, position, payload = path.read_bytes(), 7, b""  # LevelDB's log format, behind a header of 7 bytes
+        data, position, payload = path.read_bytes(), 7, b""  # LevelDB's log format after a header of 7 bytes
         while position + 7 <= len(data):
             if 32768 - position % 32768 < 7:
                 position += 32768 - position % 32768
@@ -75,7 +78,7 @@ def wandb_history(folder):
             _, size, kind = struct.unpack("<IHB", data[position : position + 7])
             payload += data[position + 7 : position + 7 + size]
             position += 7 + size
-            if kind in (1, 4):  # whole, or last part
+            if kind in (1, 4):  # a whole record or its last part
                 record = wandb_internal_pb2.Record.FromString(payload)
                 payload = b""
                 row = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
@@ -83,39 +86,41 @@ def wandb_history(folder):
     return values
 
 
-def test_tensorboard_shows_each_line_once_after_a_kill(tmp_path):
-    """The resumed run repeats the lines since its checkpoint, here all from the second one on."""
+def test_tensorboard_gets_each_line_once_after_a_kill(tmp_path):
+    """The resumed run repeats the lines after its checkpoint, here all but the first."""
     settings = dict(tensorboard=True)
     write_lines(tmp_path, settings, LINES[:4], "killed")
     write_lines(tmp_path, settings, LINES[1:])
-    assert curves(tmp_path) == EXPECTED
+    assert read_curves(tmp_path) == EXPECTED
 
 
-def test_weights_and_biases_shows_each_line_once_after_a_kill(tmp_path):
-    """Its own client, offline; both processes are one run there."""
+def test_wandb_gets_each_line_once_after_a_kill(tmp_path):
+    """With the real client, offline; both processes belong to one run."""
     pytest.importorskip("wandb")
     settings = dict(wandb="videoxum")
     write_lines(tmp_path, settings, LINES[:2], "killed")
     write_lines(tmp_path, settings, LINES[1:])
-    counts = collections.Counter(wandb_history(tmp_path))
+    counts = collections.Counter(read_wandb_history(tmp_path))
     assert set(counts.values()) == {1} and set(counts) <= {(tag, step) for tag in EXPECTED for step, _ in EXPECTED[tag]}
     assert set(counts) >= {("scores_val/F1", 3), ("train/loss", 5)}, counts
     assert len({path.name for path in tmp_path.glob("wandb/offline-run-*/run-*.wandb")}) == 1
-    assert curves(tmp_path) == EXPECTED
+    assert read_curves(tmp_path) == EXPECTED
 
 
-def test_a_resumed_run_continues_its_curves(train):
+def test_resumed_run_continues_its_curves(train):
     flags = ("--splits", "val", "--eval_freq", "1", "--tensorboard", "--task", "v2v", "--log_freq", "1")
-    whole = train("whole", "--max_epoch", "2", *flags)
-    log = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
-    shown = curves(whole)
-    assert [value for _, value in shown["train/loss"]] == [line["loss"] for line in log if line["type"] == "step"]
-    assert [value for _, value in shown["scores_val/F1"]] == [x["F1"] for x in log if x["type"] == "evaluation"]
-    train("whole", "--max_epoch", "2", *flags)  # all done: the last evaluation is repeated
-    assert curves(whole) == shown
+    folder = train("whole", "--max_epoch", "2", *flags)
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    expected = read_curves(folder)
+    assert [value for _, value in expected["train/loss"]] == [line["loss"] for line in log if line["type"] == "step"]
+    assert [value for _, value in expected["scores_val/F1"]] == [
+        line["F1"] for line in log if line["type"] == "evaluation"
+    ]
+    train("whole", "--max_epoch", "2", *flags)  # training is complete: only the last evaluation is repeated
+    assert read_curves(folder) == expected
 
 
-def test_a_tracker_that_is_not_installed_is_an_error_before_the_run(monkeypatch):
+def test_missing_tracker_package_raises_before_the_run(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="tensorboard: the package is not installed; pip install tensorboard"):
         check_trackers(Config(tensorboard=True))

@@ -1,16 +1,16 @@
-"""A small run to do things to, and what it leaves when nothing is done to it."""
+"""A small training run, and the same run without a fault as its reference."""
 
 import pytest
 
 from tests.conftest import ROOT, make_once
-from tests.faults.harness import Run
+from tests.helpers.harness import Run
 
 
 @pytest.fixture(scope="session")
-def command(mini_root):
-    """Words of a run of 16 steps in 2 epochs on one process; on two, each takes half of a batch's videos."""
+def training_argv(mini_root):
+    """Return a function that builds the arguments of a run of 16 steps in 2 epochs; processes split each batch."""
 
-    def words(*flags, size=1):
+    def build(*flags, size=1):
         return [
             *("--config", ROOT / "configs/mini.yaml", "--output_dir", "run", "--pretrained", ""),
             *("--video_embeddings_root", mini_root / "feat/blip", "--ann_root", mini_root / "anno"),
@@ -19,34 +19,34 @@ def command(mini_root):
             *("--batch_size", 4 // size, "--max_epoch", "2", "--log_freq", "1", "--splits", "val", *flags),
         ]
 
-    return words
+    return build
 
 
 @pytest.fixture
-def begin(command, tmp_path):
-    """Start a training run in a folder of the test's."""
+def launch_run(training_argv, tmp_path):
+    """Return a function that launches a training run in a temporary folder."""
 
-    def start(*flags, size=1, folder="it", script="train_v2vt_sum", prepare=None):
+    def launch(*flags, size=1, folder="launch", script="train_v2vt_sum", prepare=None):
         (tmp_path / folder).mkdir(exist_ok=True)
-        return Run(script, command(*flags, size=size), tmp_path / folder, size, prepare)
+        return Run(script, training_argv(*flags, size=size), tmp_path / folder, size, prepare)
 
-    return start
+    return launch
 
 
 @pytest.fixture(scope="session")
-def undisturbed(command, tmp_path_factory):
-    """Folder of a run to which nothing is done, by its number of processes and flags."""
+def reference_run(training_argv, tmp_path_factory):
+    """Return a function that gives the folder of an uninterrupted run by its number of processes and flags."""
     folders = {}
 
-    def folder(size=1, *flags):
+    def get_folder(size=1, *flags):
         if (size, *flags) not in folders:
 
             def train(folder):
-                run = Run("train_v2vt_sum", command(*flags, size=size), folder, size)
-                assert run.wait() == [0] * size, run.said()
+                run = Run("train_v2vt_sum", training_argv(*flags, size=size), folder, size)
+                assert run.wait() == [0] * size, run.output()
 
-            name = "_".join(["undisturbed", str(size), *flags])
+            name = "_".join(["reference", str(size), *flags])
             folders[size, *flags] = make_once(tmp_path_factory, name, train) / "run"
         return folders[size, *flags]
 
-    return folder
+    return get_folder

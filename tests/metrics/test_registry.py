@@ -1,35 +1,37 @@
-"""The table of metrics: complete, consistent with what its functions return, and printed from one place."""
+"""The registry of metrics: complete and consistent with the results of its functions."""
 
 import numpy as np
 import pytest
 
-from metrics.registry import METRICS, PAPER_METRICS, format_score, functions_that_need, keyframe_scores
+from metrics.registry import METRICS, PAPER_METRICS, compute_functions_for, format_score, keyframe_scores
 from report.runs import PUBLISHED
 
 
 def test_functions_return_the_metrics_of_their_rows():
     rng = np.random.default_rng(0)
     saliency, keyframes = rng.random((2, 40)), (rng.random((10, 40)) < 0.2).astype(float)
-    for compute in functions_that_need("saliency"):
+    for compute in compute_functions_for("saliency"):
         rows = {name for name, metric in METRICS.items() if metric.compute is compute}
         scores = compute(saliency, keyframes)
         assert set(scores) == rows and all(values.shape == (2,) for values in scores.values())
         (human,) = {METRICS[name].human for name in rows}
         assert {name: values.shape for name, values in human(keyframes).items()} == dict.fromkeys(rows, (10,))
-    assert list(keyframe_scores(saliency[0], keyframes)) == [m.name for m in METRICS.values() if m.needs == "saliency"]
+    assert list(keyframe_scores(saliency[0], keyframes)) == [
+        metric.name for metric in METRICS.values() if metric.needs == "saliency"
+    ]
 
 
-def test_every_metric_but_the_stored_one_has_a_function():
+def test_every_metric_except_vt_clip_score_has_a_function():
     assert all((metric.compute is None) == (metric.needs == "vt_clip_score") for metric in METRICS.values())
     assert all(name == metric.name for name, metric in METRICS.items())
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "shown"), [("F1", 0.2351, "23.5"), ("Kendall", 0.1964, "0.196"), ("CIDEr", 0.2306, "23.1")]
+    ("name", "value", "text"), [("F1", 0.2351, "23.5"), ("Kendall", 0.1964, "0.196"), ("CIDEr", 0.2306, "23.1")]
 )
-def test_scores_are_printed_as_in_the_paper(name, value, shown):
-    assert format_score(name, value) == shown and format_score(name, value, "+") == f"+{shown}"
+def test_scores_are_printed_as_in_the_paper(name, value, text):
+    assert format_score(name, value) == text and format_score(name, value, "+") == f"+{text}"
 
 
-def test_published_rows_are_keyed_by_the_papers_metrics():
+def test_published_rows_have_the_metrics_of_the_paper():
     assert all(tuple(row) == PAPER_METRICS for row in PUBLISHED.values())

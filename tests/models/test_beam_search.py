@@ -1,4 +1,4 @@
-"""The beam search against a slow one that follows the rule line by line."""
+"""Beam search against a slow reference implementation."""
 
 import pytest
 import torch
@@ -10,38 +10,40 @@ from models.beam_search import apply_repetition_penalty, top_k_top_p_filter
 END = 102
 
 
-def strip(row):
+def strip_padding(row):
     return [i for i in row if i != 0]
 
 
 @pytest.mark.parametrize("end_bias", [2.0, 4.0, 7.0])
-@pytest.mark.parametrize(("num_beams", "check_every"), [(1, 1), (2, 1), (3, 1), (3, 8), (5, 1)])
+@pytest.mark.parametrize(("num_beams", "steps_between_checks"), [(1, 1), (2, 1), (3, 1), (3, 8), (5, 1)])
 @torch.no_grad()
-def test_equals_the_reference_search(small_model, random_videos, num_beams, end_bias, check_every, monkeypatch):
-    monkeypatch.setattr(search, "check_every", lambda device: check_every)
+def test_beam_search_equals_the_reference_search(
+    small_model, random_videos, num_beams, end_bias, steps_between_checks, monkeypatch
+):
+    monkeypatch.setattr(search, "steps_between_checks", lambda device: steps_between_checks)
     model = small_model(scale=0.2, end_bias=end_bias)
     lengths = [13, 4, 9, 1, 13]
     embeddings, mask, _ = random_videos(lengths, seed=num_beams)
     limits = dict(num_beams=num_beams, max_length=20, min_length=6)
     frames, frame_mask = model.encode(embeddings, mask)
-    found = model.generate_ids(frames, frame_mask, sample=False, top_p=0.9, repetition_penalty=1.0, **limits)
+    ids = model.generate_ids(frames, frame_mask, sample=False, top_p=0.9, repetition_penalty=1.0, **limits)
     for i, length in enumerate(lengths):
-        alone, _ = model.encode(embeddings[i : i + 1, :length], mask[i : i + 1, :length])
-        assert strip(found[i].tolist()) == reference_search(model, alone[0], **limits)
+        single, _ = model.encode(embeddings[i : i + 1, :length], mask[i : i + 1, :length])
+        assert strip_padding(ids[i].tolist()) == reference_search(model, single[0], **limits)
     if end_bias == 7.0 and num_beams > 1:
-        assert any(END in row for row in found[:, :8].tolist()), (
-            "no caption ended early: the case tests less than it says"
+        assert any(END in row for row in ids[:, :8].tolist()), (
+            "no caption ended early, so this case is weaker than intended"
         )
 
 
 @pytest.mark.parametrize("min_length", [0, 8, 15])
-def test_limits_of_length(small_model, random_videos, min_length):
+def test_generated_lengths_are_within_limits(small_model, random_videos, min_length):
     model = small_model(scale=0.2, end_bias=9.0)
     embeddings, mask, _ = random_videos([9, 5])
     frames = model.encode(embeddings, mask)
-    how = dict(num_beams=3, max_length=16, min_length=min_length, top_p=0.9)
+    options = dict(num_beams=3, max_length=16, min_length=min_length, top_p=0.9)
     for sample in (False, True):
-        ids = model.generate_ids(*frames, sample=sample, repetition_penalty=1.0, **how)
+        ids = model.generate_ids(*frames, sample=sample, repetition_penalty=1.0, **options)
         ends = [row.index(END) if END in row else 16 for row in ids.tolist()]
         assert all(min_length <= end <= 16 for end in ends), ends
     with pytest.raises(ValueError, match="max_length: found 4, expected 5 to 512"):
@@ -52,9 +54,9 @@ def test_sampling_is_seeded(small_model, random_videos):
     model = small_model(scale=0.2)
     embeddings, mask, _ = random_videos([9, 5])
 
-    def draw(seed, **how):
+    def draw(seed, **options):
         torch.manual_seed(seed)
-        return model.generate(embeddings, mask, sample=True, **how)[0]
+        return model.generate(embeddings, mask, sample=True, **options)[0]
 
     assert draw(0) == draw(0) != draw(1)
     assert draw(0) == draw(0, repetition_penalty=1.1) != draw(0, repetition_penalty=5.0)

@@ -22,35 +22,36 @@ def test_encode(tokenizer):
     assert tokenizer.encode("A video of he w5000") == [30522, 1037, 2678, 1997, 2002, 5000, 102]
 
 
-def test_letters_of_padding_are_no_padding(tokenizer):
+def test_padding_token_in_a_text_is_dropped(tokenizer):
     assert tokenizer.encode("a video of [PAD] he w5000") == tokenizer.encode("a video of he w5000")
 
 
-def test_golden_texts(golden, tokenizer):
+def test_decoded_texts_equal_golden_values(golden, tokenizer):
     for ids, text in golden("decode.json"):
         assert [i for i in ids if i not in BERT_WORDS] == [tokenizer.decoder_id], "a word is missing in conftest.py"
         assert tokenizer.decode(ids) == text
 
 
-def test_a_tokenizer_json_is_as_good(tokenizer, bert_vocabulary, tmp_path):
+def test_tokenizer_json_equals_vocab_txt(tokenizer, bert_vocabulary, tmp_path):
     tokenizer._wordpiece.save_pretrained(tmp_path)
     (tmp_path / "vocab.txt").unlink(missing_ok=True)
     assert (tmp_path / "tokenizer.json").is_file()
-    again = CaptionTokenizer(str(tmp_path), "a video of ")
-    assert again.encode("a video of he stops") == tokenizer.encode("a video of he stops")
-    assert (again.end_id, again.decoder_id, len(again)) == (102, 30522, 30524)
+    reloaded = CaptionTokenizer(str(tmp_path), "a video of ")
+    assert reloaded.encode("a video of he stops") == tokenizer.encode("a video of he stops")
+    assert (reloaded.end_id, reloaded.decoder_id, len(reloaded)) == (102, 30522, 30524)
 
 
 def test_unknown_ids_and_word_pieces(tokenizer, mini_root):
     mini = CaptionTokenizer(str(mini_root / "tokenizer"), "")
-    assert mini.decode(mini.encode("a red zebra")[1:]) == "a red zebra"  # letter by letter, joined again
+    assert mini.decode(mini.encode("a red zebra")[1:]) == "a red zebra"  # split into letters and joined again
     assert mini.decode([mini.decoder_id, 10**6, mini.end_id]) == ""
 
 
-def test_damaged_tokenizers(tmp_path, mini_root):
+def test_damaged_tokenizers_raise(tmp_path, mini_root):
     words = (mini_root / "tokenizer/vocab.txt").read_text().split()
     (tmp_path / "vocab.txt").write_text("\n".join([*words, "circle"]) + "\n")
-    with pytest.raises(ValueError, match="found gaps in the ids, expected each token once"):  # [DEC] would be a word
+    # [DEC] would get the id of a word.
+    with pytest.raises(ValueError, match="found gaps in the ids, expected each token once"):
         CaptionTokenizer(str(tmp_path), "")
     (tmp_path / "vocab.txt").write_bytes(b"[PAD]\n\xff\xfe\n")
     with pytest.raises(ValueError, match="tokenizer: a damaged file"):
@@ -60,7 +61,9 @@ def test_damaged_tokenizers(tmp_path, mini_root):
         (tmp_path / "tokenizer.json").write_text(content)
         with pytest.raises(ValueError, match="tokenizer: a damaged file"):
             CaptionTokenizer(str(tmp_path), "")
-    plain = tokenizers.Tokenizer(tokenizers.models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    plain = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
+    )
     plain.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     plain.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ValueError, match=r"found no \[CLS\] and \[SEP\] around a text"):
@@ -75,8 +78,8 @@ def test_tokenizers_on_the_hub(hub, bert_vocabulary, tokenizer, tmp_path, monkey
     hub.gated.add("org/gated")
     for name in ("org/words", "org/json"):
         assert CaptionTokenizer(name, "a video of ").encode("he") == tokenizer.encode("he")
-    requests = hub.asked
-    assert len(CaptionTokenizer("org/json", "")) == 30524 and hub.asked == requests  # from the cache
+    request_count = hub.request_count
+    assert len(CaptionTokenizer("org/json", "")) == 30524 and hub.request_count == request_count  # from the cache
     with pytest.raises(FileNotFoundError, match=r"^tokenizer: org/none: the hub's repository has neither vocab.txt"):
         CaptionTokenizer("org/none", "")
     for name, error in (("org/gated", "GatedRepoError"), ("org/unknown", "RepositoryNotFoundError")):
@@ -88,7 +91,7 @@ def test_tokenizers_on_the_hub(hub, bert_vocabulary, tokenizer, tmp_path, monkey
         CaptionTokenizer("org/none", "")
 
 
-def test_missing_tokenizers(tmp_path):
+def test_missing_tokenizers_raise(tmp_path):
     with pytest.raises(FileNotFoundError, match="neither vocab.txt nor tokenizer.json"):
         CaptionTokenizer(str(tmp_path), "")
     with pytest.raises(FileNotFoundError, match="set the option tokenizer to a folder"):

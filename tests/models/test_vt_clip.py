@@ -17,24 +17,24 @@ def vt_clip(tmp_path_factory, golden):
 
 
 @torch.no_grad()
-def test_golden_features(golden, vt_clip):
-    figures = golden("vt_clip.npz")
-    expected = torch.from_numpy(figures["text_features"])
-    assert len(vt_clip.token_ids(figures["texts"][1])) > 77
-    torch.testing.assert_close(vt_clip.encode_text(figures["texts"].tolist()), expected, rtol=1e-5, atol=1e-4)
-    image = vt_clip.encode_image(torch.from_numpy(figures["image"]))
-    torch.testing.assert_close(image, torch.from_numpy(figures["image_features"]), rtol=1e-5, atol=1e-5)
+def test_features_equal_golden_values(golden, vt_clip):
+    golden_file = golden("vt_clip.npz")
+    expected = torch.from_numpy(golden_file["text_features"])
+    assert len(vt_clip.token_ids(golden_file["texts"][1])) > 77
+    torch.testing.assert_close(vt_clip.encode_text(golden_file["texts"].tolist()), expected, rtol=1e-5, atol=1e-4)
+    image = vt_clip.encode_image(torch.from_numpy(golden_file["image"]))
+    torch.testing.assert_close(image, torch.from_numpy(golden_file["image_features"]), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
-def test_a_text_does_not_depend_on_its_batch(vt_clip):
+def test_text_features_do_not_depend_on_the_batch(vt_clip):
     texts = ["a dog", LONG, "", "two dogs run", LONG + "!", "a cat"]
-    together = vt_clip.encode_text(texts)
+    batch = vt_clip.encode_text(texts)
     for i, text in enumerate(texts):
-        torch.testing.assert_close(together[i : i + 1], vt_clip.encode_text([text]), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(batch[i : i + 1], vt_clip.encode_text([text]), rtol=1e-5, atol=1e-5)
 
 
-def test_texts_are_cut_at_256_tokens_with_their_end(vt_clip):
+def test_texts_are_truncated_to_256_tokens_with_end_token(vt_clip):
     ids = vt_clip.token_ids("dog " * 400)
     assert len(ids) == 256 and ids[-1] == 49407 and ids[-2] != 49407
     assert vt_clip.token_ids("dog") == [49406, ids[1], 49407]
@@ -46,7 +46,7 @@ def test_position_table(vt_clip):
     assert vt_clip.position_table(200).shape == (200, 64)
 
 
-def test_what_is_not_vt_clip(tmp_path):
+def test_other_checkpoints_raise(tmp_path):
     torch.save(dict(model={"weight": torch.ones(1)}), tmp_path / "x.pth")
     with pytest.raises(ValueError, match="VT-CLIP: missing visual.conv1.weight"):
         load_vt_clip(tmp_path / "x.pth")

@@ -12,21 +12,24 @@ from engine.predictions import Prediction
 from engine.scoring import score_predictions, write_scores
 from metrics.registry import PAPER_METRICS
 from report import compare
-from report.runs import published, read_run
+from report.runs import published_rows, read_run
 from report.tables import render_table
 
 NAMES = ("F1", "Kendall", "Spearman")
 
 
 @pytest.fixture
-def scored(mini_root, tmp_path):
-    """Score saliency that is the annotators' mean and some noise, as a run with these settings would leave it."""
+def score_run(mini_root, tmp_path):
+    """Return a function that writes the scores of a run whose saliency is the annotators' mean plus noise."""
     records = load_annotations(mini_root / "anno/test_videoxum.json")
 
-    def leave(name, noise, draw, trained_with=None, processes=1, vt_clip_sha256=None, **settings):
-        rng = np.random.default_rng(draw)
-        saliency = [r.vsum_onehot.mean(0) + noise * rng.random(r.num_frames) for r in records]
-        rows = [Prediction(video_id=r.video_id, saliency=s.tolist()) for r, s in zip(records, saliency)]
+    def score(name, noise, noise_seed, trained_with=None, processes=1, vt_clip_sha256=None, **settings):
+        rng = np.random.default_rng(noise_seed)
+        saliency = [record.vsum_onehot.mean(0) + noise * rng.random(record.num_frames) for record in records]
+        rows = [
+            Prediction(video_id=record.video_id, saliency=row_saliency.tolist())
+            for record, row_saliency in zip(records, saliency)
+        ]
         results, scores = score_predictions(rows, records)
         (tmp_path / name).mkdir()
         config = Config(output_dir=str(tmp_path / name), **settings).as_dict()
@@ -34,21 +37,21 @@ def scored(mini_root, tmp_path):
         write_scores(tmp_path / name, "test", results, scores)
         return tmp_path / name
 
-    return leave
+    return score
 
 
-def run_compare(capsys, *words):
-    compare.main([*map(str, words)])
+def run_compare(capsys, *argv):
+    compare.main([*map(str, argv)])
     return capsys.readouterr().out
 
 
-def test_rows_groups_and_differences(scored, capsys):
-    good = [scored(f"good{seed}", 0.1, seed, seed=seed, kernel_size=5) for seed in (1, 2, 3)]
-    bad = scored("bad", 5.0, 4, seed=1, kernel_size=9, num_beams=1)
-    same = scored("same", 0.1, 1, seed=9, kernel_size=9, num_beams=1, num_workers=7)
+def test_seeds_are_grouped_and_differences_computed(score_run, capsys):
+    good = [score_run(f"good{seed}", 0.1, seed, seed=seed, kernel_size=5) for seed in (1, 2, 3)]
+    bad = score_run("bad", 5.0, 4, seed=1, kernel_size=9, num_beams=1)
+    same = score_run("same", 0.1, 1, seed=9, kernel_size=9, num_beams=1, num_workers=7)
     out = run_compare(capsys, *good, bad, same, "--format", "csv", "--metrics", *NAMES)
     rows = {row[""]: row for row in csv.DictReader(io.StringIO(out))}
-    assert list(rows)[:4] == [*published("test"), "random", "human"]
+    assert list(rows)[:4] == [*published_rows("test"), "random", "human"]
     assert rows["VTSUM-BLIP (TT+CA), published"]["F1"] == "23.5"
     assert rows["VTSUM-BLIP (TT), published"]["Kendall"] == "0.176"
     runs = [read_run(folder) for folder in good]
@@ -56,42 +59,44 @@ def test_rows_groups_and_differences(scored, capsys):
     row = rows[f"{good[0]} (and 2 more seeds)"]
     assert row["F1"] == f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
     assert (row["kernel_size"], row["num_beams"]) == ("5", "3")
-    # `bad` and `same` differ in their seed and in what scores do not depend on alone, so they are one row.
+    # `bad` and `same` differ only in their seed and in settings that do not affect scores, so they are one row.
     row = rows[f"{bad} (and 1 more seed)"]
     assert (row["kernel_size"], row["num_beams"]) == ("9", "1") and "num_workers" not in row
     assert rows["random"]["Kendall"] == f"{runs[0].baselines['random']['Kendall']:.3f}"
-    pairs = np.mean([read_run(f).scores["F1"] for f in (bad, same)], 0) - np.mean([r.scores["F1"] for r in runs], 0)
-    assert row["F1 difference"] == f"{100 * pairs.mean():+.1f}" and float(row["F1 low"]) < float(row["F1 high"])
+    scores = [read_run(folder).scores["F1"] for folder in (bad, same)]
+    differences = np.mean(scores, 0) - np.mean([run.scores["F1"] for run in runs], 0)
+    assert row["F1 difference"] == f"{100 * differences.mean():+.1f}"
+    assert float(row["F1 low"]) < float(row["F1 high"])
 
 
-def test_differences_are_paired_and_marked_beyond_noise(scored, capsys, monkeypatch):
-    a, b, c = scored("a", 0.1, 1), scored("b", 5.0, 2, kernel_size=3), scored("c", 0.1, 3, kernel_size=7)
+def test_differences_are_paired_and_marked_if_significant(score_run, capsys, monkeypatch):
+    a, b, c = score_run("a", 0.1, 1), score_run("b", 5.0, 2, kernel_size=3), score_run("c", 0.1, 3, kernel_size=7)
     groups = compare.group_by_seed([read_run(folder) for folder in (a, b, c)])
     compared = compare.compare_groups(groups, groups[0], NAMES, 2000, 0)
     assert [group.name for group, _ in compared] == [str(b), str(c)]
-    ours, theirs = read_run(a), read_run(b)
+    first, second = read_run(a), read_run(b)
     for name, (mean, low, high) in compared[0][1].items():
-        pairs = theirs.scores[name] - ours.scores[name]
-        assert mean == pytest.approx(pairs.mean()) == pytest.approx(theirs.metrics[name] - ours.metrics[name])
-        assert low < mean < high < 0  # far worse
+        pairs = second.scores[name] - first.scores[name]
+        assert mean == pytest.approx(pairs.mean()) == pytest.approx(second.metrics[name] - first.metrics[name])
+        assert low < mean < high < 0  # much worse
         width = 2 * 1.96 * pairs.std() / np.sqrt(len(pairs))
         assert high - low == pytest.approx(width, rel=0.2)
     low, high = compared[1][1]["F1"][1:]
-    assert low < 0 < high  # other noise of the same kind
+    assert low < 0 < high  # the same amount of noise
     monkeypatch.setattr(compare, "MIN_VIDEOS", 7)
     out = run_compare(capsys, a, b, c, "--metrics", *NAMES)
     marked = {line.split()[0]: line.count("*") for line in out.splitlines() if line.startswith(str(a.parent))}
-    assert "* beyond the noise of the videos" in out and marked[str(b)] == 3
+    assert "* significant: 0 is outside the interval" in out and marked[str(b)] == 3
     assert f"from {b}/../b, over 7 videos" in run_compare(capsys, a, f"{b}/../b", b, "--against", f"{b}/")
     monkeypatch.undo()
     out = run_compare(capsys, a, b)
-    assert "Below 20 videos" in out and "*" not in out  # too few to tell
+    assert "With fewer than 20 videos" in out and "*" not in out  # too few videos
     latex = run_compare(capsys, a, b, "--format", "latex")
     assert all(line.startswith(("%", "\\")) or line.endswith("\\\\") or not line for line in latex.splitlines())
 
 
-def test_intervals_of_the_bootstrap():
-    """Percentiles of resampled means; each column's interval is its own, of the same resampled videos."""
+def test_bootstrap_intervals():
+    """Percentiles of resampled means; all columns are resampled with the same videos."""
     rng = np.random.default_rng(0)
     differences = rng.gamma(2.0, size=(60, 2)) - [2.0, 1.5]
     low, high = compare.bootstrap_interval(differences, 20_000, 0)
@@ -103,22 +108,22 @@ def test_intervals_of_the_bootstrap():
         assert np.array_equal(compare.bootstrap_interval(np.ones((N, 1)), 100, 0), np.ones((2, 1)))
 
 
-def test_a_checkpoints_own_training_counts_when_it_is_scored_later(scored):
-    """Evaluations of two seeds' checkpoints are one row; what captions are generated with is the evaluation's."""
+def test_training_settings_identify_evaluations_of_a_checkpoint(score_run):
+    """Evaluations of two seeds' checkpoints are one row, with the generation settings of the evaluation."""
     trained = [Config(seed=seed, kernel_size=7, num_beams=4).as_dict() for seed in (1, 2)]
     folders = [
-        scored(f"eval{i}", 0.1, i, trained_with=config, pretrained_model=f"runs/{i}/checkpoint.pth", num_beams=5)
+        score_run(f"eval{i}", 0.1, i, trained_with=config, pretrained_model=f"runs/{i}/checkpoint.pth", num_beams=5)
         for i, config in enumerate(trained)
     ]
     (group,) = compare.group_by_seed([read_run(folder) for folder in folders])
     settings = group.runs[0].settings
     assert (settings["num_beams"], settings["pretrained_model"]) == (5, "")
-    # The window that it was scored with counts, and that it was trained with another is shown.
+    # The kernel size of the evaluation is used, and that of the training is shown.
     assert (settings["kernel_size"], settings["kernel_size (training)"]) == (5, 7)
 
 
 @pytest.mark.parametrize(
-    "other",
+    "changes",
     [
         dict(video_embeddings_root="elsewhere"),
         dict(pretrained_model="other.pth"),
@@ -128,18 +133,18 @@ def test_a_checkpoints_own_training_counts_when_it_is_scored_later(scored):
         dict(vt_clip_sha256="0" * 64),
     ],
 )
-def test_what_differs_in_more_than_the_seed_is_another_row(scored, other):
-    first, second = scored("a", 0.1, 1, seed=1), scored("b", 0.1, 2, **({"seed": 2} | other))
+def test_runs_that_differ_beyond_the_seed_are_separate_rows(score_run, changes):
+    first, second = score_run("a", 0.1, 1, seed=1), score_run("b", 0.1, 2, **({"seed": 2} | changes))
     assert len(compare.group_by_seed([read_run(first), read_run(second)])) == 2
 
 
-def test_a_run_without_key_frames_hides_no_row_and_no_check(scored, capsys):
-    words, a = scored("words", 0.1, 1, seed=1), scored("a", 0.1, 1, seed=2)
-    results = json.loads((words / "results_test.json").read_text())
-    kept = {name: results["metrics"].pop(name) for name in list(results["metrics"]) if name != "F1"}
-    assert kept
-    (words / "results_test.json").write_text(json.dumps(results | dict(baselines={})))
-    assert "human" in run_compare(capsys, words, a)
+def test_run_without_saliency_keeps_the_baseline_rows(score_run, capsys):
+    without_saliency, complete = score_run("partial", 0.1, 1, seed=1), score_run("a", 0.1, 1, seed=2)
+    results = json.loads((without_saliency / "results_test.json").read_text())
+    removed = {name: results["metrics"].pop(name) for name in list(results["metrics"]) if name != "F1"}
+    assert removed
+    (without_saliency / "results_test.json").write_text(json.dumps(results | dict(baselines={})))
+    assert "human" in run_compare(capsys, without_saliency, complete)
 
 
 def test_table_formats():
@@ -154,9 +159,9 @@ def test_table_formats():
     assert latex.startswith("\\begin{tabular}{lrr}\n\\toprule\n") and "tt\\_depth" in latex
 
 
-def test_what_cannot_be_compared(scored, tmp_path):
-    a, b = scored("a", 0.1, 1), scored("b", 0.1, 2)
-    with pytest.raises(FileNotFoundError, match=r"results_val.json: results: no such file; splits scored there: test"):
+def test_incomparable_runs_raise(score_run, tmp_path):
+    a, b = score_run("a", 0.1, 1), score_run("b", 0.1, 2)
+    with pytest.raises(FileNotFoundError, match=r"results_val.json: results: no such file; scored splits: test"):
         compare.main([str(a), "--split", "val"])
     with pytest.raises(FileNotFoundError, match="none: run: no such folder"):
         compare.main([str(tmp_path / "none")])
@@ -164,7 +169,7 @@ def test_what_cannot_be_compared(scored, tmp_path):
         compare.main([str(a), "--against", str(b)])
     lines = (b / "scores_test.jsonl").read_text().splitlines()
     for damaged, message in (
-        (lines[1:], "b: scores: other videos than the other runs', video mini_test_"),
+        (lines[1:], "b: scores: found other videos than in the other runs, such as mini_test_"),
         ([*lines, lines[0]], "expected at least one video, and each once"),
         ([*lines, "{"], rf"line {len(lines) + 1}: not valid JSON"),
         ([*lines, '{"F1": 0.5}'], rf"line {len(lines) + 1}: video_id: missing"),
@@ -178,7 +183,7 @@ def test_what_cannot_be_compared(scored, tmp_path):
     results["baselines"]["human"]["F1"] += 0.01
     (b / "results_test.json").write_text(json.dumps(results))
     (b / "scores_test.jsonl").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match="b: baselines: found others than of the runs before: other annotations"):
+    with pytest.raises(ValueError, match="b: baselines: found other values than in the first run: other annotations"):
         compare.main([str(a), str(b)])
     for damaged, message in (
         (
@@ -188,7 +193,7 @@ def test_what_cannot_be_compared(scored, tmp_path):
         (dict(metrics=dict(F1=float("nan"))), "metrics: F1: found nan, expected a finite number"),
         (dict(metrics={}), "metrics: found an object of 0, "),
         (dict(metrics=dict(SPICE=0.5)), "metrics: SPICE: .*expected one of F1, "),
-        (dict(metrics=dict(CIDEr=0.5)), r"scores_test.jsonl: CIDEr: missing, expected as it is in results_test.json"),
+        (dict(metrics=dict(CIDEr=0.5)), r"scores_test.jsonl: CIDEr: missing, but in results_test.json"),
         (dict(num_videos={}), "num_videos: expected: missing"),
         (dict(baselines=[]), "baselines: found a list of 0, expected an object"),
         (dict(config=[1]), "config: found a list of 1, expected an object"),
@@ -198,6 +203,6 @@ def test_what_cannot_be_compared(scored, tmp_path):
             read_run(b)
 
 
-def test_published_rows_are_of_the_test_split_alone():
-    assert set(published("test")) and not published("val")
-    assert all(set(row) == set(PAPER_METRICS) for row in published("test").values())
+def test_published_rows_exist_only_for_the_test_split():
+    assert set(published_rows("test")) and not published_rows("val")
+    assert all(set(row) == set(PAPER_METRICS) for row in published_rows("test").values())

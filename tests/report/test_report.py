@@ -14,15 +14,15 @@ from engine.scoring import score_predictions, write_scores
 from metrics.keyframes import f1_per_annotator
 from report import __main__ as command
 from report import figures
-from report.content import load_report_data, log_curves
-from tests.browser import open_page
+from report.content import extract_curves, load_report_data
+from tests.helpers.browser import open_page
 
 ATTACK = "</script><img src=x onerror=alert(1)><b>&"
 
 
 @pytest.fixture(scope="module")
 def run_folder(mini_root, tmp_path_factory):
-    """A scored run with a log; one video's caption and reference try to break out of the page."""
+    """A scored run with a log; one video's caption and reference contain HTML that would run a script."""
     folder = tmp_path_factory.mktemp("runs") / "a <run>"
     (folder / "anno").mkdir(parents=True)
     entries = json.loads((mini_root / "anno/test_videoxum.json").read_text())
@@ -41,11 +41,13 @@ def run_folder(mini_root, tmp_path_factory):
     write_predictions(folder, "test", predictions, records)
     write_scores(folder, "test", results | dict(config=config, versions=dict(torch="2")), scores)
     log = [
-        dict(type="step", epoch=e, step=s, lr=1e-3 / (e + 1), loss=5.0 - e, loss_tsum=3.0, loss_vsum=None)
-        for e in range(3)
-        for s in (1, 3)
+        dict(
+            type="step", epoch=epoch, step=step, lr=1e-3 / (epoch + 1), loss=5.0 - epoch, loss_tsum=3.0, loss_vsum=None
+        )
+        for epoch in range(3)
+        for step in (1, 3)
     ]
-    log += [dict(type="evaluation", epoch=e, split="val", F1=0.1 * e, Kendall=0.2) for e in range(3)]
+    log += [dict(type="evaluation", epoch=epoch, split="val", F1=0.1 * epoch, Kendall=0.2) for epoch in range(3)]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     return folder
 
@@ -58,8 +60,9 @@ def page_file(run_folder):
     return run_folder / "report.html"
 
 
-def test_the_page_in_a_browser(browser, run_folder, page_file):
-    scores = {r["video_id"]: r for r in map(json.loads, (run_folder / "scores_test.jsonl").read_text().splitlines())}
+def test_report_in_a_browser(browser, run_folder, page_file):
+    rows = [json.loads(line) for line in (run_folder / "scores_test.jsonl").read_text().splitlines()]
+    scores = {row["video_id"]: row for row in rows}
     with open_page(browser, page_file.as_uri(), width=1200) as (page, requests, messages):
         assert page.title() == "a <run>, test · report"
         model = page.locator("#scores ~ div tr.model td").all_text_contents()
@@ -68,68 +71,78 @@ def test_the_page_in_a_browser(browser, run_folder, page_file):
         rows = page.locator("#scores ~ div").first.locator("tbody th").all_text_contents()
         assert rows == ["this run", "random", "human", "VTSUM-BLIP (TT), published", "VTSUM-BLIP (TT+CA), published"]
 
-        def shown(column=0):
+        def read_column(column=0):
             return page.eval_on_selector_all(
                 "#videos tbody tr", f"rows => rows.map(r => r.children[{column}].innerText)"
             )
 
-        by_kendall = sorted(scores, key=lambda v: -scores[v]["Kendall"])
-        assert shown() == by_kendall and shown(3) == [f"{scores[v]['Kendall']:.3f}" for v in by_kendall]
+        by_kendall = sorted(scores, key=lambda video_id: -scores[video_id]["Kendall"])
+        assert read_column() == by_kendall
+        assert read_column(3) == [f"{scores[video_id]['Kendall']:.3f}" for video_id in by_kendall]
         sections = page.locator("article h3").all_text_contents()
         assert set(sections) == {*by_kendall[:2], by_kendall[-1], "mini_test_003", "mini_test_000"}
-        assert sections == [v for v in by_kendall if v in sections]
+        assert sections == [video_id for video_id in by_kendall if video_id in sections]
 
         page.get_by_role("button", name="CIDEr").click()
-        by_cider = [scores[v]["CIDEr"] for v in shown()]
+        by_cider = [scores[video_id]["CIDEr"] for video_id in read_column()]
         assert by_cider == sorted(by_cider, reverse=True)
         assert page.locator("th[aria-sort]").all_text_contents() == ["CIDEr"]
         page.get_by_role("button", name="CIDEr").click()
-        assert [scores[v]["CIDEr"] for v in shown()] == by_cider[::-1]
-        assert page.locator("article h3").all_text_contents() == [v for v in shown() if v in sections]
+        assert [scores[video_id]["CIDEr"] for video_id in read_column()] == by_cider[::-1]
+        assert page.locator("article h3").all_text_contents() == [
+            video_id for video_id in read_column() if video_id in sections
+        ]
         page.get_by_label("Sort by").select_option(label="video")
-        assert shown() == sorted(scores)
+        assert read_column() == sorted(scores)
 
         page.get_by_label("Search ids and captions").fill("VIDEO2 ends")
-        (found,) = shown()
+        (match,) = read_column()
         assert page.get_by_role("status").inner_text() == f"1 of {len(scores)} videos"
-        assert page.locator("article:visible").count() == (found in sections)
+        assert page.locator("article:visible").count() == (match in sections)
         page.get_by_label("Search ids and captions").fill("onerror")
-        assert len(shown()) == 1 and "<img src=x" in shown(10)[0]  # text, not an element
+        assert len(read_column()) == 1 and "<img src=x" in read_column(10)[0]  # text, not an element
         assert page.locator("img").count() == 0
         assert requests == [page_file.as_uri()] and not messages
 
 
-def test_a_videos_section_says_what_its_timeline_shows(browser, run_folder, page_file):
-    record = {r.video_id: r for r in load_annotations(run_folder / "anno/test_videoxum.json")}["mini_test_003"]
-    entry = {p.video_id: p for p in read_predictions(run_folder / "predictions_test.jsonl")}["mini_test_003"]
+def test_section_of_a_video_describes_its_timeline(browser, run_folder, page_file):
+    records = {record.video_id: record for record in load_annotations(run_folder / "anno/test_videoxum.json")}
+    predictions = {entry.video_id: entry for entry in read_predictions(run_folder / "predictions_test.jsonl")}
+    record, prediction = records["mini_test_003"], predictions["mini_test_003"]
     (video,) = load_report_data(run_folder, best=0, worst=0, random=0, ids=["mini_test_003"]).videos
-    assert np.array_equal(video.selected, f1_top(entry.saliency))
-    assert video.saliency == pytest.approx(1 / (1 + np.exp(-np.array(entry.saliency))))
+    assert np.array_equal(video.selected, select_top_frames(prediction.saliency))
+    assert video.saliency == pytest.approx(1 / (1 + np.exp(-np.array(prediction.saliency))))
     with open_page(browser, page_file.as_uri()) as (page, _, _):
         article = page.locator("article[data-video=mini_test_003]")
         svg = article.get_by_role("img", name="Timeline of video mini_test_003, described below")
         texts = svg.locator("text").all_text_contents()
-        assert {"events", "annotator", "chosen", "annotators' mean", "model's saliency", "0:00"} <= set(texts)
-        assert [str(r + 1) for r in range(10)] == [t for t in texts if t in map(str, range(1, 11))][-10:]
-        words = article.locator("p.faint").inner_text()
-        spans = [f"{m}:{s:02}" for second in np.flatnonzero(video.selected)[:1] for m, s in [divmod(int(second), 60)]]
+        assert {"events", "annotator", "selected", "annotators' mean", "model's saliency", "0:00"} <= set(texts)
+        annotators = [str(number) for number in range(1, 11)]
+        assert [text for text in texts if text in annotators][-10:] == annotators
+        description = article.locator("p.faint").inner_text()
+        spans = [
+            f"{minutes}:{seconds:02}"
+            for second in np.flatnonzero(video.selected)[:1]
+            for minutes, seconds in [divmod(int(second), 60)]
+        ]
         assert (
-            f"The model chose {spans[0]}–" in words and f"({10 * record.vsum_onehot.mean(0).max():.0f} of 10)" in words
+            f"The model selected {spans[0]}–" in description
+            and f"({10 * record.vsum_onehot.mean(0).max():.0f} of 10)" in description
         )
-        assert f"Events: 1: 0:{int(record.spans[0][0]):02}–" in words
-        assert article.get_by_text(entry.caption).is_visible()
+        assert f"Events: 1: 0:{int(record.spans[0][0]):02}–" in description
+        assert article.get_by_text(prediction.caption).is_visible()
         assert article.locator("ol li").all_text_contents() == list(record.tsum)
-        assert "asked for" in article.locator("header").inner_text()
+        assert "requested" in article.locator("header").inner_text()
 
 
-def f1_top(saliency):
-    """The frames whose F1 with themselves as key-frames is 1."""
-    best = [np.sort(saliency)[::-1][int(0.15 * len(saliency))] <= value for value in saliency]
-    assert f1_per_annotator(saliency, np.array([best] * 10, int)).tolist() == [1.0] * 10
-    return np.array(best)
+def select_top_frames(saliency):
+    """Select the top frames; F1 with them as key-frames is 1."""
+    is_top = [np.sort(saliency)[::-1][int(0.15 * len(saliency))] <= value for value in saliency]
+    assert f1_per_annotator(saliency, np.array([is_top] * 10, int)).tolist() == [1.0] * 10
+    return np.array(is_top)
 
 
-def test_phone_print_and_no_script(browser, page_file):
+def test_report_on_a_phone_in_print_and_without_javascript(browser, page_file):
     with open_page(browser, page_file.as_uri(), width=390) as (page, _, messages):
         assert page.evaluate("document.documentElement.scrollWidth") == 390 and not messages
         assert page.locator("article").first.bounding_box()["width"] > 300
@@ -137,15 +150,15 @@ def test_phone_print_and_no_script(browser, page_file):
         assert not page.locator(".controls").is_visible() and page.locator("article svg").first.is_visible()
         assert len(page.pdf()) > 20_000
     with open_page(browser, page_file.as_uri(), java_script_enabled=False) as (page, _, _):
-        assert page.locator("article").count() >= 3 and page.get_by_text("need JavaScript").is_visible()
+        assert page.locator("article").count() >= 3 and page.get_by_text("require JavaScript").is_visible()
     text = page_file.read_text()
     ids = re.findall(r'\bid="([^"]+)"', text)
-    assert len(ids) == len(set(ids)), "an id twice"
+    assert len(ids) == len(set(ids)), "duplicate ids"
     assert html.escape(ATTACK) in text and text.count("</script>") == 1
 
 
-def test_an_id_that_breaks_out_of_an_attribute_runs_nothing(browser, run_folder, tmp_path):
-    """Neither is it left unescaped, nor would the browser run what stands in an attribute."""
+def test_malicious_video_id_runs_no_script(browser, run_folder, tmp_path):
+    """The id is escaped, and the content security policy blocks scripts in attributes."""
     folder = shutil.copytree(run_folder, tmp_path / "run")
     evil = 'x" onload="document.title=1" y="'
     for name in ("anno/test_videoxum.json", "predictions_test.jsonl", "scores_test.jsonl"):
@@ -161,17 +174,17 @@ def test_an_id_that_breaks_out_of_an_attribute_runs_nothing(browser, run_folder,
         assert page.title().endswith("report")
 
 
-def test_events_outside_of_the_video_are_cut(run_folder):
+def test_events_are_clipped_to_the_video(run_folder):
     (video,) = load_report_data(run_folder, best=0, worst=0, random=0, ids=["mini_test_003"]).videos
     T = video.record.duration
     spans = ((-20.0, 10.0), (5.0, 1e5), (9.0, 3.0), (2 * T, 3 * T), (1.0, 2.0))
     video = dataclasses.replace(video, record=dataclasses.replace(video.record, spans=spans))
     end = max(T, video.record.num_frames)
-    assert figures.clip_spans(video) == [(1, 0.0, 10.0), (2, 5.0, end), (5, 1.0, 2.0)]
-    assert "<svg" in figures.timeline(video)
+    assert figures.clip_events(video) == [(1, 0.0, 10.0), (2, 5.0, end), (5, 1.0, 2.0)]
+    assert "<svg" in figures.draw_timeline(video)
 
 
-def test_a_long_videos_curve_keeps_its_peaks():
+def test_downsampled_curves_keep_their_peaks():
     values = np.zeros(20_000)
     values[[7, 19_999]] = 0.5, 1.0
     edges, heights = figures.downsample_max(values)
@@ -180,7 +193,7 @@ def test_a_long_videos_curve_keeps_its_peaks():
     assert figures.downsample_max(values[:9])[1].tolist() == values[:9].tolist()
 
 
-def test_curves_of_a_log():
+def test_extract_curves():
     log = [
         dict(type="step", epoch=0, step=1, loss=4.0, lr=1e-3, loss_vsum=None),
         dict(type="step", epoch=0, step=3, loss=3.0, lr=1e-3),
@@ -188,18 +201,18 @@ def test_curves_of_a_log():
         dict(type="evaluation", epoch=0, split="val", F1=0.5),
         dict(type="step", epoch=1, step=1, loss=2.0, lr=5e-4),
     ]
-    assert log_curves(log) == {
+    assert extract_curves(log) == {
         "train": dict(loss=([0.5, 1.0, 1.5], [4.0, 3.0, 2.0]), lr=([0.5, 1.0, 1.5], [1e-3, 1e-3, 5e-4])),
         "scores_val": dict(F1=([1], [0.5])),
     }
-    assert figures.downsample_mean(list(range(10)), list(range(10)), most=4) == ([1.0, 4.0, 7.0, 9.0],) * 2
+    assert figures.downsample_mean(list(range(10)), list(range(10)), max_points=4) == ([1.0, 4.0, 7.0, 9.0],) * 2
 
 
-def test_what_is_missing_is_said_in_a_line(run_folder, tmp_path):
+def test_missing_and_damaged_inputs_raise(run_folder, tmp_path):
     broken = shutil.copytree(run_folder, tmp_path / "run")
     with pytest.raises(ValueError, match=r"ids: video none: not among the 7 scored ones"):
         command.main([str(broken), "--ids", "none"])
-    with pytest.raises(FileNotFoundError, match=r"results_val.json: results: no such file; splits scored there: test"):
+    with pytest.raises(FileNotFoundError, match=r"results_val.json: results: no such file; scored splits: test"):
         command.main([str(broken), "--split", "val"])
     with pytest.raises(FileNotFoundError, match=r"elsewhere.json: annotations: no such file"):
         command.main([str(broken), "--annotations", "elsewhere.json"])
@@ -214,15 +227,15 @@ def test_what_is_missing_is_said_in_a_line(run_folder, tmp_path):
             command.main([str(broken)])
     with pytest.raises(ValueError, match="invalid choice"):
         command.main([str(broken), "--by", "SPICE"])
-    (broken / "log.jsonl").write_text("{")  # torn
+    (broken / "log.jsonl").write_text("{")  # truncated
     (broken / "report.html").unlink(missing_ok=True)
     command.main([str(broken), "--by", "METEOR", "--random", "0"])
     assert "Training</h2>" not in (broken / "report.html").read_text()
 
 
 @pytest.mark.soak
-def test_four_thousand_videos(browser, tmp_path):
-    """VideoXum's test split in size: below 20 MB, all rows searchable."""
+def test_report_of_4000_videos(browser, tmp_path):
+    """A report as large as VideoXum's test split is below 20 MB and searchable."""
     rng, N = np.random.default_rng(0), 4000
     entries = []
     for i in range(N):
@@ -234,11 +247,16 @@ def test_four_thousand_videos(browser, tmp_path):
     records = load_annotations(tmp_path / "test_videoxum.json")
     predictions = [
         Prediction(
-            video_id=r.video_id, caption="word " * 30 + r.video_id, saliency=rng.random(120).tolist(), vt_clip_score=0.3
+            video_id=record.video_id,
+            caption="word " * 30 + record.video_id,
+            saliency=rng.random(120).tolist(),
+            vt_clip_score=0.3,
         )
-        for r in records
+        for record in records
     ]
-    results, scores = score_predictions([p.model_copy(update=dict(caption=None)) for p in predictions], records)
+    results, scores = score_predictions(
+        [prediction.model_copy(update=dict(caption=None)) for prediction in predictions], records
+    )
     write_predictions(tmp_path, "test", predictions, records)
     write_scores(tmp_path, "test", results | dict(config=Config(ann_root=str(tmp_path)).as_dict()), scores)
     command.main([str(tmp_path)])

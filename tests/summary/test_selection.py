@@ -1,4 +1,4 @@
-"""Selection of seconds, against every possible one in small cases."""
+"""Selection of seconds, against exhaustive search in small cases."""
 
 import itertools
 import math
@@ -10,73 +10,73 @@ from metrics.segmentation import knapsack, segment_shots
 from summary.selection import budget_seconds, select_frames, selected_segments
 
 
-def test_topk():
+def test_select_topk():
     saliency = np.array([0.1, 0.9, 0.5, 0.9, 0.2, 0.3, 0.4, 0.0, 0.0, 0.0])
     assert np.flatnonzero(select_frames(saliency, None, 0.3)).tolist() == [1, 2, 3]
-    assert np.flatnonzero(select_frames(saliency, None, 0.15)).tolist() == [1]  # the earlier of two alike
+    assert np.flatnonzero(select_frames(saliency, None, 0.15)).tolist() == [1]  # the earlier one of equal scores
     assert select_frames(saliency, None, 1.0).all()
     assert select_frames(saliency[:1], None, 0.15).tolist() == [True]
     for T, budget, expected in ((20, 0.15, 3), (10, 0.3, 3), (100, 0.29, 29), (7, 0.15, 1), (2000, 0.15, 300)):
         assert budget_seconds(budget, T) == expected
 
 
-def test_knapsack_equals_every_choice():
+def test_knapsack_equals_exhaustive_search():
     rng = np.random.default_rng(0)
     for _ in range(200):
-        n, limit = int(rng.integers(1, 8)), int(rng.integers(1, 15))
-        values, weights = rng.random(n), rng.integers(1, 9, n).tolist()
-        chosen = knapsack(values, weights, limit)
+        count, limit = int(rng.integers(1, 8)), int(rng.integers(1, 15))
+        values, weights = rng.random(count), rng.integers(1, 9, count).tolist()
+        selected = knapsack(values, weights, limit)
         best = 0.0
-        for k in range(n + 1):
-            for some in itertools.combinations(range(n), k):
-                if sum(weights[i] for i in some) <= limit:
-                    best = max(best, sum(values[i] for i in some))
-        assert sum(weights[i] for i in chosen) <= limit
-        assert sum(values[i] for i in chosen) == pytest.approx(best)
+        for size in range(count + 1):
+            for subset in itertools.combinations(range(count), size):
+                if sum(weights[i] for i in subset) <= limit:
+                    best = max(best, sum(values[i] for i in subset))
+        assert sum(weights[i] for i in selected) <= limit
+        assert sum(values[i] for i in selected) == pytest.approx(best)
 
 
-def test_shots_equal_every_segmentation():
-    """The criterion of kernel temporal segmentation by brute force."""
+def test_segmentation_equals_exhaustive_search():
+    """Minimize the criterion of kernel temporal segmentation by brute force."""
     rng = np.random.default_rng(1)
     for T in (1, 2, 4, 7, 9):
         features = np.repeat(rng.standard_normal((3, 6)), [T // 3, T // 3, T - 2 * (T // 3)], axis=0)
         features = features + 0.3 * rng.standard_normal((T, 6))
         unit = features / np.linalg.norm(features, axis=1, keepdims=True)
         best, least = None, math.inf
-        for m in range(T // 2 + 1 if T >= 4 else 1):
-            for cuts in itertools.combinations(range(1, T), m):
+        for num_cuts in range(T // 2 + 1 if T >= 4 else 1):
+            for cuts in itertools.combinations(range(1, T), num_cuts):
                 spans = list(zip([0, *cuts], [*cuts, T]))
-                scatter = sum(((unit[a:b] - unit[a:b].mean(0)) ** 2).sum() for a, b in spans)
-                cost = scatter / T + (m / (2 * T) * (math.log(T / m) + 1) if m else 0)
+                scatter = sum(((unit[start:stop] - unit[start:stop].mean(0)) ** 2).sum() for start, stop in spans)
+                cost = scatter / T + (num_cuts / (2 * T) * (math.log(T / num_cuts) + 1) if num_cuts else 0)
                 if cost < least - 1e-12:
                     best, least = spans, cost
         assert segment_shots(features) == best
 
 
-def test_shots_of_a_long_video_are_found_in_stretches():
+def test_long_videos_are_segmented_in_parts():
     rng = np.random.default_rng(0)
     features = np.repeat(rng.standard_normal((26, 16)), 100, axis=0) + 0.1 * rng.standard_normal((2600, 16))
     assert segment_shots(features) == [(i, i + 100) for i in range(0, 2600, 100)]
 
 
-def test_whole_shots_are_chosen():
+def test_whole_shots_are_selected():
     rng = np.random.default_rng(0)
     features = np.repeat(np.eye(5, 16), [10, 4, 30, 6, 50], axis=0) + 0.01 * rng.standard_normal((100, 16))
     saliency = np.repeat([0.2, 0.9, 0.3, 0.8, 0.1], [10, 4, 30, 6, 50])
     assert selected_segments(select_frames(saliency, features, 0.15, "shots"), 100.0) == [(10.0, 14.0), (44.0, 50.0)]
     assert selected_segments(select_frames(saliency, features, 0.05, "shots"), 100.0) == [(10.0, 14.0)]
-    # No shot fits in one second: the best second of the best shot.
+    # No shot fits into one second, so the best second of the best shot is selected.
     saliency[12] = 0.95
     assert selected_segments(select_frames(saliency, features, 0.01, "shots"), 100.0) == [(12.0, 13.0)]
 
 
-def test_segments():
-    chosen = np.array([1, 1, 0, 1, 0, 0, 1, 1], bool)
-    assert selected_segments(chosen, 7.25) == [(0.0, 2.0), (3.0, 4.0), (6.0, 7.25)]
+def test_segments_of_selected_seconds():
+    selected = np.array([1, 1, 0, 1, 0, 0, 1, 1], bool)
+    assert selected_segments(selected, 7.25) == [(0.0, 2.0), (3.0, 4.0), (6.0, 7.25)]
     assert selected_segments(np.array([True]), 0.04) == [(0.0, 0.04)]
 
 
-def test_mistakes():
+def test_invalid_budgets_and_methods_raise():
     for budget in (0, -1, 1.01, float("nan")):
         with pytest.raises(ValueError, match="budget: found"):
             select_frames(np.ones(5), None, budget)

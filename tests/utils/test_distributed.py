@@ -11,14 +11,14 @@ from utils import distributed
 STEP = dict(SLURM_PROCID="5", SLURM_LOCALID="1", SLURM_JOB_ID="31007", SLURM_STEP_NUM_TASKS="8")
 
 
-def test_srun_variables():
+def test_slurm_variables():
     step = dict(SLURM_STEP_NODELIST="gpu[003-004],login", SLURM_NTASKS="8", SLURM_STEP_TASKS_PER_NODE="4(x2)")
-    found = distributed._slurm_environment(STEP | step)
-    place = dict(RANK="5", WORLD_SIZE="8", LOCAL_RANK="1", LOCAL_WORLD_SIZE="4")
-    assert found == place | dict(MASTER_ADDR="gpu003", MASTER_PORT="31007")
-    given = distributed._slurm_environment(STEP | dict(MASTER_ADDR="10.0.0.7", MASTER_PORT="29500"))
-    assert (given["MASTER_ADDR"], given["MASTER_PORT"]) == ("10.0.0.7", "29500")
-    older = {k: v for k, v in STEP.items() if k != "SLURM_STEP_NUM_TASKS"} | dict(SLURM_NTASKS="4")
+    variables = distributed._slurm_environment(STEP | step)
+    ranks = dict(RANK="5", WORLD_SIZE="8", LOCAL_RANK="1", LOCAL_WORLD_SIZE="4")
+    assert variables == ranks | dict(MASTER_ADDR="gpu003", MASTER_PORT="31007")
+    with_address = distributed._slurm_environment(STEP | dict(MASTER_ADDR="10.0.0.7", MASTER_PORT="29500"))
+    assert (with_address["MASTER_ADDR"], with_address["MASTER_PORT"]) == ("10.0.0.7", "29500")
+    older = {name: value for name, value in STEP.items() if name != "SLURM_STEP_NUM_TASKS"} | dict(SLURM_NTASKS="4")
     assert distributed._slurm_environment(older)["WORLD_SIZE"] == "4"
 
 
@@ -31,7 +31,7 @@ def test_srun_variables():
         dict(SLURM_JOB_ID="1", SLURM_NTASKS="1", SLURM_PROCID="0", SLURM_STEP_NUM_TASKS="1"),
     ],
 )
-def test_one_process_in_a_slurm_job_is_one_process(variables):
+def test_single_process_in_a_slurm_job(variables):
     assert distributed._slurm_environment(variables) == {}
 
 
@@ -43,14 +43,18 @@ def test_first_host(nodes, first):
     assert distributed._first_host(nodes) == first
 
 
-def test_two_srun_tasks_meet():
-    """Two real processes that know of each other only through SLURM's variables."""
+def test_two_srun_tasks_communicate():
+    """Two processes that find each other only through SLURM's variables."""
     program = (
-        "import torch; from utils import distributed as d; w = d.init('cpu'); "
+        "import torch; from utils import distributed as d; w = d.init_context('cpu'); "
         "print(w.rank, w.world_size, w.local_rank, d.all_reduce_mean(torch.tensor([w.rank + 1.0]), w).item(), "
         "d.gather_objects(w.rank * 10, w)); d.shutdown()"
     )
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "MASTER", "RANK", "WORLD", "LOCAL"))}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SLURM", "MASTER", "RANK", "WORLD", "LOCAL"))
+    }
     port = 20000 + os.getpid() % 20000
     tasks = [
         subprocess.Popen(
@@ -59,21 +63,26 @@ def test_two_srun_tasks_meet():
             stdout=subprocess.PIPE,
             text=True,
             env=env
-            | dict(SLURM_PROCID=str(r), SLURM_LOCALID=str(r), SLURM_STEP_NUM_TASKS="2", SLURM_JOB_ID=str(port - 20000)),
+            | dict(
+                SLURM_PROCID=str(rank),
+                SLURM_LOCALID=str(rank),
+                SLURM_STEP_NUM_TASKS="2",
+                SLURM_JOB_ID=str(port - 20000),
+            ),
         )
-        for r in range(2)
+        for rank in range(2)
     ]
-    shown = [task.communicate(timeout=120)[0].strip() for task in tasks]
-    assert shown == ["0 2 0 1.5 [0, 10]", "1 2 1 1.5 None"]
+    outputs = [task.communicate(timeout=120)[0].strip() for task in tasks]
+    assert outputs == ["0 2 0 1.5 [0, 10]", "1 2 1 1.5 None"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_cuda_without_a_gpu_is_a_clear_error():
+def test_cuda_without_a_gpu_raises():
     with pytest.raises(ValueError, match="device: found no GPU"):
-        distributed.init("cuda")
+        distributed.init_context("cuda")
 
 
 def test_plain_process():
-    world = distributed.init("cpu")
+    world = distributed.init_context("cpu")
     assert (world.rank, world.world_size, world.is_main, world.device.type) == (0, 1, True, "cpu")
     assert distributed.gather_objects("x", world) == ["x"]

@@ -12,12 +12,12 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `CONTENT`; under other names half of it, a redirect away from this machine, or what is not there."""
+    """Serve `CONTENT` as w.pth; other names give half of it, a redirect to another host, or status 404."""
 
-    asked = 0
+    request_count = 0
 
     def do_GET(self):
-        type(self).asked += 1
+        type(self).request_count += 1
         if self.path == "/away.pth":
             self.send_response(302)
             self.send_header("Location", "http://192.0.2.1/w.pth")
@@ -37,35 +37,35 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def url(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    Handler.asked = 0
+    Handler.request_count = 0
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
-def files(folder):
+def list_files(folder):
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_a_given_checksum_is_verified_each_time(url, tmp_path):
+def test_given_checksum_is_verified_each_time(url, tmp_path):
     path = resolve_file(f"{url}/w.pth#sha256={SHA256}")
-    assert path.read_bytes() == CONTENT and resolve_file(f"{url}/w.pth") == path and Handler.asked == 1
+    assert path.read_bytes() == CONTENT and resolve_file(f"{url}/w.pth") == path and Handler.request_count == 1
     path.write_bytes(b"changed")
-    assert resolve_file(f"{url}/w.pth#sha256={SHA256}").read_bytes() == CONTENT and Handler.asked == 2
+    assert resolve_file(f"{url}/w.pth#sha256={SHA256}").read_bytes() == CONTENT and Handler.request_count == 2
     with pytest.raises(ValueError, match=f"w.pth: SHA256 hash .* expected sha256:0000.* but got {SHA256}"):
         resolve_file(f"{url}/w.pth#sha256={'0' * 64}")
-    with pytest.raises(ValueError, match="found 'md5=1' behind #, expected sha256= and 64"):
+    with pytest.raises(ValueError, match="found 'md5=1' after #, expected sha256= and 64"):
         resolve_file(f"{url}/w.pth#md5=1")
 
 
-def test_a_partial_download_is_not_taken_for_a_whole_one(url, tmp_path):
+def test_partial_download_raises(url, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"half.pth: checkpoint: cannot be downloaded .*IncompleteRead"):
         resolve_file(f"{url}/half.pth")
-    assert not files(tmp_path)
+    assert not list_files(tmp_path)
 
 
-def test_where_downloads_may_come_from(url, tmp_path):
+def test_insecure_and_missing_sources_raise(url, tmp_path):
     for source in (
         "http://example.org/w.pth",
         "ftp://example.org/w.pth",
@@ -78,10 +78,10 @@ def test_where_downloads_may_come_from(url, tmp_path):
         resolve_file(f"{url}/away.pth")
     with pytest.raises(FileNotFoundError, match="none.pth: checkpoint: cannot be downloaded .*404"):
         resolve_file(f"{url}/none.pth")
-    assert not files(tmp_path)
+    assert not list_files(tmp_path)
 
 
-def test_the_command_prints_where_the_file_is(url, capsys):
+def test_command_prints_the_path(url, capsys):
     download.main([f"{url}/w.pth"])
     with open(capsys.readouterr().out.strip(), "rb") as file:
         assert file.read() == CONTENT

@@ -1,4 +1,4 @@
-"""Progress bars on a real terminal, and none elsewhere."""
+"""Progress bars appear on a terminal and nowhere else."""
 
 import os
 import pty
@@ -14,37 +14,37 @@ with progress_bar(range(3), is_main=%s, desc="epoch 0") as bar:
 """
 
 
-def shown_on_a_terminal(is_main):
-    ours, theirs = pty.openpty()  # a terminal that does not say its width
+def run_on_a_terminal(is_main):
+    parent_end, child_end = pty.openpty()  # a terminal of unknown width
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM % is_main], cwd=ROOT, stderr=theirs, stdout=subprocess.PIPE
-    ) as p:
-        os.close(theirs)
-        assert p.communicate(timeout=60)[0] == b"3\n"
+        [sys.executable, "-c", PROGRAM % is_main], cwd=ROOT, stderr=child_end, stdout=subprocess.PIPE
+    ) as process:
+        os.close(child_end)
+        assert process.communicate(timeout=60)[0] == b"3\n"
         try:
-            return os.read(ours, 100_000).decode()
-        except OSError:  # nothing was written before the other side closed
+            return os.read(parent_end, 100_000).decode()
+        except OSError:  # the process wrote nothing
             return ""
         finally:
-            os.close(ours)
+            os.close(parent_end)
 
 
-def test_the_first_process_draws_on_a_terminal():
-    shown = shown_on_a_terminal(True)
-    assert "epoch 0: " in shown and "100%|" in shown
+def test_main_process_shows_a_bar_on_a_terminal():
+    output = run_on_a_terminal(True)
+    assert "epoch 0: " in output and "100%|" in output
 
 
-def test_others_draw_nothing():
-    assert shown_on_a_terminal(False) == ""
+def test_other_processes_show_no_bar():
+    assert run_on_a_terminal(False) == ""
 
 
-def test_no_bar_in_a_file():
+def test_no_bar_without_a_terminal():
     done = subprocess.run([sys.executable, "-c", PROGRAM % True], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("3\n", "")
 
 
-def test_a_reader_that_has_seen_enough_ends_it_quietly():
-    """As `… | head` does."""
+def test_closed_pipe_ends_the_command_silently():
+    """As in `… | head`."""
     code = "from utils.log import run_main\nrun_main(lambda: [print('x' * 1000, flush=True) for _ in range(10**4)])"
     script = f'{sys.executable} -c "{code}" | head -n 1'
     ended = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)

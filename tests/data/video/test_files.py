@@ -12,13 +12,13 @@ def folder(tmp_path):
     return tmp_path / "videos"
 
 
-def test_folders_files_and_lists(folder, tmp_path, monkeypatch):
+def test_videos_in_folders_files_and_lists(folder, tmp_path, monkeypatch):
     assert list(find_videos([folder])) == ["a", "b", "c"]
     assert find_videos([folder / "b.mp4"]) == {"b": folder / "b.mp4"}
     (folder / "list.txt").write_text(f"b.mp4\n\n{folder}/deep/c.webm\nmissing.mp4\n")
-    found = find_videos([folder / "list.txt"])
-    assert list(found) == ["b", "c", "missing"]
-    assert found["b"] == folder / "b.mp4"
+    videos = find_videos([folder / "list.txt"])
+    assert list(videos) == ["b", "c", "missing"]
+    assert videos["b"] == folder / "b.mp4"
     monkeypatch.chdir(folder)
     assert str(find_videos(["list.txt"])["b"]) == "b.mp4"
     assert list(find_videos([folder, folder / "b.mp4"])) == ["a", "b", "c"]
@@ -28,7 +28,7 @@ def test_folders_files_and_lists(folder, tmp_path, monkeypatch):
     assert find_videos(["bom.txt"])["b"].exists()
 
 
-def test_mistakes(folder, tmp_path):
+def test_invalid_sources_raise(folder, tmp_path):
     (tmp_path / "none").mkdir()
     (tmp_path / "empty.txt").touch()
     (tmp_path / "...mp4").touch()
@@ -38,7 +38,7 @@ def test_mistakes(folder, tmp_path):
         "gone": "gone: videos: no such file or folder",
         "gone.txt": "gone.txt: videos: no such file",
         "none": r"none: videos: found none, expected files that end in \.3gp, ",
-        "empty.txt": "empty.txt: videos: found none, expected a path a line",
+        "empty.txt": "empty.txt: videos: found none, expected one path per line",
         "bytes.txt": "bytes.txt: videos: not a list of paths",
         "...mp4": r"\.\.\.mp4: videos: found the id '\.\.', expected a name before the suffix",
         "videos": r"b.avi: videos: found the id b twice, also in .*b.mp4, expected once",

@@ -1,10 +1,10 @@
-"""What the server of `harness` imports before it forks."""
+"""Modules that the fork server of `harness` imports before it forks."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import torch._dynamo  # noqa: F401 (the optimiser would import it)
+import torch._dynamo  # noqa: F401 (imported by the optimizer)
 import transformers.models.bert.tokenization_bert  # noqa: F401
 
 import engine.evaluator

@@ -1,4 +1,4 @@
-"""A real browser for the pages: an installed Chromium, driven by playwright."""
+"""Pages in an installed Chromium, driven by playwright."""
 
 import contextlib
 import shutil
@@ -7,9 +7,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 @contextlib.contextmanager
-def open_page(browser, url, width=1200, height=900, **how):
-    """Open a URL; gives the page, the URLs it asks for and what it says on its console."""
-    context = browser.new_context(viewport=dict(width=width, height=height), **how)
+def open_page(browser, url, width=1200, height=900, **context_options):
+    """Open a URL in a new context; yields the page, the URLs that it requests and its console messages."""
+    context = browser.new_context(viewport=dict(width=width, height=height), **context_options)
     page, requests, messages = context.new_page(), [], []
     page.on("request", lambda request: requests.append(request.url))
     page.on("console", lambda message: messages.append(message.text))

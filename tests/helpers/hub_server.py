@@ -1,4 +1,4 @@
-"""A Hugging Face hub on loopback: the few calls that a download makes, answered as huggingface.co answers them."""
+"""A Hugging Face hub on loopback that answers the requests of a download as huggingface.co does."""
 
 import contextlib
 import hashlib
@@ -15,23 +15,29 @@ COMMIT = "c" * 40
 
 
 class Hub:
-    """What the server holds and does.
+    """The state of the server.
 
     Attributes:
-        files: (repository, path) -> bytes; a data set's repository begins with `datasets/`.
-        gated: repositories whose terms are not accepted.
-        faults: what happens to the next answers with a file's bytes, one each: `cut` and `reset` end the connection
-            in the middle, `damaged` changes a byte, `busy` is status 503.
-        sent: (first byte, number of bytes) of each such answer, `tokens` the tokens that came with it.
-        asked: number of requests.
+        files: (repository, path) -> bytes; the name of a dataset's repository begins with `datasets/`.
+        gated: repositories whose terms the client has not accepted.
+        faults: faults of the next responses with a file's bytes, one each: `cut` and `reset` close the connection in
+            the middle, `damaged` changes a byte, `busy` is status 503.
+        sent: (first byte, number of bytes) of each such response.
+        tokens: authorization header of each such request.
+        request_count: number of requests.
     """
 
     def __init__(self):
-        self.files, self.gated, self.faults, self.sent, self.tokens, self.asked = {}, set(), [], [], [], 0
+        self.files = {}
+        self.gated = set()
+        self.faults = []
+        self.sent = []
+        self.tokens = []
+        self.request_count = 0
 
     @contextlib.contextmanager
     def serving(self):
-        """Serve on 127.0.0.1, and the bytes of files from localhost: to the client that is another machine."""
+        """Serve on 127.0.0.1, and file contents on `localhost`, which the client treats as another host."""
         handler = type("Handler", (_Handler,), dict(hub=self))
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -48,7 +54,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_HEAD(self):
-        self.hub.asked += 1
+        self.hub.request_count += 1
         storage = re.fullmatch(r"/storage/([0-9a-f]{64})", self.path)
         if storage:
             return self.send_bytes(next(data for data in self.hub.files.values() if _sha256(data) == storage[1]))
@@ -56,7 +62,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         repository, revision, path = match.groups()
         if repository in self.hub.gated:
             self.refuse(403, "GatedRepo")
-        elif repository not in {there for there, _ in self.hub.files}:
+        elif repository not in {name for name, _ in self.hub.files}:
             self.refuse(401, "RepoNotFound")
         elif revision not in ("main", COMMIT):
             self.refuse(404, "RevisionNotFound")
@@ -68,7 +74,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_HEAD
 
     def resolve(self, data):
-        """Large files (here: of 100 bytes and more) lie elsewhere and are named by SHA-256, others by git's SHA-1."""
+        """Redirect to storage for files of 100 bytes and more, with their SHA-256; send others, with git's SHA-1."""
         small = len(data) < 100
         self.send_response(200 if small else 302)
         self.send_header("X-Repo-Commit", COMMIT)
@@ -94,10 +100,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         fault = self.hub.faults.pop(0) if self.hub.faults else None
         if fault == "busy":
             return self.refuse(503, "")
-        span = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        first = int(span[1]) if span else 0
-        self.send_response(206 if span else 200)
-        if span:
+        byte_range = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        first = int(byte_range[1]) if byte_range else 0
+        self.send_response(206 if byte_range else 200)
+        if byte_range:
             self.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
         self.send_header("Content-Length", str(len(data) - first))
         self.end_headers()
@@ -124,16 +130,16 @@ def _sha256(data):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub that this process's client asks, and an empty cache; as HF_ENDPOINT and HF_HOME would have it."""
+    """Serve a hub to the client in this process, with an empty cache."""
     with Hub().serving() as server:
-        point_client(monkeypatch, server.endpoint, tmp_path / "hf/hub")
+        configure_client(monkeypatch, server.endpoint, tmp_path / "hf/hub")
         yield server
 
 
-def point_client(monkeypatch, endpoint, cache):
-    """Do to the client in this process what its environment, which it reads once, does to a fresh one."""
+def configure_client(monkeypatch, endpoint, cache):
+    """Set the constants that the client reads once, at import, from HF_ENDPOINT and HF_HOME."""
     template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     values = dict(ENDPOINT=endpoint, HUGGINGFACE_CO_URL_TEMPLATE=template, HF_HUB_CACHE=str(cache))
-    values |= dict(DOWNLOAD_CHUNK_SIZE=2**14)  # what a cut connection can lose, 10 MB otherwise
+    values |= dict(DOWNLOAD_CHUNK_SIZE=2**14)  # bytes that a cut connection can lose; the default is 10 MB
     for name, value in (values | dict(HF_HUB_OFFLINE=False)).items():
         monkeypatch.setattr(constants, name, value)

@@ -1,4 +1,4 @@
-"""TVSum and SumMe for tests: small files in the layouts of the released ones."""
+"""Small files in the layouts of the released TVSum and SumMe files."""
 
 import h5py
 import numpy as np
@@ -10,40 +10,40 @@ PICKS = np.arange(0, FRAMES, 15)
 CHANGE_POINTS = np.array([[0, 29], [30, 59], [60, 149], [150, 179], [180, 239], [240, FRAMES - 1]])
 
 
-def ratings(i, annotators=4):
-    """Importance 1 to 5 of each annotator, one per two seconds: (R, n)."""
+def make_ratings(i, annotators=4):
+    """Make importance scores from 1 to 5 of each annotator, constant for two seconds: (R, n)."""
     return np.repeat(np.random.default_rng(i).integers(1, 6, (annotators, SECONDS // 2)), 2 * FPS, axis=1).astype(float)
 
 
-def selections(i, annotators=4):
-    """Each annotator's summary, two seconds: (R, n) in {0, 1}."""
-    chosen = np.zeros((annotators, FRAMES))
-    for row, first in zip(chosen, np.random.default_rng(i).integers(0, SECONDS - 1, annotators)):
-        row[first * FPS : (first + 2) * FPS] = 1
-    return chosen
+def make_selections(i, annotators=4):
+    """Make a summary of two seconds for each annotator: (R, n) in {0, 1}."""
+    summaries = np.zeros((annotators, FRAMES))
+    for summary, first in zip(summaries, np.random.default_rng(i).integers(0, SECONDS - 1, annotators)):
+        summary[first * FPS : (first + 2) * FPS] = 1
+    return summaries
 
 
 def write_tvsum_mat(path, count=5, **changes):
-    """A MATLAB 7.3 file as `ydata-tvsum50.mat`: fields of references; `changes` replaces those of the first video."""
+    """Write a MATLAB 7.3 file like `ydata-tvsum50.mat`; `changes` replaces fields of the first video."""
     with h5py.File(path, "w", userblock_size=512) as file:
         group, refs = file.create_group("tvsum50"), file.create_group("#refs#")
         for i in range(count):
-            name = np.array([[ord(sign)] for sign in f"name-{i}"], np.uint16)
+            name = np.array([[ord(character)] for character in f"name-{i}"], np.uint16)
             values = dict(video=name, length=np.array([[SECONDS]], float), nframes=np.array([[FRAMES]], float))
-            values |= dict(user_anno=ratings(i)) | (changes if i == 0 else {})
+            values |= dict(user_anno=make_ratings(i)) | (changes if i == 0 else {})
             for field, value in values.items():
                 if field not in group:
                     group.create_dataset(field, (count, 1), dtype=h5py.ref_dtype)
-                zipped = "gzip" if field == "user_anno" else None
-                group[field][i, 0] = refs.create_dataset(f"{field}{i}", data=value, compression=zipped).ref
+                compression = "gzip" if field == "user_anno" else None
+                group[field][i, 0] = refs.create_dataset(f"{field}{i}", data=value, compression=compression).ref
     return path
 
 
 def write_summe(folder, count=5, **changes):
-    """A `GT` folder; `changes` replaces fields of the first video, None removes one."""
+    """Write a `GT` folder; `changes` replaces fields of the first video, None removes one."""
     folder.mkdir(exist_ok=True)
     for i in range(count):
-        scores = selections(i).T * np.arange(1, FRAMES + 1)[:, None]  # any number above 0 is a selection
+        scores = make_selections(i).T * np.arange(1, FRAMES + 1)[:, None]  # any number above 0 means selected
         values = dict(user_score=scores, nFrames=FRAMES, FPS=float(FPS), video_duration=float(SECONDS))
         values |= dict(gt_score=scores.mean(1), segments=np.array([[1, 2]])) | (changes if i == 0 else {})
         values = {field: value for field, value in values.items() if value is not None}
@@ -52,12 +52,12 @@ def write_summe(folder, count=5, **changes):
 
 
 def write_eccv16(path, count=5, names=True, **changes):
-    """An eccv16 file of the same videos, names with underscores; `changes` as in `write_summe`."""
+    """Write an eccv16 file of the same videos, with underscores in names; `changes` as in `write_summe`."""
     with h5py.File(path, "w") as file:
         for i in range(count):
             values = dict(n_frames=FRAMES, n_steps=len(PICKS), picks=PICKS, change_points=CHANGE_POINTS)
             values |= dict(n_frame_per_seg=CHANGE_POINTS[:, 1] - CHANGE_POINTS[:, 0] + 1)
-            values |= dict(user_summary=selections(i), gtscore=selections(i).mean(0)[PICKS])
+            values |= dict(user_summary=make_selections(i), gtscore=make_selections(i).mean(0)[PICKS])
             values |= dict(features=np.random.default_rng(i).random((len(PICKS), 8)), gtsummary=np.ones(len(PICKS)))
             values |= (dict(video_name=f"Name_{i}") if names else {}) | (changes if i == 0 else {})
             group = file.create_group(f"video_{i + 1}")

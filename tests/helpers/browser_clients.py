@@ -1,32 +1,37 @@
-"""The demo page's server, and its clients: with a browser and without."""
+"""The server of the demo page, and clients with and without a browser."""
 
 import functools
 import json
 import pathlib
 import re
 import secrets
-import socket
 import time
 import zipfile
 
 import httpx  # gradio brings it
 
 from tests.conftest import ROOT
-from tests.processes import start
-from tests.test_summarize import FILES
+from tests.helpers.processes import find_free_port, start
+from tests.helpers.summary_files import SUMMARY_FILES
 
 
 class Server:
-    """The running program."""
+    """A running `app.py`.
 
-    def __init__(self, words, log):
-        self.log, self.port = log, free_port()
-        words = ["python", ROOT / "app.py", *words, "--port", self.port]
-        self.process = start(words, ROOT, stdout=log.open("w"))
+    Args:
+        argv: its arguments without the port.
+        log: file for its output.
+    """
+
+    def __init__(self, argv, log):
+        self.log = log
+        self.port = find_free_port()
+        argv = ["python", ROOT / "app.py", *argv, "--port", self.port]
+        self.process = start(argv, ROOT, stdout=log.open("w"))
 
     @functools.cached_property
     def _ready_line(self):
-        """Match of the line that is printed when the server is ready."""
+        """Match of the line that the server prints when it is ready."""
         while not (match := re.search(r"(http://127\.0\.0\.1:\d+/) \(files in (.+)\)", self.log.read_text())):
             assert self.process.poll() is None, self.log.read_text()
             time.sleep(0.05)
@@ -38,31 +43,33 @@ class Server:
 
     @property
     def root(self):
-        """The folder of its files."""
+        """Folder of the server's files."""
         return pathlib.Path(self._ready_line[2])
 
-    def until(self, text, times=1):
-        """Wait until the log has a text so many times."""
+    def wait_for_log(self, text, times=1):
+        """Wait until the log contains a text at least `times` times."""
         end = time.monotonic() + 60
         while self.log.read_text().count(text) < times:
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.05)
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]
-
-
 class BrowserClient:
-    """A separate browser context on the page; `requests` and `messages` hold its requests and its errors."""
+    """The page in a separate browser context.
+
+    Attributes:
+        requests: URLs that it requested.
+        messages: errors on its console.
+    """
 
     def __init__(self, browser, server):
-        self.context, self.requests, self.messages = browser.new_context(), [], []
+        self.context = browser.new_context()
+        self.requests = []
+        self.messages = []
         self.page = self.context.new_page()
         self.page.set_default_timeout(60000)
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda m: self.messages.append(m.text) if m.type == "error" else None)
+        self.page.on("console", lambda message: self.messages.append(message.text) if message.type == "error" else None)
         self.page.on("pageerror", lambda error: self.messages.append(str(error)))
         self.page.goto(server.url)
         self.button("Summarize").wait_for()
@@ -74,7 +81,7 @@ class BrowserClient:
         self.page.locator("input[type=file]").set_input_files(path)
         self.page.locator("video").first.wait_for(state="attached")
 
-    def choose(self, name):
+    def choose_example(self, name):
         self.page.get_by_label("or an example").click()
         self.page.get_by_role("option", name=name).click()
         self.page.locator("video").first.wait_for(state="attached")
@@ -83,20 +90,21 @@ class BrowserClient:
         self.page.get_by_label("Clear").first.click()
         self.page.locator("video").wait_for(state="detached")
 
-    def toast(self):
+    def close_toast(self):
+        """Close the first toast and return its text."""
         toast = self.page.locator(".toast-body").first
         text = toast.inner_text()
         self.page.get_by_test_id("toast-close").first.click()
         toast.wait_for(state="detached")
         return " ".join(text.split())
 
-    def summary(self):
-        """Wait for the summary; returns what the .zip holds and how far the skim played."""
+    def fetch_summary(self):
+        """Wait for the summary; returns summary.json and the player's [position, duration, width] after playing."""
         self.page.locator(".curve svg").wait_for()
         with self.page.expect_download() as download:
             self.button("Download all").click()
         with zipfile.ZipFile(download.value.path()) as file:
-            assert sorted(file.namelist()) == FILES and file.testzip() is None
+            assert sorted(file.namelist()) == SUMMARY_FILES and file.testzip() is None
             summary = json.loads(file.read("summary.json"))
         played = (
             self.page.locator("video")
@@ -117,26 +125,28 @@ class ApiClient:
     """A client without a browser."""
 
     def __init__(self, server):
-        self.session, self.root = secrets.token_hex(5), f"{server.url}gradio_api/"
+        self.session = secrets.token_hex(5)
+        self.root = f"{server.url}gradio_api/"
         self.http = httpx.Client(trust_env=False, timeout=60)
         functions = self.http.get(f"{server.url}config").json()["dependencies"]
-        self.run, self.example = (
-            next(f["id"] for f in functions if f["targets"][0][1] == on) for on in ("click", "input")
+        self.summarize_function, self.example_function = (
+            next(function["id"] for function in functions if function["targets"][0][1] == event)
+            for event in ("click", "input")
         )
 
     def upload(self, path, name=None):
         files = {"files": (name or path.name, path.read_bytes())}
         return self.http.post(f"{self.root}upload", files=files)
 
-    def join(self, data, function=None):
-        function = self.run if function is None else function
+    def join_queue(self, data, function=None):
+        function = self.summarize_function if function is None else function
         body = json.dumps(dict(data=data, fn_index=function, session_hash=self.session))
         response = self.http.post(f"{self.root}queue/join", content=body, headers={"content-type": "application/json"})
         self.job = dict(session_hash=self.session, fn_index=function, event_id=response.json().get("event_id"))
         return response
 
-    def run_at_once(self, data, function):
-        """Call a function that needs no queue."""
+    def call_unqueued(self, data, function):
+        """Call a function that runs without the queue."""
         body = dict(data=data, fn_index=function, session_hash=self.session)
         return self.http.post(f"{self.root}run/predict", json=body)
 
@@ -144,8 +154,8 @@ class ApiClient:
         assert self.http.post(f"{self.root}cancel", json=self.job).status_code == 200
 
     def call(self, data, function=None):
-        """Call a function; returns whether it succeeded, and its output."""
-        assert self.join(data, function).status_code == 200
+        """Call a function through the queue; returns whether it succeeded and its output."""
+        assert self.join_queue(data, function).status_code == 200
         url = f"{self.root}queue/data?session_hash={self.session}"
         with self.http.stream("GET", url) as response:
             for line in response.iter_lines():
