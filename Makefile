@@ -1,4 +1,4 @@
-# `make demo` and `make test` need Python 3.11 or newer and make; everything else they install into .venv.
+# `make demo` and `make test` require Python 3.11 or newer and make; everything else is installed in .venv.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -9,13 +9,13 @@ MINI := dataset/mini
 .PHONY: help venv demo app test soak bench lint format clean
 
 help:
-	@echo "make demo   small videos -> features -> training -> scores -> a summary and a report (minutes, two cores)"
-	@echo "make app    the demo page on the model that make demo trained, at http://127.0.0.1:7860"
+	@echo "make demo   run the whole pipeline on small rendered videos (minutes on two cores)"
+	@echo "make app    serve the demo page with the model of make demo, at http://127.0.0.1:7860"
 	@echo "make test   run the test suite"
-	@echo "make soak   the tests, with 200 kills and 50,000 damaged files (half an hour); see docs/reliability.md"
-	@echo "make bench  measure speed against peers and the machine's limits (minutes); see docs/performance.md"
-	@echo "make venv   only make the environment in $(VENV)"
-	@echo "make lint   ruff check and format check; make format fixes it"
+	@echo "make soak   run all tests, with 200 kills and 50,000 damaged files (half an hour); see docs/reliability.md"
+	@echo "make bench  benchmark against peers and the machine's limits (minutes); see docs/performance.md"
+	@echo "make venv   create the environment in $(VENV)"
+	@echo "make lint   check style and types; make format formats the code"
 
 venv: $(VENV)/.installed
 
@@ -43,7 +43,7 @@ app: venv
 	$(RUN) app.py --config configs/mini.yaml --pretrained_model outputs/mini/checkpoint.pth \
 		--blip $(MINI)/frame_encoder.pth --examples $(MINI)/videos/mini_test_00*.mp4
 
-# In two processes of one thread each: many tests wait for a disk, a Java or a browser.
+# Two processes of one thread each: many tests wait for the disk, Java or the browser.
 test: venv
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup
 
@@ -56,6 +56,8 @@ bench: venv
 lint: venv
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(RUN) tests/style.py
 
 format: venv
 	$(RUN) -m ruff check --fix .
