@@ -36,6 +36,16 @@ def read_log(folder, kind):
     return [entry for entry in entries if entry["type"] == kind]
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns(flags, tmp_path, precision):
+    """The gradient scaler of fp16 skips the first steps."""
+    argv = [*flags, "--batch_size", "8", "--max_epoch", "5", "--precision", precision, "--output_dir", str(tmp_path)]
+    train_vt_clip.main(argv)
+    losses = [entry["loss"] for entry in read_log(tmp_path, "epoch")]
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(("scale" in entry) == (precision == "fp16") for entry in read_log(tmp_path, "epoch"))
+
+
 def test_loss_equals_explicit_loops():
     torch.manual_seed(0)
     N, C, scale = 5, 16, torch.tensor(7.0)

@@ -140,6 +140,16 @@ def test_resuming_with_other_settings_or_data_raises(build_run, tmp_path, caplog
     assert "was trained with other settings: init_lr" in caplog.text
 
 
+def test_earlier_name_of_a_precision_resumes(build_run, tmp_path):
+    checkpoints, _, _ = save_run(build_run, tmp_path)
+    state = torch.load(checkpoints["checkpoint.pth"], weights_only=True)
+    state["config"]["precision"] = "float32"
+    torch.save(state, checkpoints["checkpoint.pth"])
+    assert build_run()[0].resume("auto").epoch == 1
+    with pytest.raises(ValueError, match=r"precision \(was 'fp32', is 'bf16'\)"):
+        build_run(config=Config(precision="bf16"))[0].resume("auto")
+
+
 def test_resuming_with_another_number_of_processes_warns(build_run, tmp_path, caplog):
     checkpoints, _, _ = save_run(build_run, tmp_path, batches_done=4, loss_sums=[3.0])
     state = torch.load(checkpoints["checkpoint.pth"], weights_only=True)

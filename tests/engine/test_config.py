@@ -243,3 +243,11 @@ def test_choices_equal_the_registries():
     )
     for name, registry in registries.items():
         assert set(choices(Config.model_fields[name])) == set(registry), name
+
+
+@pytest.mark.parametrize("cls", [Config, VTClipConfig])
+def test_earlier_name_of_a_precision_is_accepted(cls, write_config):
+    from_yaml = load_settings(cls, ["--config", write_config("precision: float32")]).settings
+    from_flag = load_settings(cls, ["--config", write_config("seed: 42"), "--precision", "float32"]).settings
+    assert from_yaml.precision == from_flag.precision == "fp32"
+    assert cls.canonical(dict(precision="float32", seed=1)) == dict(precision="fp32", seed=1)
