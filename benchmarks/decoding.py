@@ -8,12 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.machine import (
-    measure_alternately,
-    measure_bandwidth,
-    measure_product_rate,
-    measure_seconds,
-)
+from benchmarks.machine import measure_alternately, measure_bandwidth, measure_product_rate, measure_seconds
 from benchmarks.peers import PeerModel
 from benchmarks.records import Row
 from benchmarks.reference_search import reference_search

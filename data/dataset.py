@@ -92,10 +92,6 @@ class VideoXum(Dataset[Sample]):
         """Hex SHA-256 of the annotations."""
         return fingerprint(self.records)
 
-    def num_frames(self, index: int) -> int:
-        """Number of annotated frames of a video."""
-        return self.records[index].num_frames
-
     def __getitem__(self, index: int) -> Sample:
         record = self.records[index]
         features = self.features.load(record.video_id)  # (T, D)

@@ -12,7 +12,6 @@ from utils.settings import InvalidSetting, Settings, option
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
-# Choices of the settings below repeat the registries of `models`, which import torch; a test compares them.
 MetricName = Literal[*METRICS]  # type: ignore[valid-type]  # computed
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -24,6 +23,9 @@ DEVICE_HELP = "device; auto is a GPU if there is one"
 
 class Config(Settings):
     """Settings of training and evaluating VTSUM-BLIP."""
+
+    # The choices of model, task, vit and the losses repeat the registries of `models`, which import torch; a test
+    # compares them.
 
     obsolete: ClassVar[frozenset[str]] = frozenset({"preload", "skip_nonfinite"})
     aliases: ClassVar[dict[str, dict[str, str]]] = {"precision": PRECISION_ALIASES}

@@ -18,19 +18,20 @@ from data.loaders import EvalBatchSampler, make_loader
 from engine.config import Config, SplitName
 from engine.predictions import Prediction, write_predictions
 from engine.scoring import format_table, score_predictions, write_scores
-from engine.setup import build_model, init_run, load_trained
+from engine.setup import build_model, check_paths, init_run, load_trained
 from metrics.alignment import vt_clip_score
 from metrics.captions import require_java, start_meteor
 from models.vt_clip import VTClip, load_vt_clip
 from models.vtsum_blip import FEATURE_WIDTHS, NUM_POSITIONS, VTSumBLIP
 from models.weights import hash_weights
 from utils import distributed, interrupt
-from utils.device import autocast
+from utils.device import allow_tf32, autocast
 from utils.distributed import DistContext
 from utils.download import is_url, resolve_file
 from utils.environment import environment_info
 from utils.files import compute_sha256
 from utils.log import progress_bar
+from utils.settings import write_settings
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +233,11 @@ def evaluate_checkpoint(config: Config, notes: Sequence[str], source: str) -> No
     Raises:
         FileNotFoundError, ValueError: data or checkpoint are missing or invalid.
     """
-    context = init_run(config, notes, splits=config.splits, log_file="eval.log", config_file="config_eval.yaml")
+    check_paths(config, config.splits)
+    context = init_run(config, notes, "eval.log")
+    if context.is_main:
+        write_settings(config, pathlib.Path(config.output_dir, "config_eval.yaml"))
+    allow_tf32(config.tf32)
     with distributed.local_main_first(context):
         checkpoint = resolve_file(source)
     model = build_model(config)

@@ -17,7 +17,6 @@ from utils.files import parse_json, read_json, read_text
 from utils.text import printable
 from utils.validation import abbreviate, describe_first_error
 
-STEPS = ("second", "pick", "frame")
 DURATION_TOLERANCE = 2.0  # seconds by which features and annotations may differ
 NUM_SPLITS = 5
 TRAIN_FRACTION = 0.8
@@ -112,7 +111,7 @@ def scores_of_videos(
         scores: result of `read_scores`, by any name of a video.
         videos: all videos of the benchmark.
         path: file of the scores, for messages.
-        step: one of `STEPS`; None infers it from the number of scores.
+        step: `second`, `pick` or `frame`; None infers it from the number of scores.
     Returns:
         (n,) float64 of each video, in the order of the videos.
     Raises:

@@ -1,4 +1,4 @@
-"""Setup of a run: checks, process group, output folder, log, seed, model and initial weights."""
+"""Setup of a run: process group, output folder, log, seed, checks, model and initial weights."""
 
 import logging
 import pathlib
@@ -7,17 +7,15 @@ from typing import Any
 
 from data.annotations import annotation_path
 from engine.checkpoint import NEWEST, PREVIOUS
-from engine.config import Config
+from engine.config import Config, TrainingConfig
 from models.vtsum_blip import VTSumBLIP, v2vt_sum
 from models.weights import IncompatibleCheckpoint, load_weights
 from utils import distributed
-from utils.device import allow_tf32
 from utils.distributed import DistContext
 from utils.download import is_url, resolve_file
 from utils.files import make_folder, remove_leftovers
 from utils.log import setup_logging
 from utils.seed import seed_everything
-from utils.settings import write_settings
 
 logger = logging.getLogger(__name__)
 
@@ -25,21 +23,17 @@ logger = logging.getLogger(__name__)
 ARCHITECTURE_SETTINGS = ("model", "vit", "tt_depth", "kernel_size", "prompt")
 
 
-def init_run(
-    config: Config, notes: Sequence[str], *, splits: Sequence[str], log_file: str, config_file: str | None = None
-) -> DistContext:
-    """Join the process group; prepare output folder, log, resolved configuration and seed.
+def init_run(config: TrainingConfig, notes: Sequence[str], log_file: str) -> DistContext:
+    """Join the process group; prepare output folder, log and seed.
 
     Args:
         config: settings of the run.
         notes: lines about the configuration for the log.
-        splits: whose annotations the run needs.
         log_file: name in the output folder.
-        config_file: name there of the resolved configuration, None to write none yet.
     Raises:
-        FileNotFoundError, ValueError: data is missing, the folder cannot be used, or another run has locked it.
+        ValueError: the folder cannot be used, another run has locked it, or there is no such device.
+        PeerFailure: the other processes cannot be reached.
     """
-    check_paths(config, splits)
     context = distributed.init_context(config.device)
     output_dir = make_folder(config.output_dir, "output_dir")
     setup_logging(context.is_main, output_dir / log_file)
@@ -47,10 +41,7 @@ def init_run(
         remove_leftovers(output_dir)
     for note in notes:
         logger.info("%s", note)
-    if context.is_main and config_file:
-        write_settings(config, output_dir / config_file)
     seed_everything(config.seed + context.rank)
-    allow_tf32(config.tf32)
     return context
 
 

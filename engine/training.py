@@ -15,13 +15,13 @@ from data.loaders import TrainBatchSampler, make_loader
 from engine.checkpoint import BEST, NEWEST
 from engine.config import Config
 from engine.evaluator import Evaluator
-from engine.setup import build_model, init_run, load_initial_weights
+from engine.setup import build_model, check_paths, init_run, load_initial_weights
 from engine.trackers import attach_trackers
 from engine.trainer import Trainer, TrainingSetup
 from models.tokenizer import CaptionTokenizer
 from models.vtsum_blip import FEATURE_WIDTHS, VTSumBLIP
 from utils import distributed
-from utils.device import autocast, gradient_scaler
+from utils.device import allow_tf32, autocast, gradient_scaler
 from utils.distributed import DistContext
 from utils.settings import write_settings
 
@@ -154,7 +154,9 @@ def build_vtsum_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrain
     Raises:
         FileNotFoundError, ValueError: data or weights are missing or invalid, or a checkpoint does not fit the run.
     """
-    context = init_run(config, notes, splits=("train", *config.splits), log_file="train.log")
+    check_paths(config, ("train", *config.splits))
+    context = init_run(config, notes, "train.log")
+    allow_tf32(config.tf32)
     output_dir = pathlib.Path(config.output_dir)
     model = build_model(config)
     dataset = build_dataset(config, model.tokenizer)

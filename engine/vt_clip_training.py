@@ -15,6 +15,7 @@ from data.loaders import EvalBatchSampler, TrainBatchSampler, make_loader
 from data.video.files import find_videos
 from data.vt_clip_dataset import EpochIndexSampler, VTClipBatch, VTClipDataset, collate_vt_clip
 from engine.config import VTClipConfig
+from engine.setup import init_run
 from engine.trainer import Trainer, TrainingSetup
 from models.frame_encoders import clip_frame_encoder
 from models.losses import vt_clip_loss
@@ -24,9 +25,7 @@ from models.weights import hash_weights, write_weights
 from utils import distributed
 from utils.device import autocast, gradient_scaler, resolve_precision
 from utils.distributed import DistContext
-from utils.files import make_folder, remove_leftovers
-from utils.log import setup_logging
-from utils.seed import seed_everything
+from utils.precision import PrecisionName
 from utils.settings import write_settings
 
 logger = logging.getLogger(__name__)
@@ -41,16 +40,19 @@ class VTClipTrainer(Trainer):
         config: settings of the run.
         setup: see `Trainer`.
         val_loader: loader of this process's validation batches.
+        precision: autocast precision.
     """
 
     config: VTClipConfig
     model: VTClipFineTuner
     loss_names = ("loss", "finds_video", "beats_hard")
 
-    def __init__(self, config: VTClipConfig, setup: TrainingSetup, val_loader: DataLoader) -> None:
+    def __init__(
+        self, config: VTClipConfig, setup: TrainingSetup, val_loader: DataLoader, precision: PrecisionName
+    ) -> None:
         super().__init__(config, setup)
         self.val_loader = val_loader
-        self.precision = resolve_precision(config.precision, self.context.device)
+        self.precision = precision
 
     def compute_losses(self, batch: VTClipBatch) -> list[torch.Tensor]:
         """Compute the loss over the videos of all processes, and the two accuracies; see `vt_clip_loss`."""
@@ -185,14 +187,9 @@ def build_vt_clip_trainer(config: VTClipConfig, notes: Sequence[str] = ()) -> VT
     Raises:
         FileNotFoundError, ValueError: data or weights are missing or invalid, or a checkpoint does not fit the run.
     """
-    context = distributed.init_context(config.device)
-    output_dir = make_folder(config.output_dir, "output_dir")
-    setup_logging(context.is_main, output_dir / "train.log")
-    if context.is_main:
-        remove_leftovers(output_dir)
-    for note in notes:
-        logger.info("%s", note)
-    seed_everything(config.seed + context.rank)
+    context = init_run(config, notes, "train.log")
+    output_dir = pathlib.Path(config.output_dir)
+    precision = resolve_precision(config.precision, context.device)
     with distributed.local_main_first(context):
         vt_clip = load_clip(config.clip)
     if not config.videos:
@@ -207,10 +204,10 @@ def build_vt_clip_trainer(config: VTClipConfig, notes: Sequence[str] = ()) -> VT
         loader=build_loader(config, context, train, sampler),
         sampler=sampler,
         optimizer=build_optimizer(config, model),
-        scaler=gradient_scaler(resolve_precision(config.precision, context.device), context.device),
+        scaler=gradient_scaler(precision, context.device),
         data_fingerprint=train.fingerprint(),
     )
-    trainer = VTClipTrainer(config, setup, build_loader(config, context, val, val_sampler))
+    trainer = VTClipTrainer(config, setup, build_loader(config, context, val, val_sampler), precision)
     trainer.state = trainer.checkpointer.resume(config.resume) or trainer.state
     if context.is_main:
         write_settings(config, output_dir / "config.yaml")

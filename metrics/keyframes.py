@@ -145,7 +145,7 @@ def f1_scores(saliency: np.ndarray, keyframes: np.ndarray) -> dict[str, np.ndarr
 
 def human_f1_scores(keyframes: np.ndarray) -> dict[str, np.ndarray]:
     """Compute the F1 of each annotator's key-frames against each other annotator's."""
-    f1 = _without_diagonal(binary_f1(keyframes, keyframes))  # (R, R - 1)
+    f1 = without_diagonal(binary_f1(keyframes, keyframes))  # (R, R - 1)
     return dict(F1=f1.mean(1), F1_max=f1.max(1))
 
 
@@ -157,7 +157,7 @@ def f1_published_scores(saliency: np.ndarray, keyframes: np.ndarray) -> dict[str
 
 def human_f1_published_scores(keyframes: np.ndarray) -> dict[str, np.ndarray]:
     """Compute `f1_published_scores` of each annotator, whose key-frames are thresholded as if they were saliency."""
-    f1 = _without_diagonal(binary_f1(_select_published(keyframes), keyframes))  # (R, R - 1)
+    f1 = without_diagonal(binary_f1(_select_published(keyframes), keyframes))  # (R, R - 1)
     return dict(F1_published=f1.mean(1), F1_published_max=f1.max(1))
 
 
@@ -176,8 +176,8 @@ def _kendall_and_spearman(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]
     return dict(Kendall=correlate_rows(kendall, x, y), Spearman=correlate_rows(spearman, x, y))
 
 
-def _without_diagonal(table: np.ndarray) -> np.ndarray:
-    """(R, R) -> (R, R - 1)."""
+def without_diagonal(table: np.ndarray) -> np.ndarray:
+    """Remove each annotator's score against itself: (R, R) -> (R, R - 1)."""
     return table[~np.eye(len(table), dtype=bool)].reshape(len(table), -1)
 
 

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from metrics.keyframes import average, binary_f1, correlate_rows, frame_budget, kendall, spearman
+from metrics.keyframes import average, binary_f1, correlate_rows, frame_budget, kendall, spearman, without_diagonal
 from metrics.segmentation import knapsack
 
 Reduction = Callable[[np.ndarray], np.floating]
@@ -157,8 +157,7 @@ def score_annotators(reference: Reference) -> dict[str, float]:
     result: dict[str, float] = {}
     summaries = reference.user_summary
     if summaries is not None:
-        others = ~np.eye(len(summaries), dtype=bool)
-        table = binary_f1(summaries.astype(np.float64), summaries)[others].reshape(len(summaries), -1)  # (R, R - 1)
+        table = without_diagonal(binary_f1(summaries.astype(np.float64), summaries))  # (R, R - 1)
         result["F1"] = float(np.mean([reference.reduce(row) for row in table]))
     if reference.user_values is not None:
         values = reference.user_values

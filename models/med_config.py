@@ -1,6 +1,7 @@
 """Sizes of the caption decoder, from a `med_config.json`."""
 
 import os
+import pathlib
 from typing import Annotated, Literal, Self
 
 import pydantic
@@ -45,10 +46,15 @@ class TextDecoderConfig(pydantic.BaseModel):
     def from_json(cls, path: str | os.PathLike) -> Self:
         """Read a `med_config.json`.
 
+        Args:
+            path: the file; a relative path that does not exist is resolved against the repository.
         Raises:
             FileNotFoundError: no such file.
             ValueError: not JSON, a key is missing, or a value that the decoder does not support.
         """
+        path = pathlib.Path(path)
+        if not path.is_absolute() and not path.is_file():
+            path = pathlib.Path(__file__).resolve().parent.parent / path
         try:
             return cls.model_validate(read_json(path, "med_config"))
         except pydantic.ValidationError as error:

@@ -43,9 +43,8 @@ class VTClipFineTuner(nn.Module):
 
     def _pooled(self, frames: torch.Tensor) -> torch.Tensor:
         if self.projection is not None:
-            with torch.autocast(
-                frames.device.type, enabled=False
-            ):  # half precision would round small differences from the identity
+            # Half precision would round small differences from the identity.
+            with torch.autocast(frames.device.type, enabled=False):
                 return frames[:, 0] @ self.projection  # (N, C)
         N, n = frames.shape[:2]
         images = normalize(frames.flatten(0, 1), self.transform)  # (N·n, 3, S, S)

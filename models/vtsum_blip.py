@@ -6,7 +6,6 @@ Axes: B videos, T frames (1 fps, padded), R annotators, D width (768 base, 1024 
 import contextlib
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -373,7 +372,7 @@ def v2vt_sum(
     _require_integer("kernel_size", kernel_size, 1)
     decoder_config = caption_tokenizer = None
     if task != "v2v":
-        decoder_config = _read_decoder_config(med_config)
+        decoder_config = TextDecoderConfig.from_json(med_config)
         caption_tokenizer = CaptionTokenizer(tokenizer, prompt)
         _require_fit(decoder_config, med_config, caption_tokenizer, tokenizer, max_text_length)
     model = VTSumBLIP(
@@ -402,14 +401,6 @@ def _require_choice(name: str, value: str, choices: Collection[str]) -> None:
 def _require_integer(name: str, value: int, minimum: int) -> None:
     if not isinstance(value, int) or not minimum <= value <= 2**31:
         raise ValueError(f"{name}: found {value!r}, expected an integer, at least {minimum}")
-
-
-def _read_decoder_config(path: str | os.PathLike) -> TextDecoderConfig:
-    """Read a `med_config.json`, whose path may be relative to the repository."""
-    path = pathlib.Path(path)
-    if not path.is_absolute() and not path.is_file():
-        path = pathlib.Path(__file__).resolve().parent.parent / path
-    return TextDecoderConfig.from_json(path)
 
 
 def _require_fit(

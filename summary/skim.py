@@ -205,9 +205,8 @@ def _decode_audio(
             number = next_number or 0
             if frame.pts is not None and frame.time_base is not None:
                 number = round((float(frame.pts * frame.time_base) - start) * rate)
-            if (
-                next_number is not None and number < next_number + JITTER * rate
-            ):  # small gaps, overlaps and restarted timestamps
+            # Ignore small gaps, overlaps and restarted timestamps.
+            if next_number is not None and number < next_number + JITTER * rate:
                 number = next_number
             next_number = number + frame.samples
             yield number, frame.to_ndarray()

@@ -101,7 +101,7 @@ def _help(field: FieldInfo) -> str:
 
 
 def _bool(text: str) -> bool:
-    """Parse a flag's value as YAML would."""
+    """Parse the value of a boolean flag."""
     words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     if text.lower() not in words:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected true or false")

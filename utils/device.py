@@ -1,5 +1,7 @@
 """Device and precision of the model's arithmetic."""
 
+from typing import Literal
+
 import torch
 
 from utils.precision import PrecisionName
@@ -25,11 +27,11 @@ def autocast(precision: PrecisionName, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
-def resolve_precision(precision: str, device: torch.device) -> PrecisionName:
+def resolve_precision(precision: Literal["auto", PrecisionName], device: torch.device) -> PrecisionName:
     """Resolve `auto`: bf16 on a GPU, fp32 on a CPU; other names are unchanged."""
     if precision == "auto":
         return "bf16" if device.type == "cuda" else "fp32"
-    return next(name for name in PRECISIONS if name == precision)
+    return precision
 
 
 def gradient_scaler(precision: PrecisionName, device: torch.device) -> torch.amp.GradScaler:

@@ -140,7 +140,7 @@ def test_evaluation_samplers_yield_each_video_once(world_size, count):
 
 def test_number_of_workers_does_not_change_batches(build_dataset):
     whole = build_dataset(split="test")
-    lengths = [whole.num_frames(i) for i in range(len(whole))]
+    lengths = [record.num_frames for record in whole.records]
     loads = []
     for workers in (0, 2):
         batches = EvalBatchSampler(lengths, 2, rank=0, world_size=1, singleton_threshold=512)
