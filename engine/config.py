@@ -63,6 +63,10 @@ class Config(Settings):
     pretrained_clip: str = option(
         "outputs/vt_clipscore/vt_clip.pth", "VT-CLIP checkpoint; '': no VT-CLIPScore", may_change_on_resume=True
     )
+    position_init: Literal["blip", "normal"] = option(
+        "blip",
+        "initial position table of the frames, if training starts from BLIP: copied from BLIP's decoder, or N(0, 1)",
+    )
     resume: str = option("auto", RESUME_HELP, may_change_on_resume=True)
     # Model
     model: Literal["vtsum_blip_tt", "vtsum_blip_tt_ca"] = option("vtsum_blip_tt", "architecture")

@@ -108,7 +108,7 @@ def load_initial_weights(config: Config, context: DistContext, model: VTSumBLIP)
         return
     with distributed.local_main_first(context):
         path = resolve_file(source)
-    load_weights(model, path)
+    load_weights(model, path, position_init=config.position_init)
     logger.info("weights: from %s", source)
 
 

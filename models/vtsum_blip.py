@@ -21,7 +21,7 @@ from models.ragged import RaggedLayout, exclude_attention_from_compilation, to_d
 from models.temporal import ContextAggregation, TemporalTransformer, interpolate_positions
 from models.text_decoder import TextDecoder
 from models.tokenizer import CaptionTokenizer
-from models.weights import load_weights
+from models.weights import POSITION_INITS, load_weights
 
 FEATURE_WIDTHS = {"base": 768, "large": 1024}
 NUM_POSITIONS = 512
@@ -67,16 +67,14 @@ class VTSumBLIP(nn.Module):
         self.smoothing_scope = smoothing_scope
         self.max_text_length = max_text_length
         self.tokenizer = tokenizer
-        self.position_embeddings = nn.Embedding(NUM_POSITIONS, width)
-        nn.init.normal_(self.position_embeddings.weight, std=0.02)
+        self.position_embeddings = nn.Embedding(NUM_POSITIONS, width)  # N(0, 1), PyTorch's default, as published
         self.tt = None
         if tt_depth:
             self.tt = TemporalTransformer(width, tt_depth, grad_ckpt=grad_ckpt, ckpt_layer=ckpt_layer)
         self.vsum_head = None
         if saliency_head:
-            head = nn.Linear(width, 1)
+            head = nn.Linear(width, 1)  # the bias keeps PyTorch's default, U(-1 / √D, 1 / √D), as published
             nn.init.normal_(head.weight, std=0.02)
-            nn.init.zeros_(head.bias)
             self.vsum_head = nn.Sequential(head)
         self.local_atten_head = None if kernel_size is None else ContextAggregation(width, kernel_size)
         self.text_decoder = None
@@ -136,7 +134,7 @@ class VTSumBLIP(nn.Module):
         Args:
             video_embeddings: (B, T, D) float.
             video_mask: (B, T), 1 = real frame; see `encode`.
-            vsum_labels: (B, R, T) in {0, 1}.
+            vsum_labels: (B, R, T) in {0, 1}, or graded in [0, 1]; NaN for an annotator that a video does not have.
             tsum_labels: B captions that begin with the prompt, or their ids: B lists of ids, or (B, L) int padded with
                 [PAD], preferably on the host.
         Returns:
@@ -340,6 +338,7 @@ def v2vt_sum(
     smoothing_scope: str = "published",
     vit_grad_ckpt: bool = False,
     vit_ckpt_layer: int = 0,
+    position_init: str = "blip",
 ) -> VTSumBLIP:
     """Build a VTSUM-BLIP model and load its weights.
 
@@ -358,6 +357,7 @@ def v2vt_sum(
         smoothing_scope: `published` or `scored`, see `models.losses.caption_loss`.
         vit_grad_ckpt: recompute activations in the backward pass: same result, less memory.
         vit_ckpt_layer: number of last layers of each stack to which `vit_grad_ckpt` applies; 0 is all.
+        position_init: frames' position table if `pretrained` is of BLIP: `blip` or `normal`, see `load_weights`.
     Returns:
         `VTSumBLIP` in training mode.
     Raises:
@@ -368,6 +368,7 @@ def v2vt_sum(
     _require_choice("vit", vit, FEATURE_WIDTHS)
     _require_choice("task", task, TASKS)
     _require_choice("smoothing_scope", smoothing_scope, SMOOTHING_SCOPES)
+    _require_choice("position_init", position_init, POSITION_INITS)
     _require_integer("tt_depth", tt_depth, 0)
     _require_integer("kernel_size", kernel_size, 1)
     decoder_config = caption_tokenizer = None
@@ -389,7 +390,7 @@ def v2vt_sum(
         ckpt_layer=vit_ckpt_layer,
     )
     if pretrained:
-        load_weights(model, pretrained)
+        load_weights(model, pretrained, position_init=position_init)
     return model
 
 

@@ -33,6 +33,7 @@ StateDict = dict[str, "torch.Tensor"]
 DECODER = "text_decoder."
 DECODER_POSITIONS = "text_decoder.bert.embeddings.position_embeddings.weight"
 POSITION_TABLE = "position_embeddings.weight"
+POSITION_INITS = ("blip", "normal")  # of the frames' position table, when BLIP's weights are loaded
 # Parts of a checkpoint that a smaller model may not have: prefix -> description.
 OPTIONAL_PARTS = {
     "local_atten_head.": "context aggregation",
@@ -164,14 +165,17 @@ def is_blip_state_dict(state: StateDict) -> bool:
     return POSITION_TABLE not in state and any(name.startswith(("visual_encoder.", DECODER)) for name in state)
 
 
-def convert_blip_state_dict(state: StateDict) -> StateDict:
+def convert_blip_state_dict(state: StateDict, position_init: str = "blip") -> StateDict:
     """Convert BLIP's parameters to those of VTSUM-BLIP that they initialize.
 
-    The caption decoder is unchanged, the frames' position table is a copy of the decoder's; the image and text encoders
-    are not part of VTSUM-BLIP.
+    The caption decoder is unchanged; the image and text encoders are not part of VTSUM-BLIP.
+
+    Args:
+        state: BLIP's parameters.
+        position_init: `blip` copies the decoder's position table to the frames'; `normal` leaves it out.
     """
     taken = {name: value for name, value in state.items() if name.startswith(DECODER)}
-    if DECODER_POSITIONS in taken:
+    if DECODER_POSITIONS in taken and position_init == "blip":
         taken[POSITION_TABLE] = taken[DECODER_POSITIONS].clone()
     return taken
 
@@ -188,7 +192,7 @@ class IncompatibleCheckpoint(ValueError):
         self.trained_with = trained_with
 
 
-def load_weights(model: "torch.nn.Module", source: str | os.PathLike) -> dict[str, Any]:
+def load_weights(model: "torch.nn.Module", source: str | os.PathLike, *, position_init: str = "blip") -> dict[str, Any]:
     """Load a checkpoint of BLIP or of VTSUM-BLIP, distinguished by their parameter names, into a model.
 
     A BLIP checkpoint does not change the temporal transformer, context aggregation and saliency head. A VTSUM-BLIP
@@ -198,6 +202,8 @@ def load_weights(model: "torch.nn.Module", source: str | os.PathLike) -> dict[st
     Args:
         model: `VTSumBLIP`; parameters are copied in place.
         source: path or URL, see `utils.download.resolve_file`.
+        position_init: for a BLIP checkpoint, `blip` copies the decoder's position table to the frames'; `normal` leaves
+            the frames' as initialized, N(0, 1). Ignored for a VTSUM-BLIP checkpoint.
     Returns:
         The configuration in the checkpoint, {} if it has none.
     Raises:
@@ -210,7 +216,7 @@ def load_weights(model: "torch.nn.Module", source: str | os.PathLike) -> dict[st
     required = set(expected)
     if is_blip_state_dict(state):
         required = {name for name in expected if name.startswith(DECODER)}
-        state = convert_blip_state_dict(state)
+        state = convert_blip_state_dict(state, position_init)
         _drop_position_table_of_other_width(state, expected[POSITION_TABLE].shape[1], source)
     for prefix, part in OPTIONAL_PARTS.items():
         extra = [name for name in state if name.startswith(prefix)]

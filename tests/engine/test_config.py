@@ -4,6 +4,7 @@ from engine.config import Config, VTClipConfig, load_config
 from metrics.registry import METRICS
 from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES
 from models.vtsum_blip import ARCHITECTURES, FEATURE_WIDTHS, TASKS
+from models.weights import POSITION_INITS
 from tests.conftest import ROOT
 from tests.helpers.documents import read_document
 from utils.command_line import load_settings, reference_table
@@ -235,6 +236,7 @@ def test_choices_equal_the_registries():
     registries = dict(
         loss_type=KEYFRAME_LOSSES,
         smoothing_scope=SMOOTHING_SCOPES,
+        position_init=POSITION_INITS,
         vit=FEATURE_WIDTHS,
         model=ARCHITECTURES,
         task=TASKS,

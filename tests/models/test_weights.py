@@ -154,6 +154,13 @@ def test_blip_initializes_decoder_and_position_table(blip, mini_model, tmp_path,
     assert model.text_decoder.bert.embeddings.position_embeddings.weight.abs().sum() > 0
 
 
+def test_position_table_may_stay_as_initialized(blip, mini_model, tmp_path):
+    model = mini_model(med_config=write_wide_config(tmp_path))
+    before = model.position_embeddings.weight.clone()
+    load_weights(model, blip(mini_model(med_config=write_wide_config(tmp_path))), position_init="normal")
+    assert torch.equal(model.position_embeddings.weight, before)
+
+
 def test_blip_position_table_is_skipped_for_wider_features(blip, mini_model, tmp_path, caplog):
     options = dict(med_config=write_wide_config(tmp_path), vit="large")
     model = mini_model(**options)
