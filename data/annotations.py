@@ -1,7 +1,7 @@
 """Annotation JSON -> validated `VideoRecord`s, ordered by duration.
 
 Axes: R annotators, T frames at 1 fps. The annotators' key-frames are `vsum_onehot` in files and records, `vsum_labels`
-in batches, and `keyframes` in `metrics`.
+in batches, and `keyframes` in `metrics`. Files may grade frames by `importance` instead.
 """
 
 import contextlib
@@ -12,20 +12,30 @@ import logging
 import math
 import os
 import pathlib
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Callable, Collection, Iterator
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pydantic
 
-from utils.files import read_json
+from data.captions import pre_caption
+from utils.files import read_json, read_text
 from utils.text import is_file_name
 from utils.validation import abbreviate, describe_first_error
 
 logger = logging.getLogger(__name__)
 
+# Of VideoXum, as published.
 NUM_ANNOTATORS = 10
-NUM_VIDEOS = dict(train=8000, val=2001, test=4000)  # of VideoXum, as published
+NUM_VIDEOS = dict(train=8000, val=2001, test=4000)
+
+LabelKind = Literal["captions", "keyframes"]
+LABEL_KINDS: tuple[LabelKind, ...] = ("captions", "keyframes")
+# Kind of labels -> fields that a record has one of, and their expected content.
+_LABEL_FIELDS: dict[LabelKind, dict[str, str]] = dict(
+    captions=dict(tsum="one sentence per segment", references="captions"),
+    keyframes=dict(vsum_onehot="a row of 0 and 1 per annotator", importance="rows in [0, 1]"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,22 +46,48 @@ class VideoRecord:
         video_id: its name, and that of its files.
         index: position in the split, ordered by duration.
         duration: seconds.
-        tsum: one sentence per segment.
-        vsum_onehot: (R, T) uint8 in {0, 1}, the annotators' key-frames.
+        tsum: one sentence per segment; () if the file has none.
+        references: whole reference captions, as in the file; () if it has none.
+        vsum_onehot: (R, T) uint8 in {0, 1}, the annotators' key-frames; None if the file has none.
+        importance: (R, T) float32 in [0, 1], the annotators' grades, in place of `vsum_onehot`.
         spans: (start, end) in seconds of each sentence; () if the file has no valid ones.
     """
 
     video_id: str
     index: int
     duration: float
-    tsum: tuple[str, ...]
-    vsum_onehot: np.ndarray
+    tsum: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    vsum_onehot: np.ndarray | None = None
+    importance: np.ndarray | None = None
     spans: tuple[tuple[float, float], ...] = ()
 
     @property
-    def num_frames(self) -> int:
-        """T."""
-        return self.vsum_onehot.shape[1]
+    def labels(self) -> np.ndarray | None:
+        """(R, T), key-frames or importance; None without both."""
+        return self.vsum_onehot if self.importance is None else self.importance
+
+    @property
+    def num_frames(self) -> int | None:
+        """T; None if frames are not annotated."""
+        return None if self.labels is None else self.labels.shape[1]
+
+    @property
+    def reference_texts(self) -> tuple[str, ...]:
+        """Reference captions before cleaning; () without captions.
+
+        Those of `references`, else one: the sentences of `tsum` joined without a space (QUIRK-6), so that a sentence
+        that does not end in a mark that `pre_caption` removes runs into the next.
+        """
+        return self.references or (("".join(self.tsum),) if self.tsum else ())
+
+    def captions(self, max_words: int | None = None) -> list[str]:
+        """Cleaned reference captions, the first of which is the training caption; see `data.captions.pre_caption`."""
+        return [pre_caption(text, max_words) for text in self.reference_texts]
+
+    def has_labels(self, kind: LabelKind) -> bool:
+        """Whether the video has captions, or annotated frames."""
+        return bool(self.reference_texts) if kind == "captions" else self.labels is not None
 
 
 def annotation_path(ann_root: str | os.PathLike, split: str) -> pathlib.Path:
@@ -71,17 +107,74 @@ def _paused_gc() -> Iterator[None]:
             gc.enable()
 
 
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """Videos to restrict a dataset to.
+
+    Attributes:
+        path: file of the ids.
+        video_ids: ids, of any splits.
+    """
+
+    path: str
+    video_ids: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """File name without extension."""
+        return pathlib.Path(self.path).stem
+
+    def select(self, records: list[VideoRecord], source: str | os.PathLike) -> list[VideoRecord]:
+        """Return the records of the subset, with new indices.
+
+        Raises:
+            ValueError: there are none; the message names the file and `source`, that of the records.
+        """
+        selected = [record for record in records if record.video_id in self.video_ids]
+        if not selected:
+            raise ValueError(f"{self.path}: subset: found none of the {len(records)} videos of {source}")
+        return _reindex(selected)
+
+
+def read_subset(path: str | os.PathLike) -> Subset:
+    """Read a file of video ids, one per line; empty lines are ignored.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or a line is not an id.
+    """
+    lines = [line.strip() for line in read_text(path, "subset").splitlines()]
+    for number, line in enumerate(lines, 1):
+        if line and not is_file_name(line):
+            raise ValueError(f"{path}: subset: line {number}: found {abbreviate(line)}, expected a video's id")
+    return Subset(str(path), frozenset(filter(None, lines)))
+
+
+def hash_video_ids(records: list[VideoRecord]) -> str:
+    """Hex SHA-256 of the ids of records, independent of their order."""
+    return hashlib.sha256("\n".join(sorted(record.video_id for record in records)).encode()).hexdigest()
+
+
+def _reindex(records: list[VideoRecord]) -> list[VideoRecord]:
+    return [dataclasses.replace(record, index=index) for index, record in enumerate(records)]
+
+
 @_paused_gc()
-def load_annotations(path: str | os.PathLike) -> list[VideoRecord]:
+def load_annotations(
+    path: str | os.PathLike, *, needs: Collection[LabelKind] = LABEL_KINDS, subset: Subset | None = None
+) -> list[VideoRecord]:
     """Read an annotation file.
 
     Args:
-        path: JSON file with a list of records; `video_id`, `duration`, `tsum` and `vsum_onehot` are required.
+        path: JSON file with a list of records with `video_id` and `duration`; captions are `tsum` or `references`,
+            key-frames `vsum_onehot` or `importance`.
+        needs: labels that every record must have.
+        subset: keep these videos only; None keeps all.
     Returns:
         records by duration, ascending; records of equal duration keep the file's order.
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is not such a list or a needed field is bad; the message names file, video and field.
+        ValueError: the file is not such a list, a field is bad or missing, or no video is left; the message names file,
+            video and field.
     """
     entries = read_json(path, "annotations")
     if not isinstance(entries, list) or not entries:
@@ -98,13 +191,49 @@ def load_annotations(path: str | os.PathLike) -> list[VideoRecord]:
         problems = fields.optional_field_problems()
         warnings += [f"video {fields.video_id}: {field}: {problem}" for field, problem in problems.items()]
         spans = () if "timestamps" in problems else tuple(map(tuple, fields.timestamps or ()))
-        records[fields.video_id] = VideoRecord(
-            fields.video_id, -1, fields.duration, tuple(fields.tsum), fields.vsum_onehot, spans
+        record = records[fields.video_id] = VideoRecord(
+            video_id=fields.video_id,
+            index=-1,
+            duration=fields.duration,
+            tsum=tuple(fields.tsum or ()),
+            references=tuple(fields.references or ()),
+            vsum_onehot=fields.vsum_onehot,
+            importance=fields.importance,
+            spans=spans,
         )
+        _require_labels(record, needs, path)
     if warnings:
         logger.warning("%s: %d unexpected values in optional fields, the first: %s", path, len(warnings), warnings[0])
-    ordered = sorted(records.values(), key=lambda record: record.duration)
-    return [dataclasses.replace(record, index=index) for index, record in enumerate(ordered)]
+    ordered = _reindex(sorted(records.values(), key=lambda record: record.duration))
+    _warn_of_other_annotators(ordered, path)
+    return ordered if subset is None else subset.select(ordered, path)
+
+
+def _require_labels(record: VideoRecord, needs: Collection[LabelKind], path: str | os.PathLike) -> None:
+    for kind in needs:
+        if not record.has_labels(kind):
+            (field, content), (other, other_content) = _LABEL_FIELDS[kind].items()
+            task = dict(captions="v2v", keyframes="v2t")[kind]
+            raise ValueError(
+                f"{path}: video {record.video_id}: {field}: missing, expected {content}, or {other} ({other_content}); "
+                f"only the task {task} needs no {kind}"
+            )
+
+
+def _warn_of_other_annotators(records: list[VideoRecord], path: str | os.PathLike) -> None:
+    """Log a warning if a file of VideoXum's size does not have VideoXum's annotators."""
+    counts = {record.video_id: len(record.labels) for record in records if record.labels is not None}
+    others = [video_id for video_id, count in counts.items() if count != NUM_ANNOTATORS]
+    if others and len(records) in NUM_VIDEOS.values():
+        logger.warning(
+            "%s: %d of %d videos do not have VideoXum's %d annotators; video %s has %d",
+            path,
+            len(others),
+            len(records),
+            NUM_ANNOTATORS,
+            others[0],
+            counts[others[0]],
+        )
 
 
 def fingerprint(records: list[VideoRecord]) -> str:
@@ -112,7 +241,10 @@ def fingerprint(records: list[VideoRecord]) -> str:
     digest = hashlib.sha256()
     for record in records:
         digest.update(repr((record.video_id, record.tsum, record.num_frames)).encode())
-        digest.update(record.vsum_onehot.tobytes())
+        if record.references:
+            digest.update(repr(record.references).encode())
+        if record.labels is not None:
+            digest.update(record.labels.tobytes())
     return digest.hexdigest()
 
 
@@ -127,23 +259,40 @@ def _require_name(video_id: str) -> str:
     return video_id
 
 
-def _to_labels(rows: Any) -> np.ndarray:
+def _to_keyframes(rows: Any) -> np.ndarray:
     """Convert R rows of 0 and 1, or false and true, to (R, T) uint8."""
+    labels = _to_matrix(rows)
+    if labels is not None and ((labels == 0) | (labels == 1)).all():
+        return labels.astype(np.uint8)
+    raise _describe_bad_rows(rows, lambda value: value in (0, 1), "0 and 1, or false and true")
+
+
+def _to_importance(rows: Any) -> np.ndarray:
+    """Convert R rows of numbers in [0, 1] to (R, T) float32."""
+    importance = _to_matrix(rows)
+    if importance is not None and ((importance >= 0) & (importance <= 1)).all():
+        return importance.astype(np.float32)
+    raise _describe_bad_rows(rows, lambda value: 0 <= value <= 1, "numbers from 0 to 1")
+
+
+def _to_matrix(rows: Any) -> np.ndarray | None:
+    """Convert R rows of T numbers to an array; None if they are something else."""
     try:
-        labels = np.array(rows)
-        is_matrix = labels.ndim == 2 and len(labels) == NUM_ANNOTATORS and labels.size > 0
-        if is_matrix and labels.dtype.kind in "bif" and ((labels == 0) | (labels == 1)).all():
-            return labels.astype(np.uint8)
+        matrix = np.array(rows)
     except ValueError:  # rows of different lengths
-        pass
+        return None
+    return matrix if matrix.ndim == 2 and matrix.size > 0 and matrix.dtype.kind in "bif" else None
+
+
+def _describe_bad_rows(rows: Any, is_valid: Callable[[float], bool], expected: str) -> ValueError:
     if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-        raise ValueError(f"found {abbreviate(rows)}, expected {NUM_ANNOTATORS} rows")
+        return ValueError(f"found {abbreviate(rows)}, expected one row per annotator")
     for value in (value for row in rows for value in row):
-        if not isinstance(value, (int, float)) or value not in (0, 1):
-            raise ValueError(f"found {abbreviate(value)}, expected 0 and 1, or false and true")
+        if not isinstance(value, (int, float)) or not is_valid(value):
+            return ValueError(f"found {abbreviate(value)}, expected {expected}")
     lengths = sorted(map(len, rows)) or [0]
     shape = f"{len(rows)} rows of {lengths[0]} to {lengths[-1]} frames"
-    raise ValueError(f"found {shape}, expected {NUM_ANNOTATORS} rows of the same length, at least 1 frame")
+    return ValueError(f"found {shape}, expected one row per annotator, of the same length, at least 1 frame")
 
 
 class _Record(pydantic.BaseModel):
@@ -153,19 +302,32 @@ class _Record(pydantic.BaseModel):
 
     video_id: Annotated[str, pydantic.AfterValidator(_require_name)]
     duration: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
-    tsum: Annotated[list[str], pydantic.Field(min_length=1)]
-    vsum_onehot: Annotated[np.ndarray, pydantic.BeforeValidator(_to_labels)]
+    tsum: Annotated[list[str], pydantic.Field(min_length=1)] | None = None
+    references: Annotated[list[str], pydantic.Field(min_length=1)] | None = None
+    vsum_onehot: Annotated[np.ndarray, pydantic.BeforeValidator(_to_keyframes)] | None = None
+    importance: Annotated[np.ndarray, pydantic.BeforeValidator(_to_importance)] | None = None
     # Optional: unexpected values are reported, not refused.
     sampled_frames: Any = None
     timestamps: Any = None
     vsum: Any = None
 
+    @pydantic.model_validator(mode="after")
+    def _require_one_kind_of_labels(self) -> Self:
+        if self.vsum_onehot is not None and self.importance is not None:
+            raise ValueError("importance: found vsum_onehot too, expected one of the two")
+        return self
+
     def optional_field_problems(self) -> dict[str, str]:
         """Describe unexpected values of the last three fields: field -> found and expected."""
-        frames, segments = self.vsum_onehot.shape[1], len(self.tsum)
+        segments = len(self.tsum or ())
         problems: dict[str, str] = {}
-        if self.sampled_frames not in (None, frames):
-            problems["sampled_frames"] = f"found {abbreviate(self.sampled_frames)}, expected {frames} as in vsum_onehot"
+        field, labels = (
+            ("vsum_onehot", self.vsum_onehot) if self.importance is None else ("importance", self.importance)
+        )
+        if labels is not None and self.sampled_frames not in (None, labels.shape[1]):
+            problems["sampled_frames"] = (
+                f"found {abbreviate(self.sampled_frames)}, expected {labels.shape[1]} as in {field}"
+            )
         if self.timestamps is not None and not (
             _has_length(self.timestamps, segments) and all(map(_is_span, self.timestamps))
         ):

@@ -24,8 +24,7 @@ def reference_caption(tsum: Iterable[str], max_words: int | None = None) -> str:
     """Join a video's sentences into its reference caption, cleaned.
 
     Args:
-        tsum: one sentence per segment. They are joined without a space (QUIRK-6): a sentence that does not end in
-            a mark that `pre_caption` removes runs into the next.
+        tsum: one sentence per segment, joined without a space as in `data.annotations.VideoRecord` (QUIRK-6).
         max_words: see `pre_caption`.
     """
     return pre_caption("".join(tsum), max_words)

@@ -17,7 +17,15 @@ import pathlib
 import sys
 from collections.abc import Iterable
 
-from data.annotations import NUM_VIDEOS, VideoRecord, annotation_path, load_annotations
+from data.annotations import (
+    LABEL_KINDS,
+    NUM_ANNOTATORS,
+    NUM_VIDEOS,
+    LabelKind,
+    VideoRecord,
+    annotation_path,
+    load_annotations,
+)
 from data.features import NpzFeatures, PackedFeatures, is_packed, require_finite
 from utils.command_line import OneLineParser
 from utils.files import atomic_write
@@ -34,6 +42,7 @@ ERRORS = {
 }
 # Runs do not fail because of these.
 WARNINGS = {
+    "labels": "splits with videos that lack the labels of some tasks",
     "cut": "VT-CLIP features whose length is not that of the labels: these videos are cut to the shorter",
     "extra": "feature files of videos that are not annotated",
     "twice": "videos in two splits",
@@ -114,11 +123,13 @@ def read_annotations(root: pathlib.Path, report: CheckReport, own_data: bool) ->
         if own_data and not path.exists():
             continue
         try:
-            loaded = load_annotations(path)
+            loaded = load_annotations(path, needs=() if own_data else LABEL_KINDS)
         except (FileNotFoundError, ValueError) as error:
             report.add("annotations", str(error))
             continue
-        report.lines.append(f"{path}: {len(loaded)} videos")
+        report.lines.append(f"{path}: {len(loaded)} videos{_describe_labels(loaded)}")
+        for text in _describe_missing_labels(loaded):
+            report.add("labels", f"{path}: {text}")
         if not own_data and len(loaded) != expected:
             report.add("number", f"{path}: found {len(loaded)} videos, expected {expected}")
         for record in loaded:
@@ -130,6 +141,36 @@ def read_annotations(root: pathlib.Path, report: CheckReport, own_data: bool) ->
             f"{annotation_path(root / 'anno', 'test')}: annotations: no such file, and no other split"
         )
     return records
+
+
+TASKS_THAT_NEED: dict[LabelKind, str] = dict(captions="v2vt and v2t", keyframes="v2vt and v2v")
+
+
+def _describe_labels(records: list[VideoRecord]) -> str:
+    """Numbers of annotators and references per video, where they are not VideoXum's."""
+    counts_of = {
+        "annotators": {len(record.labels) for record in records if record.labels is not None} or {NUM_ANNOTATORS},
+        "references": {len(record.reference_texts) for record in records if record.reference_texts} or {1},
+    }
+    published = {"annotators": {NUM_ANNOTATORS}, "references": {1}}
+    return "".join(
+        f", {' to '.join(str(count) for count in sorted({min(counts), max(counts)}))} {name} each"
+        for name, counts in counts_of.items()
+        if counts != published[name]
+    )
+
+
+def _describe_missing_labels(records: list[VideoRecord]) -> list[str]:
+    """Describe which videos lack captions or key-frames, and the tasks that need them."""
+    lines = []
+    for kind, tasks in TASKS_THAT_NEED.items():
+        missing = [record.video_id for record in records if not record.has_labels(kind)]
+        if missing:
+            lines.append(
+                f"{len(missing)} of {len(records)} videos have no {kind}, such as {missing[0]}; the tasks {tasks} "
+                "need them"
+            )
+    return lines
 
 
 def check_features(root: pathlib.Path, part: str, records: dict[str, VideoRecord], report: CheckReport) -> None:
@@ -144,6 +185,7 @@ def check_features(root: pathlib.Path, part: str, records: dict[str, VideoRecord
         return
     for video_id in sorted(records.keys() - present):
         report.add("missing", f"{folder}: video {video_id}: no features")
+    num_extra = len(present - records.keys())
     if not any(issue.kind == "annotations" for issue in report.issues):
         for video_id in sorted(present - records.keys()):
             report.add("extra", f"{features.path(video_id)}: no video of that name is annotated")
@@ -151,7 +193,8 @@ def check_features(root: pathlib.Path, part: str, records: dict[str, VideoRecord
     shapes = read_all(features, annotated, f"check {folder.name}", report)
     _compare(features, field, annotated, shapes, report)
     frames = sum(frames for frames, _ in shapes.values())
-    report.lines.append(f"{folder}: {len(shapes)} of {len(records)} videos, {frames} frames")
+    extra = f"; {num_extra} files of videos that are not annotated" if num_extra else ""
+    report.lines.append(f"{folder}: {len(shapes)} of {len(records)} videos, {frames} frames{extra}")
 
 
 def open_all(folder: pathlib.Path, field: str) -> tuple[NpzFeatures | PackedFeatures, set[str]]:
@@ -202,13 +245,14 @@ def _compare(
     widths = collections.Counter(width for _, width in shapes.values())
     most_common_width = widths.most_common(1)[0][0] if widths else 0
     for record in records:
-        frames, width = shapes.get(record.video_id, (record.num_frames, most_common_width))
+        expected = record.num_frames
+        frames, width = shapes.get(record.video_id, (expected, most_common_width))
         start = f"{features.path(record.video_id)}: video {record.video_id}: {field}:"
         if width != most_common_width:
             report.add("broken", f"{start} found width {width}, expected {most_common_width} as in most files")
-        if frames != record.num_frames:
+        if expected is not None and frames != expected:
             kind = "cut" if field == "vision" else "broken"
-            report.add(kind, f"{start} found {frames} frames, expected {record.num_frames} as in vsum_onehot")
+            report.add(kind, f"{start} found {frames} frames, expected {expected} as in the labels")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

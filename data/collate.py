@@ -4,6 +4,7 @@ import dataclasses
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from data.dataset import Sample
@@ -20,7 +21,8 @@ class Batch:
         indices: indices of the videos in the dataset.
         video_embeddings: (B, T, D) float32.
         video_mask: (B, T) float32, 1 = real frame; on the host.
-        vsum_labels: (B, R, T) uint8 in {0, 1}.
+        vsum_labels: (B, R, T), key-frames, uint8 in {0, 1}, or importance, float32 in [0, 1]. If the videos differ in
+            R, float32, with rows of NaN for the annotators that a video does not have.
         captions: B texts, prompt included.
         lengths: B numbers of real frames.
         num_labels: B numbers of annotated frames, before any cut.
@@ -70,7 +72,7 @@ def collate(samples: list[Sample], pad_id: int = 0) -> Batch:
     embeddings = pad_sequence([s.video_embeddings for s in samples], batch_first=True)  # (B, T, D)
     lengths = [len(s.video_embeddings) for s in samples]
     mask = (torch.arange(embeddings.shape[1]) < torch.tensor(lengths)[:, None]).float()  # (B, T)
-    labels = pad_sequence([s.vsum_labels.t() for s in samples], batch_first=True)  # (B, T, R)
+    labels = pad_sequence([rows.t() for rows in _equal_annotators(samples)], batch_first=True)  # (B, T, R)
     caption_ids = [torch.tensor(s.caption_ids) for s in samples if s.caption_ids is not None]
     clip_vision = [s.clip_vision for s in samples if s.clip_vision is not None]
     return Batch(
@@ -85,3 +87,12 @@ def collate(samples: list[Sample], pad_id: int = 0) -> Batch:
         caption_ids=pad_sequence(caption_ids, batch_first=True, padding_value=pad_id) if caption_ids else None,
         clip_vision=pad_sequence(clip_vision, batch_first=True) if clip_vision else None,
     )
+
+
+def _equal_annotators(samples: list[Sample]) -> list[torch.Tensor]:
+    """Labels (R, T) of each sample, with the same type and, by rows of NaN, the same R."""
+    labels = [sample.vsum_labels for sample in samples]
+    if len({(rows.dtype, len(rows)) for rows in labels}) == 1:
+        return labels
+    R = max(map(len, labels))
+    return [F.pad(rows.float(), (0, 0, 0, R - len(rows)), value=torch.nan) for rows in labels]

@@ -3,16 +3,16 @@
 Axes: T frames at 1 fps, R annotators, D and C widths of BLIP's and VT-CLIP's features.
 """
 
+import concurrent.futures
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.annotations import fingerprint, load_annotations
-from data.captions import reference_caption
+from data.annotations import LABEL_KINDS, LabelKind, Subset, fingerprint, load_annotations
 from data.features import open_features, require_length
 
 
@@ -24,9 +24,10 @@ class Sample:
         video_id: its id.
         index: in the dataset.
         video_embeddings: (T, D) float32, frame features.
-        vsum_labels: (R, T) uint8 in {0, 1}, the annotators' key-frames.
-        caption: prompt and cleaned reference caption.
-        num_labels: number of annotated frames, before any cut.
+        vsum_labels: (R, T), the annotators' key-frames, uint8 in {0, 1}, or importance, float32 in [0, 1]; R is 0
+            without labels.
+        caption: prompt and cleaned reference caption, the first one if there are several; only the prompt without any.
+        num_labels: number of annotated frames, before any cut; without labels, number of frames.
         caption_ids: token ids of the caption; None if the dataset does not tokenize.
         clip_vision: (T, C) float32; None without VT-CLIP features.
     """
@@ -55,8 +56,11 @@ class VideoXum(Dataset[Sample]):
         clip_root: folder of VT-CLIP features; None reads none. If a video's VT-CLIP features and labels differ in
             length, all its arrays are truncated to the shorter.
         clip_width: C, number of columns expected; None accepts any.
+        needs: labels that every video must have.
+        subset: restrict the split to these videos; None keeps all.
     Attributes:
         records: the annotated videos.
+        num_frames: number of frames of each video, before any cut.
     Raises:
         FileNotFoundError, ValueError: invalid annotations or missing files; on reading a sample, invalid features.
     """
@@ -73,8 +77,10 @@ class VideoXum(Dataset[Sample]):
         tokenize: Callable[[str], list[int]] | None = None,
         clip_root: str | os.PathLike | None = None,
         clip_width: int | None = None,
+        needs: Collection[LabelKind] = LABEL_KINDS,
+        subset: Subset | None = None,
     ) -> None:
-        self.records = load_annotations(ann_file)
+        self.records = load_annotations(ann_file, needs=needs, subset=subset)
         self.prompt = prompt
         self.max_frames = max_frames
         self.max_words = max_words
@@ -84,6 +90,10 @@ class VideoXum(Dataset[Sample]):
         self.clip_features = None
         if clip_root is not None:
             self.clip_features = open_features(clip_root, video_ids, "vision", clip_width, "VT-CLIP features")
+        self.num_frames = [
+            self.features.shape(record.video_id)[0] if record.num_frames is None else record.num_frames
+            for record in self.records
+        ]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -92,23 +102,42 @@ class VideoXum(Dataset[Sample]):
         """Hex SHA-256 of the annotations."""
         return fingerprint(self.records)
 
+    def check_features(self, rank: int = 0, world_size: int = 1) -> None:
+        """Check width and length of every `world_size`-th video's features by the headers of the files.
+
+        Raises:
+            FileNotFoundError, ValueError: as on reading the sample.
+        """
+
+        def check(index: int) -> None:
+            record = self.records[index]
+            num_frames, _ = self.features.shape(record.video_id)
+            require_length(num_frames, record, self.features.path(record.video_id), self.max_frames)
+            if self.clip_features is not None:
+                self.clip_features.shape(record.video_id)
+
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            for _ in pool.map(check, range(rank, len(self), world_size)):
+                pass
+
     def __getitem__(self, index: int) -> Sample:
-        record = self.records[index]
+        record, num_frames = self.records[index], self.num_frames[index]
         features = self.features.load(record.video_id)  # (T, D)
-        require_length(len(features), record, self.features.path(record.video_id))
+        require_length(len(features), record, self.features.path(record.video_id), self.max_frames)
         stop, clip_vision = self.max_frames, None
         if self.clip_features is not None:
             vision = self.clip_features.load(record.video_id)  # (T', C)
-            stop = min(len(vision), record.num_frames, self.max_frames or record.num_frames)
+            stop = min(len(vision), num_frames, self.max_frames or num_frames)
             clip_vision = torch.from_numpy(vision[:stop])
-        caption = self.prompt + reference_caption(record.tsum, self.max_words)
+        labels = record.labels if record.labels is not None else np.zeros((0, num_frames), np.uint8)
+        caption = self.prompt + next(iter(record.captions(self.max_words)), "")
         return Sample(
             video_id=record.video_id,
             index=record.index,
             video_embeddings=torch.from_numpy(features[:stop]),
-            vsum_labels=torch.from_numpy(np.ascontiguousarray(record.vsum_onehot[:, :stop])),
+            vsum_labels=torch.from_numpy(np.ascontiguousarray(labels[:, :stop])),
             caption=caption,
-            num_labels=record.num_frames,
+            num_labels=num_frames,
             caption_ids=None if self.tokenize is None else self.tokenize(caption),
             clip_vision=clip_vision,
         )

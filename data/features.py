@@ -46,12 +46,24 @@ def open_features(
     return features
 
 
-def require_length(num_frames: int, record: VideoRecord, path: str | os.PathLike) -> None:
-    """Raise a ValueError unless a video has as many frames of features, from `path`, as labels."""
-    if num_frames != record.num_frames:
+def require_length(
+    num_frames: int, record: VideoRecord, path: str | os.PathLike, max_frames: int | None = None
+) -> None:
+    """Raise a ValueError unless a video has as many frames of features as labels, after a cut of both.
+
+    Args:
+        num_frames: frames of features, before the cut.
+        record: annotations of the video; without labels, any number of frames is accepted.
+        path: path of the features.
+        max_frames: number of frames that both are cut to; None does not cut.
+    """
+    if record.num_frames is None:
+        return
+    limit = max(num_frames, record.num_frames) if max_frames is None else max_frames
+    if min(num_frames, limit) != min(record.num_frames, limit):
         raise ValueError(
             f"{path}: video {record.video_id}: features: "
-            f"found {num_frames} frames, expected {record.num_frames} as in vsum_onehot"
+            f"found {num_frames} frames, expected {record.num_frames} as in the labels"
         )
 
 
@@ -77,6 +89,16 @@ class NpzFeatures:
     def load(self, video_id: str) -> np.ndarray:
         """Read one video: (T, D) float32; raises as `load_features`."""
         return load_features(self.root, video_id, self.field, self.width)
+
+    def shape(self, video_id: str) -> tuple[int, int]:
+        """Read the shape of one video's features, (T, D), from the file's header; raises as `load_features`."""
+        try:
+            shape = read_shape(self.path(video_id), self.field)
+        except Exception:  # damaged bytes raise nearly anything in zipfile and NumPy's header parser
+            shape = ()
+        if len(shape) != 2 or self.width not in (None, shape[1]):
+            shape = self.load(video_id).shape  # raises with the reason
+        return shape[0], shape[1]
 
 
 class PackedFeatures:
@@ -144,6 +166,11 @@ class PackedFeatures:
         """
         _, tensor = self.videos[video_id]
         return tensor.float().numpy()  # for float16, 10 times as fast as NumPy's conversion
+
+    def shape(self, video_id: str) -> tuple[int, int]:
+        """Shape of one video's features, (T, D)."""
+        _, tensor = self.videos[video_id]
+        return tensor.shape[0], tensor.shape[1]
 
 
 def is_packed(root: str | os.PathLike) -> bool:
@@ -225,14 +252,20 @@ def is_complete(path: str | os.PathLike, expected: dict[str, int | None]) -> boo
         expected: name of an array -> number of its rows, None for any number.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            for name, rows in expected.items():
-                with archive.open(f"{name}.npy") as member:
-                    is_first = np.lib.format.read_magic(member) == (1, 0)
-                    read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
-                    shape, _, _ = read(member)
-                if rows is not None and shape[:1] != (rows,):
-                    return False
+        shapes = {name: read_shape(path, name) for name in expected}
     except Exception:  # damaged bytes raise nearly anything in zipfile and NumPy's header parser
         return False
-    return True
+    return all(rows is None or shapes[name][:1] == (rows,) for name, rows in expected.items())
+
+
+def read_shape(path: str | os.PathLike, name: str) -> tuple[int, ...]:
+    """Read the shape of an array of an `.npz` file from its header.
+
+    Raises:
+        Exception: of nearly any type, if the file is missing or damaged or has no such array.
+    """
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        is_first = np.lib.format.read_magic(member) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+        shape, _, _ = read(member)
+    return shape

@@ -42,7 +42,9 @@ def pack_features(
         FileNotFoundError, ValueError: invalid annotations or features, a value outside the range of `dtype`, videos of
             different widths.
     """
-    splits = {pathlib.Path(path).stem.removesuffix("_videoxum"): load_annotations(path) for path in annotations}
+    splits = {
+        pathlib.Path(path).stem.removesuffix("_videoxum"): load_annotations(path, needs=()) for path in annotations
+    }
     if len(splits) < len(annotations):
         raise ValueError("annotations: found two files of the same name, expected a name for each split")
     for records in splits.values():

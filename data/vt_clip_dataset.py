@@ -7,15 +7,14 @@ at 1 fps.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from data.annotations import VideoRecord, fingerprint, load_annotations
-from data.captions import reference_caption
+from data.annotations import Subset, VideoRecord, fingerprint, load_annotations
 from data.features import NpzFeatures, PackedFeatures, open_features
 from data.loaders import EvalBatchSampler, TrainBatchSampler
 from data.video.preprocessing import preprocess
@@ -78,6 +77,8 @@ class VTClipDataset(Dataset[VTClipSample]):
     Args:
         ann_file: annotation JSON of the split.
         seed: random seed of the draws.
+        select_keyframes: importance (R, T) -> key-frames (R, T), for videos whose frames are graded.
+        subset: restrict the split to these videos; None keeps all.
         vision_root: folder of VT-CLIP features, used if `videos` is None.
         width: C, number of columns expected.
         videos: video id -> path of its file.
@@ -95,13 +96,16 @@ class VTClipDataset(Dataset[VTClipSample]):
         ann_file: str | os.PathLike,
         *,
         seed: int,
+        select_keyframes: Callable[[np.ndarray], np.ndarray],
+        subset: Subset | None = None,
         vision_root: str | os.PathLike = "",
         width: int | None = None,
         videos: Mapping[str, pathlib.Path] | None = None,
         transform: FrameTransform | None = None,
         frames: int = 8,
     ) -> None:
-        self.records = load_annotations(ann_file)
+        self.records = load_annotations(ann_file, subset=subset)
+        self.select_keyframes = select_keyframes
         self.seed = seed
         self.videos = videos
         self.transform = transform
@@ -127,7 +131,7 @@ class VTClipDataset(Dataset[VTClipSample]):
         index, epoch = key
         record = self.records[index]
         rng = np.random.default_rng((self.seed, epoch, index))
-        labels = record.vsum_onehot.astype(bool)  # (R, T)
+        labels = self._keyframes(record)
         if self.features is not None:
             features = self.features.load(record.video_id)  # (T', C)
             labels = labels[:, : len(features)]
@@ -137,20 +141,29 @@ class VTClipDataset(Dataset[VTClipSample]):
         else:
             is_keyframe = _draw_keyframes(labels, rng)
             seconds = [_draw_seconds(rows, self.frames, rng) for rows in (is_keyframe, ~is_keyframe)]
-            keyframes, others = self._decode_seconds(record, seconds)
+            keyframes, others = self._decode_seconds(record.video_id, len(is_keyframe), seconds)
         return VTClipSample(
             torch.from_numpy(keyframes),
             torch.from_numpy(others),
             not is_keyframe.all(),
-            reference_caption(record.tsum),
+            record.captions()[0],
             record.video_id,
         )
 
-    def _decode_seconds(self, record: VideoRecord, seconds_by_kind: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def _keyframes(self, record: VideoRecord) -> np.ndarray:
+        """Key-frames of a video's annotators, (R, T) bool."""
+        if record.importance is not None:
+            return self.select_keyframes(record.importance).astype(bool)
+        assert record.vsum_onehot is not None
+        return record.vsum_onehot.astype(bool)
+
+    def _decode_seconds(
+        self, video_id: str, num_frames: int, seconds_by_kind: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
         """Decode the seconds of each kind: (n, S, S, 3) uint8 each, zeros for a kind without seconds."""
         assert self.videos is not None and self.transform is not None
         wanted = sorted({int(second) for seconds in seconds_by_kind for second in seconds})
-        frames = VideoFile(self.videos[record.video_id]).iter_sampled_frames(record.num_frames, wanted)
+        frames = VideoFile(self.videos[video_id]).iter_sampled_frames(num_frames, wanted)
         pixels = {second: preprocess(to_upright_rgb(frame), self.transform) for second, frame in frames}
         empty = np.zeros((self.frames, self.transform.size, self.transform.size, 3), np.uint8)
         return [

@@ -42,6 +42,12 @@ class Config(Settings):
         "folder of VT-CLIP features; '': no VT-CLIPScore",
         may_change_on_resume=True,
     )
+    subset: str = option("", "file of video ids, one per line: train and evaluate on these videos only; '': on all")
+    also_subset: str = option(
+        "",
+        "file of video ids: results also have the scores of these videos, under `subsets`",
+        may_change_on_resume=True,
+    )
     max_video_length: int = option(512, "training cuts videos to this many frames", ge=1)
     max_text_length: int = option(
         128,
@@ -171,6 +177,7 @@ class VTClipConfig(Settings):
         may_change_on_resume=True,
     )
     videos: str = option("", "folder or .txt list of videos, to train the image tower too; '': train on features")
+    subset: str = option("", "file of video ids, one per line: train and validate on these videos only; '': on all")
     frames: int = option(8, "number of key-frames, and of other frames, drawn from each video", ge=1)
     clip: str = option("ViT-B-16", "CLIP to start from: a file, a URL, or open_clip's name of an OpenAI model")
     resume: str = option("auto", RESUME_HELP, may_change_on_resume=True)

@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 
-from data.annotations import annotation_path
+from data.annotations import annotation_path, read_subset
 from data.collate import Batch
 from data.dataset import VideoXum
 from data.loaders import EvalBatchSampler, make_loader
+from engine.alignment import add_clip_scores, describe_clip_encoder
 from engine.config import Config, SplitName
 from engine.predictions import Prediction, write_predictions
-from engine.scoring import format_table, score_predictions, write_scores
-from engine.setup import build_model, check_paths, init_run, load_trained
+from engine.scoring import describe_subset, format_table, score_predictions, score_subset, write_scores
+from engine.setup import NEEDED_LABELS, build_model, check_paths, init_run, load_trained
 from metrics.alignment import vt_clip_score
 from metrics.captions import require_java, start_meteor
 from models.vt_clip import VTClip, load_vt_clip
@@ -55,9 +56,14 @@ class Evaluator:
         if clip_root is not None and not clip_root.is_dir():
             clip_root = None
         self.vt_clip = self._load_vt_clip(clip_root)
-        self.vt_clip_sha256 = None if self.vt_clip is None else hash_weights(self.vt_clip)
+        self.clip_encoder: dict[str, Any] = dict(vt_clip_sha256=None)
+        if clip_root is not None:
+            vt_clip_sha256 = None if self.vt_clip is None else hash_weights(self.vt_clip)
+            self.clip_encoder = describe_clip_encoder(clip_root, config.pretrained_clip, vt_clip_sha256)
+        self.subset = read_subset(config.subset) if config.subset else None
+        self.also_subset = read_subset(config.also_subset) if config.also_subset else None
         self.datasets = {split: self._dataset(split, clip_root) for split in config.splits}
-        self.baselines: dict[str, Any] = {}  # split -> random and human rows, the same at each evaluation
+        self.baselines: dict[str, Any] = {}  # split, or split and subset -> baselines of the last evaluation
 
     def _load_vt_clip(self, clip_root: pathlib.Path | None) -> VTClip | None:
         """Load VT-CLIP, or log why VT-CLIPScore is omitted."""
@@ -71,7 +77,7 @@ class Evaluator:
         else:
             with distributed.local_main_first(self.context):
                 return load_vt_clip(config.pretrained_clip).to(self.context.device)
-        logger.warning("VT_CLIPScore is omitted: %s", reason)
+        logger.warning("VT_CLIPScore and Cross-F_CLIP are omitted: %s", reason)
         return None
 
     def _dataset(self, split: str, clip_root: pathlib.Path | None) -> VideoXum:
@@ -83,8 +89,10 @@ class Evaluator:
             prompt=config.prompt,
             clip_root=clip_root,
             clip_width=None if self.vt_clip is None else self.vt_clip.width,
+            needs=NEEDED_LABELS[config.task],
+            subset=self.subset,
         )
-        dataset[0]  # fail on features of another width now, not after training
+        dataset.check_features(self.context.rank, self.context.world_size)  # fail now, not after training
         return dataset
 
     @torch.no_grad()
@@ -95,7 +103,7 @@ class Evaluator:
         """
         config, context, dataset = self.config, self.context, self.datasets[split]
         sampler = EvalBatchSampler(
-            [record.num_frames for record in dataset.records],
+            dataset.num_frames,
             config.batch_size,
             rank=context.rank,
             world_size=context.world_size,
@@ -105,12 +113,12 @@ class Evaluator:
         predictions: list[tuple[int, Prediction]] = []
         with progress_bar(loader, context.is_main, desc=f"predict {split}", unit="batch") as bar:
             for batch in bar:
-                predictions += self._predict_batch(model, batch.to(context.device))
+                predictions += self._predict_batch(model, batch.to(context.device), dataset)
                 if interrupt.stop_requested():
                     break
         return predictions
 
-    def _predict_batch(self, model: VTSumBLIP, batch: Batch) -> list[tuple[int, Prediction]]:
+    def _predict_batch(self, model: VTSumBLIP, batch: Batch, dataset: VideoXum) -> list[tuple[int, Prediction]]:
         config = self.config
         with autocast(config.precision, self.context.device):
             captions, saliency = model.generate(
@@ -122,7 +130,7 @@ class Evaluator:
             )
         rows = _unpad_saliency(saliency, batch)
         clip_scores = self._score_alignment(captions, saliency, batch)
-        predictions: list[tuple[int, Prediction]] = []
+        predictions: list[Prediction] = []
         for i, video_id in enumerate(batch.video_ids):
             is_cut = batch.lengths[i] != batch.num_labels[i]
             prediction = Prediction(
@@ -132,8 +140,13 @@ class Evaluator:
                 vt_clip_score=None if clip_scores is None else clip_scores[i],
                 cut_from=batch.num_labels[i] if is_cut else None,
             )
-            predictions.append((batch.indices[i], prediction))
-        return predictions
+            predictions.append(prediction)
+        if batch.clip_vision is not None and rows is not None:
+            padded = batch.clip_vision.cpu().numpy()  # (B, T, C)
+            vision = [frames[:length] for frames, length in zip(padded, batch.lengths)]
+            records = [dataset.records[index] for index in batch.indices]
+            predictions = add_clip_scores(predictions, records, vision, self.vt_clip)
+        return list(zip(batch.indices, predictions))
 
     def _score_alignment(
         self, captions: list[str] | None, saliency: torch.Tensor | None, batch: Batch
@@ -165,7 +178,7 @@ class Evaluator:
             config=self.config.as_dict(),
             trained_with=trained_with,
             processes=self.context.world_size,
-            vt_clip_sha256=self.vt_clip_sha256,
+            **self.clip_encoder,
             versions=environment_info(),
             checkpoint_sha256=compute_sha256(checkpoint) if checkpoint and self.context.is_main else None,
         )
@@ -201,13 +214,22 @@ class Evaluator:
         write_predictions(self.config.output_dir, split, predictions, records)
         results, scores = score_predictions(predictions, records, self.baselines.get(split))
         self.baselines[split] = results["baselines"]
+        if self.subset is not None:
+            results["subset"] = describe_subset(self.subset, records)
+        if self.also_subset is not None:
+            name, source = self.also_subset.name, annotation_path(self.config.ann_root, split)
+            part = score_subset(predictions, records, self.also_subset, source, self.baselines.get(f"{split} {name}"))
+            self.baselines[f"{split} {name}"] = part["baselines"]
+            results["subsets"] = {name: part}
         results |= origin
         write_scores(self.config.output_dir, split, results, scores)
         if importlib.util.find_spec("tabulate") is None:  # not a core package
             logger.info("%s: %s", split, results["metrics"])
         else:
-            for line in format_table(results, split).splitlines():
-                logger.info("%s", line)
+            tables = {split: results} | {f"{split}, {name}": part for name, part in results.get("subsets", {}).items()}
+            for title, part in tables.items():
+                for line in format_table(part, title).splitlines():
+                    logger.info("%s", line)
         return results
 
 

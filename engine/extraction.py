@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from data.annotations import VideoRecord, load_annotations
-from data.captions import reference_caption
 from data.feature_writer import FeatureWriter
 from data.video.decoding import DecodeJob, DecodeResult, FrameChunk, decode_videos
 from data.video.files import find_videos
@@ -255,7 +254,7 @@ def prepare_writers(
     Raises:
         ValueError: a folder has features of another provenance, see `FeatureWriter.prepare`.
     """
-    captions = {video_id: reference_caption(record.tsum) for video_id, record in records.items()}
+    captions = {video_id: record.captions()[0] for video_id, record in records.items() if record.reference_texts}
     writers = {
         name: FeatureWriter(root / name, ARRAY_NAMES[name], captions if name == "vt_clipscore" else {})
         for name in encoders.frame_encoders
@@ -278,7 +277,7 @@ def run_extraction(args: argparse.Namespace) -> int:
         FileNotFoundError, ValueError: videos, annotations or checkpoints are missing or invalid.
     """
     videos = find_videos(args.videos)
-    records = {record.video_id: record for path in args.annotations for record in load_annotations(path)}
+    records = {record.video_id: record for path in args.annotations for record in load_annotations(path, needs=())}
     root = make_folder(args.out, "--out")
     # Processes work independently, perhaps for days, and synchronize only at the end.
     context = distributed.init_context(args.device, backend="gloo", timeout=datetime.timedelta(days=30))

@@ -7,24 +7,25 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from data.annotations import VideoRecord
-from data.captions import reference_caption
+from data.annotations import Subset, VideoRecord, hash_video_ids
 from engine.predictions import Prediction
-from metrics.baselines import human_baseline, random_baseline
-from metrics.keyframes import average
+from metrics.baselines import BASELINES
+from metrics.captions import CaptionCorpus, tokenize_corpus
+from metrics.keyframes import SUMMARY_FRACTION, AnnotatorLabels, average, frame_budget
 from metrics.registry import (
     METRICS,
     UNSCALED_METRICS,
     PredictionField,
-    caption_scores,
     format_score,
     keyframe_scores,
     metric_names_for,
+    score_corpus,
+    score_selections,
 )
 from utils.files import atomic_write, read_text
 
@@ -32,6 +33,18 @@ logger = logging.getLogger(__name__)
 
 MatchedPairs = Sequence[tuple[Prediction, VideoRecord]]
 MetricScores = dict[str, float]  # by metric
+ScoredVideos = tuple[MetricScores, list[MetricScores]]  # scores of the split, and of each video
+OTHER_FIELDS: tuple[PredictionField, ...] = ("vt_clip_score", "f_clip", "cross_f_clip")  # scored by the predictor
+
+
+def labels_of(record: VideoRecord, T: int | None = None) -> AnnotatorLabels:
+    """Return the labels of a video, cut to T frames; its key-frames are those of all frames if it is graded."""
+    if record.importance is not None:
+        labels = AnnotatorLabels.from_importance(record.importance)
+    else:
+        assert record.vsum_onehot is not None
+        labels = AnnotatorLabels.from_keyframes(record.vsum_onehot)
+    return AnnotatorLabels(labels.keyframes[:, :T], labels.importance[:, :T])
 
 
 def _match(predictions: Sequence[Prediction], records: Sequence[VideoRecord]) -> MatchedPairs:
@@ -49,18 +62,17 @@ def _match(predictions: Sequence[Prediction], records: Sequence[VideoRecord]) ->
         if video_id in predicted:
             raise ValueError(f"predictions: video {video_id}: found twice, expected once")
         expected = by_id[video_id].num_frames
-        frames = expected if prediction.saliency is None else len(prediction.saliency)
-        if frames != expected and not (frames < expected and prediction.cut_from == expected):
-            raise ValueError(f"predictions: video {video_id}: saliency: found {frames} frames, expected {expected}")
+        frames = None if prediction.saliency is None else len(prediction.saliency)
+        if frames is not None and expected is not None:
+            is_cut = frames < expected == prediction.cut_from
+            if frames != expected and not is_cut:
+                raise ValueError(f"predictions: video {video_id}: saliency: found {frames} frames, expected {expected}")
         predicted[video_id] = prediction
     if not predicted:
         raise ValueError("predictions: found none, expected at least one video")
-    for field in SCORERS:
-        without = [video_id for video_id, prediction in predicted.items() if getattr(prediction, field) is None]
-        if 0 < len(without) < len(predicted):
-            raise ValueError(
-                f"predictions: video {without[0]}: {field}: found null, expected it for every video or none"
-            )
+    for field in ("saliency", "caption", *OTHER_FIELDS):
+        _require_all_or_none(field, {v: getattr(p, field) is not None for v, p in predicted.items()})
+    _require_all_or_none("keyframes or segments", {v: p.has_selection for v, p in predicted.items()})
     if len(predicted) < len(records):
         logger.warning(
             "predictions: %d of %d videos are missing; CIDEr depends on all",
@@ -70,67 +82,217 @@ def _match(predictions: Sequence[Prediction], records: Sequence[VideoRecord]) ->
     return [(predicted[record.video_id], record) for record in records if record.video_id in predicted]
 
 
+def _require_all_or_none(field: str, is_predicted: Mapping[str, bool]) -> None:
+    without = [video_id for video_id, value in is_predicted.items() if not value]
+    if 0 < len(without) < len(is_predicted):
+        raise ValueError(f"predictions: video {without[0]}: {field}: found null, expected it for every video or none")
+
+
 def score_predictions(
     predictions: Sequence[Prediction],
     records: Sequence[VideoRecord],
     baselines: Mapping[str, MetricScores] | None = None,
+    *,
+    refuse_binary: bool = False,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Score the predictions of one split.
 
     Args:
         predictions: in any order. Parts that are None for all videos are not scored.
         records: the whole split.
-        baselines: those of an earlier call for the same split, to reuse.
+        baselines: those of an earlier call for the same split; the ones that depend on the annotations only are reused.
+        refuse_binary: raise an error for saliency that is a set of frames (0 and 1); otherwise log a warning.
     Returns:
-        results: `metrics`, `baselines` (`random` and `human`) and `num_videos`.
+        results: `metrics`, `baselines` (rows of `BASELINES`), `num_videos`, and `left_out`, lines on the metrics that
+            are not computed; `selected_fraction` for predicted sets of frames; `keyframes_from: importance` for graded
+            annotations.
         scores: `video_id` and all scores of each video.
     Raises:
-        ValueError: a prediction does not fit the annotations.
+        ValueError: a prediction does not fit the annotations, or there is nothing to score.
     """
     pairs = _match(predictions, records)
-    metrics: MetricScores = {}
+    first, _ = pairs[0]
+    has_labels, has_captions = (
+        all(record.has_labels(kind) for _, record in pairs) for kind in ("keyframes", "captions")
+    )
+    results: dict[str, Any] = dict(metrics={}, baselines={}, num_videos=dict(expected=len(records), scored=len(pairs)))
+    scored: list[ScoredVideos] = []
+    computed: dict[str, MetricScores] = {}
+    known = {name: row for name, row in (baselines or {}).items() if name in BASELINES}
+    if has_labels and (first.saliency is not None or first.has_selection):
+        if first.saliency is not None:
+            _check_saliency(pairs, refuse_binary)
+            scored.append(_score_saliency(pairs))
+        else:
+            selections, results["selected_fraction"] = _score_selections(pairs)
+            scored.append(selections)
+        labels = [_labels_of_pair(*pair) for pair in pairs]
+        computed |= _compute_baselines("keyframes", labels, known)
+        if any(record.importance is not None for _, record in pairs):
+            results["keyframes_from"] = "importance"
+    if has_captions and first.caption is not None:
+        corpus = tokenize_corpus(
+            {record.video_id: prediction.caption or "" for prediction, record in pairs},
+            {record.video_id: record.captions() for _, record in pairs},
+        )
+        scored.append(_score_captions(corpus))
+        computed |= _compute_baselines("captions", corpus, known)
+    for field in OTHER_FIELDS:
+        if getattr(first, field) is not None:
+            scored.append(_average_field(pairs, field))
     per_video: list[MetricScores] = [{} for _ in pairs]
-    for field, score in SCORERS.items():
-        if getattr(pairs[0][0], field) is not None:
-            split_scores, video_scores = score(pairs)
-            metrics |= split_scores
-            per_video = [known | new for known, new in zip(per_video, video_scores)]
-    if baselines is None and pairs[0][0].saliency is not None:
-        keyframes = [_keyframes(*pair) for pair in pairs]
-        baselines = dict(random=random_baseline(keyframes), human=human_baseline(keyframes))
-    counts = dict(expected=len(records), scored=len(pairs))
+    for split_scores, video_scores in scored:
+        results["metrics"] |= split_scores
+        per_video = [scores | new for scores, new in zip(per_video, video_scores)]
+    results["left_out"] = explain_omissions(pairs, results["metrics"])
+    if not results["metrics"]:
+        raise ValueError(f"predictions: found nothing to score: {'; '.join(results['left_out'])}")
+    results["baselines"] = {name: computed[name] for name in BASELINES if computed.get(name)}
     scores = [dict(video_id=record.video_id) | values for (_, record), values in zip(pairs, per_video)]
-    return dict(metrics=metrics, baselines=baselines or {}, num_videos=counts), scores
+    return results, scores
 
 
-def _keyframes(prediction: Prediction, record: VideoRecord) -> np.ndarray:
-    """Return the key-frames (R, T) of the frames that a prediction has."""
-    assert prediction.saliency is not None
-    return record.vsum_onehot[:, : len(prediction.saliency)]
+def score_subset(
+    predictions: Sequence[Prediction],
+    records: Sequence[VideoRecord],
+    subset: Subset,
+    source: str | os.PathLike,
+    baselines: Mapping[str, MetricScores] | None = None,
+) -> dict[str, Any]:
+    """Score some videos of a split; CIDEr uses their references only.
+
+    Args:
+        predictions: of the whole split.
+        records: the whole split.
+        subset: videos to score.
+        source: path of the annotations, for messages.
+        baselines: as of `score_predictions`, of the subset.
+    Returns:
+        results as of `score_predictions`, with the entry `subset`.
+    Raises:
+        ValueError: none of the videos is in the split.
+    """
+    selected = subset.select(list(records), source)
+    results, _ = score_predictions(
+        [prediction for prediction in predictions if prediction.video_id in subset.video_ids], selected, baselines
+    )
+    return results | dict(subset=describe_subset(subset, selected))
 
 
-def _score_saliency(pairs: MatchedPairs) -> tuple[MetricScores, list[MetricScores]]:
-    per_video = [keyframe_scores(np.array(p.saliency), _keyframes(p, record)) for p, record in pairs]
+def describe_subset(subset: Subset, records: Sequence[VideoRecord]) -> dict[str, Any]:
+    """Describe a subset and its videos in a split, for results."""
+    return dict(file=subset.path, sha256=hash_video_ids(list(records)), num_videos=len(records))
+
+
+def _compute_baselines(needs: str, data: Any, known: Mapping[str, MetricScores]) -> dict[str, MetricScores]:
+    """Compute the rows of `BASELINES` from labels or from a corpus; known ones are reused if no run changes them."""
+    return {
+        name: known[name] if name in known and not baseline.depends_on_run else baseline.compute(data)
+        for name, baseline in BASELINES.items()
+        if baseline.needs == needs
+    }
+
+
+def _labels_of_pair(prediction: Prediction, record: VideoRecord) -> AnnotatorLabels:
+    """Labels of the frames that a prediction has."""
+    return labels_of(record, None if prediction.saliency is None else len(prediction.saliency))
+
+
+def _check_saliency(pairs: MatchedPairs, refuse_binary: bool) -> None:
+    """Warn of saliency that ties make meaningless.
+
+    F1 selects all frames that score at least the (n+1)-th highest, n = int(0.15 T): with at most n ones among zeros,
+    that is the whole video.
+    """
+    constant, binary = [], []
+    for prediction, _ in pairs:
+        assert prediction.saliency is not None
+        values, T = set(prediction.saliency), len(prediction.saliency)
+        if T > 1 and len(values) == 1:
+            constant.append(prediction.video_id)
+        elif values == {0, 1} and sum(prediction.saliency) <= frame_budget(T):
+            binary.append(prediction.video_id)
+    if binary:
+        text = (
+            f"predictions: video {binary[0]}: saliency: found a set of frames (0 and 1), in {len(binary)} of "
+            f"{len(pairs)} videos, expected a ranking: F1 would select the whole video; list the selected seconds as "
+            "keyframes"
+        )
+        if refuse_binary:
+            raise ValueError(text)
+        logger.warning("%s", text)
+    if constant:
+        logger.warning(
+            "predictions: video %s: saliency: found the same value for all frames, in %d of %d videos: F1 selects the "
+            "whole video",
+            constant[0],
+            len(constant),
+            len(pairs),
+        )
+
+
+def _score_saliency(pairs: MatchedPairs) -> ScoredVideos:
+    per_video = [keyframe_scores(np.array(p.saliency), _labels_of_pair(p, record)) for p, record in pairs]
     return average(per_video), per_video
 
 
-def _score_captions(pairs: MatchedPairs) -> tuple[MetricScores, list[MetricScores]]:
-    captions = {record.video_id: str(prediction.caption) for prediction, record in pairs}
-    references = {record.video_id: reference_caption(record.tsum) for _, record in pairs}
-    corpus, per_video = caption_scores(captions, references)
-    return corpus, [per_video[record.video_id] for _, record in pairs]
+def _score_selections(pairs: MatchedPairs) -> tuple[ScoredVideos, float]:
+    """Score predicted sets of frames; returns the scores, and the mean fraction of the frames that is selected."""
+    per_video: list[MetricScores] = []
+    fractions: list[float] = []
+    outside: list[str] = []
+    for prediction, record in pairs:
+        labels = labels_of(record)
+        selected, num_dropped = prediction.select_frames(labels.keyframes.shape[1])
+        outside += [prediction.video_id] * (num_dropped > 0)
+        fractions.append(float(selected.mean()))
+        scores = score_selections(selected[None].astype(np.float64), labels)
+        per_video.append({name: float(values[0]) for name, values in scores.items()})
+    if outside:
+        logger.warning(
+            "predictions: video %s: found seconds after its end, in %d of %d videos: ignored",
+            outside[0],
+            len(outside),
+            len(pairs),
+        )
+    return (average(per_video), per_video), float(np.mean(fractions))
 
 
-def _score_alignment(pairs: MatchedPairs) -> tuple[MetricScores, list[MetricScores]]:
-    (name,) = metric_names_for("vt_clip_score")
-    per_video = [{name: float(prediction.vt_clip_score or 0.0)} for prediction, _ in pairs]
+def _score_captions(corpus: CaptionCorpus) -> ScoredVideos:
+    split_scores, per_video = score_corpus(corpus)
+    return split_scores, list(per_video.values())
+
+
+def _average_field(pairs: MatchedPairs, field: PredictionField) -> ScoredVideos:
+    (name,) = metric_names_for(field)
+    per_video = [{name: float(getattr(prediction, field))} for prediction, _ in pairs]
     return average(per_video), per_video
 
 
-# Field of a prediction -> function that returns the scores of the split and of each video.
-SCORERS: dict[PredictionField, Callable[[MatchedPairs], tuple[MetricScores, list[MetricScores]]]] = dict(
-    saliency=_score_saliency, caption=_score_captions, vt_clip_score=_score_alignment
-)
+def explain_omissions(pairs: MatchedPairs, metrics: Mapping[str, float]) -> list[str]:
+    """Explain why metrics are not computed, in a line for each field of predictions that they need."""
+    first, record = pairs[0]
+    fields = sorted(first.model_fields_set | set(first.model_extra or ()))
+    found_fields = f"found: {', '.join(name for name in fields if getattr(first, name) is not None)}"
+    reasons: dict[PredictionField, str] = dict(
+        saliency=f"no video has saliency, keyframes or segments; {found_fields}",
+        caption=f"no video has a caption; {found_fields}",
+        vt_clip_score="no VT-CLIP features and text tower (clip_root, pretrained_clip), or only one summary",
+        f_clip="no VT-CLIP features (clip_root), or no visual summary",
+        cross_f_clip="no VT-CLIP features and text tower (clip_root, pretrained_clip), or only one summary",
+    )
+    if first.has_selection:
+        reasons["saliency"] = "they rank all frames; keyframes and segments are a set"
+    elif first.saliency is not None and not record.has_labels("keyframes"):
+        reasons["saliency"] = "the annotations have no key-frames"
+    if first.caption is not None and not record.has_labels("captions"):
+        reasons["caption"] = "the annotations have no captions"
+    lines: list[str] = []
+    for field, reason in reasons.items():
+        names = [name for name in metric_names_for(field) if name not in metrics]
+        if names:
+            lines.append(f"{', '.join(names)} left out: {reason}")
+    return lines
 
 
 def write_scores(
@@ -155,7 +317,7 @@ def write_scores(
 
 
 def format_table(results: Mapping[str, Any], title: str) -> str:
-    """Format results as text: one row each for the model, random saliency and the annotators; scores x 100 but τ, ρ."""
+    """Format results as text: one row each for the model and the baselines; scores x 100 but τ, ρ."""
     from tabulate import tabulate
 
     rows = dict(model=results["metrics"], **results["baselines"])
@@ -163,7 +325,10 @@ def format_table(results: Mapping[str, Any], title: str) -> str:
     lines = [
         f"{title}: {counts['scored']} of {counts['expected']} videos (x 100, except {', '.join(UNSCALED_METRICS)})"
     ]
-    for group in (metric_names_for("saliency"), (*metric_names_for("caption"), *metric_names_for("vt_clip_score"))):
+    if "selected_fraction" in results:
+        lines.append(f"selected: {results['selected_fraction']:.1%} of the frames (saliency: {SUMMARY_FRACTION:.0%})")
+    other_names = [name for field in OTHER_FIELDS for name in metric_names_for(field)]
+    for group in (metric_names_for("saliency"), (*metric_names_for("caption"), *other_names)):
         names = [name for name in group if any(name in values for values in rows.values())]
         if not any(name in results["metrics"] for name in names):
             continue

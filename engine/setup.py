@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from data.annotations import annotation_path
+from data.annotations import LABEL_KINDS, LabelKind, annotation_path
 from engine.checkpoint import NEWEST, PREVIOUS
 from engine.config import Config, TrainingConfig
 from models.vtsum_blip import VTSumBLIP, v2vt_sum
@@ -19,6 +19,8 @@ from utils.seed import seed_everything
 
 logger = logging.getLogger(__name__)
 
+# Task -> labels that its annotations must have.
+NEEDED_LABELS: dict[str, tuple[LabelKind, ...]] = dict(v2vt=LABEL_KINDS, v2v=("keyframes",), v2t=("captions",))
 # Settings that are compared with those in a checkpoint before it is evaluated.
 ARCHITECTURE_SETTINGS = ("model", "vit", "tt_depth", "kernel_size", "prompt")
 
@@ -51,6 +53,10 @@ def check_paths(config: Config, splits: Sequence[str]) -> None:
     Raises:
         FileNotFoundError: an annotation file or the feature folder is missing.
     """
+    for option in ("subset", "also_subset"):
+        path = getattr(config, option)
+        if path and not pathlib.Path(path).is_file():
+            raise FileNotFoundError(f"{path}: {option}: no such file, expected a file of video ids, one per line")
     for path in [annotation_path(config.ann_root, split) for split in splits]:
         if not path.is_file():
             raise FileNotFoundError(

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import torch
 
-from data.annotations import annotation_path
+from data.annotations import annotation_path, read_subset
 from data.collate import Batch
 from data.dataset import VideoXum
 from data.loaders import TrainBatchSampler, make_loader
 from engine.checkpoint import BEST, NEWEST
 from engine.config import Config
 from engine.evaluator import Evaluator
-from engine.setup import build_model, check_paths, init_run, load_initial_weights
+from engine.setup import NEEDED_LABELS, build_model, check_paths, init_run, load_initial_weights
 from engine.trackers import attach_trackers
 from engine.trainer import Trainer, TrainingSetup
 from models.tokenizer import CaptionTokenizer
@@ -125,13 +125,15 @@ def build_dataset(config: Config, tokenizer: CaptionTokenizer | None) -> VideoXu
         max_frames=config.max_video_length,
         max_words=config.max_text_length,
         tokenize=tokenize,
+        needs=NEEDED_LABELS[config.task],
+        subset=read_subset(config.subset) if config.subset else None,
     )
 
 
 def build_sampler(config: Config, context: DistContext, dataset: VideoXum) -> TrainBatchSampler:
     """Build the sampler of this process's shuffled training batches."""
     sampler = TrainBatchSampler(
-        [min(record.num_frames, config.max_video_length) for record in dataset.records],
+        [min(num_frames, config.max_video_length) for num_frames in dataset.num_frames],
         config.batch_size,
         rank=context.rank,
         world_size=context.world_size,
@@ -162,6 +164,7 @@ def build_vtsum_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrain
     dataset = build_dataset(config, model.tokenizer)
     sampler = build_sampler(config, context, dataset)
     evaluator = Evaluator(config, context)
+    dataset.check_features(context.rank, context.world_size)  # fail now, not within an epoch
     model.to(context.device)
     setup = TrainingSetup(
         context=context,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from data.annotations import annotation_path
+from data.annotations import annotation_path, read_subset
 from data.feature_writer import PROVENANCE_FILE, read_provenance
 from data.loaders import EvalBatchSampler, TrainBatchSampler, make_loader
 from data.video.files import find_videos
@@ -17,6 +17,7 @@ from data.vt_clip_dataset import EpochIndexSampler, VTClipBatch, VTClipDataset, 
 from engine.config import VTClipConfig
 from engine.setup import init_run
 from engine.trainer import Trainer, TrainingSetup
+from metrics.keyframes import select_top_rows
 from models.frame_encoders import clip_frame_encoder
 from models.losses import vt_clip_loss
 from models.vt_clip import VTClip, load_clip
@@ -121,10 +122,13 @@ def require_same_clip(vision_root: str, vt_clip: VTClip) -> None:
 def build_datasets(config: VTClipConfig, vt_clip: VTClip) -> tuple[VTClipDataset, VTClipDataset]:
     """Open the training and the validation split."""
     videos = find_videos([config.videos]) if config.videos else None
+    subset = read_subset(config.subset) if config.subset else None
     train, val = (
         VTClipDataset(
             annotation_path(config.ann_root, split),
             seed=config.seed,
+            select_keyframes=select_top_rows,
+            subset=subset,
             vision_root=config.vision_root,
             width=vt_clip.width,
             videos=videos,
@@ -154,7 +158,7 @@ def build_samplers(
 ) -> tuple[EpochIndexSampler, EpochIndexSampler]:
     """Build the samplers of this process's training and validation batches."""
     train_batches = TrainBatchSampler(
-        [record.num_frames for record in train.records],
+        [0] * len(train),
         config.batch_size,
         rank=context.rank,
         world_size=context.world_size,

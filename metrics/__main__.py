@@ -2,29 +2,53 @@
 
 import pathlib
 
-from data.annotations import load_annotations
+from data.annotations import load_annotations, read_subset
 from engine.predictions import read_predictions
-from engine.scoring import format_table, score_predictions, write_scores
+from engine.scoring import describe_subset, format_table, score_predictions, score_subset, write_scores
 from utils.command_line import OneLineParser
 from utils.log import run_main
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = OneLineParser(prog="python -m metrics", description=__doc__.split(":")[0])
-    parser.add_argument("predictions", help="predictions_{split}.jsonl")
-    parser.add_argument("annotations", help="{split}_videoxum.json")
-    parser.add_argument(
-        "--output_dir", help="folder for results and scores per video; without it, the table is only printed"
-    )
+    add = parser.add_argument
+    add("predictions", help="JSON lines, such as predictions_{split}.jsonl; fields: docs/evaluation.md")
+    add("annotations", help="{split}_videoxum.json")
+    add("--output_dir", help="folder for results and scores per video; without it, the table is only printed")
+    add("--subset", metavar="FILE", help="file of video ids, one per line: score these videos only")
+    add("--also_subset", metavar="FILE", help="file of video ids: score these videos, too, under `subsets`")
+    add("--clip_root", metavar="DIR", default="", help="VT-CLIP features, for F_CLIP")
+    add("--pretrained_clip", metavar="FILE", default="", help="VT-CLIP, for VT_CLIPScore and Cross-F_CLIP, too")
     args = parser.parse_args(argv)
-    if args.output_dir:
-        pathlib.Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    if args.pretrained_clip and not args.clip_root:
+        raise ValueError("--pretrained_clip: found no --clip_root, expected the folder of VT-CLIP's frame features")
     predictions = read_predictions(args.predictions)
-    results, scores = score_predictions(predictions, load_annotations(args.annotations))
+    records = load_annotations(args.annotations, needs=())
+    origin = {}
+    if args.subset:
+        subset = read_subset(args.subset)
+        records = subset.select(records, args.annotations)
+        predictions = [prediction for prediction in predictions if prediction.video_id in subset.video_ids]
+        origin["subset"] = describe_subset(subset, records)
+    if args.clip_root:
+        from engine.alignment import score_with_clip_features  # imports torch
+
+        predictions, encoder = score_with_clip_features(predictions, records, args.clip_root, args.pretrained_clip)
+        origin |= encoder
+    results, scores = score_predictions(predictions, records, refuse_binary=True)
+    results |= origin
+    if args.also_subset:
+        subset = read_subset(args.also_subset)
+        results["subsets"] = {subset.name: score_subset(predictions, records, subset, args.annotations)}
     split = pathlib.Path(args.predictions).stem.removeprefix("predictions_")
     if args.output_dir:
+        pathlib.Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         write_scores(args.output_dir, split, results, scores)
     print(format_table(results, split))
+    for name, part in results.get("subsets", {}).items():
+        print(format_table(part, f"{split}, {name}"))
+    for line in results["left_out"]:
+        print(line)
 
 
 if __name__ == "__main__":

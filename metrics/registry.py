@@ -6,14 +6,16 @@ To add a metric, write its function in a module of this package, and its row in 
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from metrics import captions, keyframes
+from metrics.captions import CaptionCorpus
+from metrics.keyframes import AnnotatorLabels
 
-PredictionField = Literal["saliency", "caption", "vt_clip_score"]
+PredictionField = Literal["saliency", "caption", "vt_clip_score", "f_clip", "cross_f_clip"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +25,13 @@ class Metric:
     Attributes:
         name: also its key in result files.
         needs: field of a prediction that it is computed from.
-        compute: for `saliency`, (N, T) scores and (R, T) key-frames of one video -> name -> (N,); for `caption`,
+        compute: for `saliency`, (N, T) scores and the annotators' labels of one video -> name -> (N,); for `caption`,
             references and captions of all videos -> name -> (score of the split, scores of the videos). Scores are
             finite, 0 if undefined. Metrics that are computed together share one function, whose keys are their names.
-            None for `vt_clip_score`, which is part of predictions.
-        human: required for `saliency`: (R, T) key-frames -> name -> (R,), each annotator scored against the others.
+            None for scores that are part of predictions.
+        human: required for `saliency`: labels -> name -> (R,), each annotator scored against the others.
+        compute_selection: for `saliency`: (N, T) selected frames in {0, 1} and labels -> name -> (N,), for systems that
+            predict a set of frames; None for metrics of a ranking.
         scale: factor of the printed value.
         digits: decimal digits of the printed value.
         is_corpus: whether the score of a split is computed over all its captions, not the mean of its videos' scores.
@@ -38,7 +42,8 @@ class Metric:
     name: str
     needs: PredictionField
     compute: Callable[..., Any] | None = None
-    human: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
+    human: Callable[[AnnotatorLabels], dict[str, np.ndarray]] | None = None
+    compute_selection: Callable[[np.ndarray, AnnotatorLabels], dict[str, np.ndarray]] | None = None
     scale: float = 100
     digits: int = 1
     is_corpus: bool = False
@@ -46,7 +51,13 @@ class Metric:
     published_name: str | None = None
 
 
-_f1_metric = functools.partial(Metric, needs="saliency", compute=keyframes.f1_scores, human=keyframes.human_f1_scores)
+_f1_metric = functools.partial(
+    Metric,
+    needs="saliency",
+    compute=keyframes.f1_scores,
+    human=keyframes.human_f1_scores,
+    compute_selection=keyframes.selection_f1_scores,
+)
 _published_f1_metric = functools.partial(
     Metric, needs="saliency", compute=keyframes.f1_published_scores, human=keyframes.human_f1_published_scores
 )
@@ -78,6 +89,8 @@ METRICS = {
         Metric("ROUGE_L", "caption", captions.rouge_l, is_in_paper=True, published_name="val_ROUGE_L"),
         Metric("CIDEr", "caption", captions.cider, is_in_paper=True, published_name="val_CIDEr"),
         Metric("VT_CLIPScore", "vt_clip_score", is_in_paper=True, published_name="VT_CLIPScore"),
+        Metric("F_CLIP", "f_clip"),
+        Metric("Cross-F_CLIP", "cross_f_clip"),
     )
 }
 PAPER_METRICS = tuple(name for name, metric in METRICS.items() if metric.is_in_paper)
@@ -104,36 +117,45 @@ def format_score(name: str, value: float, sign: str = "") -> str:
     return f"{metric.scale * value:{sign}.{metric.digits}f}"
 
 
-def keyframe_scores(saliency: np.ndarray, keyframe_rows: np.ndarray) -> dict[str, float]:
+def keyframe_scores(saliency: np.ndarray, labels: np.ndarray | AnnotatorLabels) -> dict[str, float]:
     """Compute all key-frame scores of one video, by name.
 
     Args:
         saliency: (T,) float.
-        keyframe_rows: (R, T) in {0, 1}, one row per annotator.
+        labels: key-frames (R, T) in {0, 1}, one row per annotator, or labels.
     Raises:
         ValueError: the lengths differ, T is 0, or a score is not finite.
     """
-    saliency, keyframe_rows = keyframes.check_scores(saliency, keyframe_rows, "keyframes")
-    return {name: float(values[0]) for name, values in score_rows(saliency[None], keyframe_rows).items()}
+    rows = labels.keyframes if isinstance(labels, AnnotatorLabels) else labels
+    saliency, rows = keyframes.check_scores(saliency, rows, "keyframes")
+    if not isinstance(labels, AnnotatorLabels):
+        labels = AnnotatorLabels.from_keyframes(rows)
+    return {name: float(values[0]) for name, values in score_rows(saliency[None], labels).items()}
 
 
-def score_rows(saliency: np.ndarray, keyframe_rows: np.ndarray) -> dict[str, np.ndarray]:
+def score_rows(saliency: np.ndarray, labels: AnnotatorLabels) -> dict[str, np.ndarray]:
     """Compute all key-frame scores of N saliency rows (N, T) of one video: name -> (N,)."""
     scores: dict[str, np.ndarray] = {}
     for compute in compute_functions_for("saliency"):
-        scores |= compute(saliency, keyframe_rows)
+        scores |= compute(saliency, labels)
     return {name: scores[name] for name in metric_names_for("saliency")}
 
 
+def score_selections(selected: np.ndarray, labels: AnnotatorLabels) -> dict[str, np.ndarray]:
+    """Compute the scores of N sets of selected frames (N, T) in {0, 1} of one video: name -> (N,)."""
+    functions = dict.fromkeys(metric.compute_selection for metric in METRICS.values() if metric.compute_selection)
+    return {name: values for function in functions for name, values in function(selected, labels).items()}
+
+
 def caption_scores(
-    generated: dict[str, str], references: dict[str, str]
+    generated: Mapping[str, str], references: Mapping[str, str | Sequence[str]]
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Score captions against one reference each.
+    """Score captions against one or several references each.
 
     Args:
         generated: video -> caption.
-        references: the same videos, in any order -> cleaned reference caption. CIDEr weights n-grams by their rarity
-            among all references: it depends on the whole split.
+        references: the same videos, in any order -> cleaned reference caption, or a list of them. CIDEr weights n-grams
+            by their rarity among all references: it depends on the whole split.
     Returns:
         Scores of the split by metric, and scores per video: video -> metric -> score.
     Raises:
@@ -141,19 +163,15 @@ def caption_scores(
         FileNotFoundError: see `require_java`.
         OSError: a Java program failed.
     """
-    if generated.keys() != references.keys():
-        raise ValueError(f"captions: found {len(generated)} videos, expected the {len(references)} of the references")
-    captions.require_java()
-    videos = list(references)
-    tokens = captions.tokenize([generated[v] for v in videos] + [references[v] for v in videos])
-    candidates = {v: [line] for v, line in zip(videos, tokens)}
-    truth = {v: [line] for v, line in zip(videos, tokens[len(videos) :])}
-    if not any(tokens[len(videos) :]):
-        raise ValueError("captions: found no word in any reference, expected reference captions")
+    return score_corpus(captions.tokenize_corpus(generated, references))
+
+
+def score_corpus(corpus: CaptionCorpus) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Compute all caption scores of tokenized captions; returns as `caption_scores`."""
     scores: captions.CaptionScores = {}
     for compute in compute_functions_for("caption"):
-        scores |= compute(truth, candidates)
+        scores |= compute(corpus.references, corpus.generated)
     names = metric_names_for("caption")
-    corpus = {name: float(scores[name][0]) for name in names}
-    per_video = {v: {name: float(scores[name][1][i]) for name in names} for i, v in enumerate(videos)}
-    return corpus, per_video
+    split_scores = {name: float(scores[name][0]) for name in names}
+    per_video = {v: {name: float(scores[name][1][i]) for name in names} for i, v in enumerate(corpus.references)}
+    return split_scores, per_video

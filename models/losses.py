@@ -19,6 +19,11 @@ FP16_SUM_DIVISOR = 64
 NUM_HARD_NEGATIVES = 6  # r = 0 … 5
 
 
+def _annotator_mean(labels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Mean of labels (B, R, T) over the annotators, without those of NaN, that a video does not have: (B, T)."""
+    return labels.to(dtype).nanmean(dim=1) if labels.is_floating_point() else labels.to(dtype).mean(dim=1)
+
+
 def cross_entropy_keyframe_loss(saliency: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Average the binary cross-entropy against every annotator over all positions, including padding.
 
@@ -26,13 +31,13 @@ def cross_entropy_keyframe_loss(saliency: torch.Tensor, labels: torch.Tensor, ma
 
     Args:
         saliency: (B, T) logits.
-        labels: (B, R, T) in {0, 1}.
+        labels: (B, R, T) in {0, 1}, or graded in [0, 1]; NaN for an annotator that a video does not have.
         mask: (B, T) in {0, 1}, 1 = real frame.
     Returns:
         () float.
     Source: the released implementation; dividing by B·R·T rather than by the real frames is QUIRK-1.
     """
-    importance = labels.to(saliency.dtype).mean(dim=1)  # (B, T)
+    importance = _annotator_mean(labels, saliency.dtype)  # (B, T)
     loss = F.binary_cross_entropy_with_logits(saliency, importance, reduction="none")
     return (loss * mask).mean()  # QUIRK-1: padded positions count in the divisor
 
@@ -40,12 +45,13 @@ def cross_entropy_keyframe_loss(saliency: torch.Tensor, labels: torch.Tensor, ma
 def l2_keyframe_loss(saliency: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Average the squared error of the sigmoid against every annotator over the real frames.
 
-    Labels y in {0, 1} equal their squares: the mean of (p - y)² over annotators with mean label m is p² - 2 p m + m.
+    The mean of (p - y)² over the labels y of the annotators is p² - 2 p mean(y) + mean(y²).
 
     Args and Returns: as in `cross_entropy_keyframe_loss`.
     """
-    importance, p = labels.to(saliency.dtype).mean(dim=1), saliency.sigmoid()  # (B, T)
-    return ((p.square() + importance * (1 - 2 * p)) * mask).sum() / mask.sum()
+    importance, p = _annotator_mean(labels, saliency.dtype), saliency.sigmoid()  # (B, T)
+    squares = _annotator_mean(labels.square(), saliency.dtype)  # (B, T)
+    return ((p.square() - 2 * p * importance + squares) * mask).sum() / mask.sum()
 
 
 # Functions of saliency logits (B, T), labels (B, R, T) and mask (B, T) that return a loss (). Except for QUIRK-1, they

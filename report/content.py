@@ -13,7 +13,8 @@ import numpy as np
 
 from data.annotations import VideoRecord, annotation_path, load_annotations
 from engine.predictions import Prediction, read_predictions
-from metrics.keyframes import select_top_frames
+from engine.scoring import labels_of
+from metrics.keyframes import AnnotatorLabels, select_top_frames
 from report.runs import Run, read_log, read_run
 
 
@@ -23,6 +24,8 @@ class ReportVideo:
 
     Attributes:
         record: its annotations.
+        labels: the annotators' labels, or None.
+        num_frames: T of the annotations; the duration in seconds without labels.
         saliency: (T,) probabilities, or None; T is less than the record's if the video was cut to its VT-CLIP features.
         selected: (T,) bool, the frames that F1 compares, or None.
         caption: generated caption, or None.
@@ -31,6 +34,8 @@ class ReportVideo:
     """
 
     record: VideoRecord
+    labels: AnnotatorLabels | None
+    num_frames: int
     saliency: np.ndarray | None
     selected: np.ndarray | None
     caption: str | None
@@ -91,7 +96,7 @@ def load_report_data(
         if not annotations.is_file():
             raise FileNotFoundError(f"{annotations}: annotations: no such file; name it with --annotations")
     predictions_file = run.folder / f"predictions_{split}.jsonl"
-    records = {record.video_id: record for record in load_annotations(annotations)}
+    records = {record.video_id: record for record in load_annotations(annotations, needs=())}
     predictions = {entry.video_id: entry for entry in read_predictions(predictions_file)}
     for source, known in ((annotations, records), (predictions_file, predictions)):
         for video_id in run.video_ids:
@@ -101,7 +106,7 @@ def load_report_data(
         raise ValueError(f"by: found {rank_by}, expected one of {', '.join(run.metrics)}")
     rank_by = rank_by or ("Kendall" if "Kendall" in run.metrics else next(iter(run.metrics)))
     rows = [
-        (name, records[name].num_frames, predictions[name].caption, " ".join(records[name].tsum))
+        (name, _count_frames(records[name]), predictions[name].caption, _reference_text(records[name]))
         for name in run.video_ids
     ]
     videos = []
@@ -135,15 +140,27 @@ def _select_videos(
 
 def _report_video(record: VideoRecord, prediction: Prediction, scores: dict[str, float], reason: str) -> ReportVideo:
     saliency = selected = None
+    T = _count_frames(record)
     if prediction.saliency is not None:
         logits = np.array(prediction.saliency, np.float64)
-        if len(logits) > record.num_frames:
+        if record.num_frames is not None and len(logits) > T:
             raise ValueError(
-                f"predictions: video {record.video_id}: saliency: found {len(logits)} frames, "
-                f"expected {record.num_frames}"
+                f"predictions: video {record.video_id}: saliency: found {len(logits)} frames, expected {T}"
             )
         saliency, selected = 0.5 * (1 + np.tanh(logits / 2)), select_top_frames(logits)
-    return ReportVideo(record, saliency, selected, prediction.caption, scores, reason)
+    elif prediction.has_selection:
+        selected, _ = prediction.select_frames(T)
+    labels = None if record.labels is None else labels_of(record)
+    return ReportVideo(record, labels, T, saliency, selected, prediction.caption, scores, reason)
+
+
+def _count_frames(record: VideoRecord) -> int:
+    return math.ceil(record.duration) if record.num_frames is None else record.num_frames
+
+
+def _reference_text(record: VideoRecord) -> str:
+    """Reference captions as one text; events are separated by a space, several references by a slash."""
+    return " / ".join(record.references) or " ".join(record.tsum)
 
 
 def extract_curves(log: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list[float], list[float]]]]:

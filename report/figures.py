@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
+from metrics.keyframes import AnnotatorLabels
 from metrics.registry import METRICS, format_score
 from report.content import ReportVideo, extract_curves
 from report.runs import Run
@@ -168,26 +169,28 @@ def contiguous_segments(flags: np.ndarray) -> list[tuple[int, int]]:
 
 def draw_timeline(video: ReportVideo) -> markupsafe.Markup:
     """Draw a video's events, each annotator's key-frames, their mean, and the model's saliency and selection."""
-    record, T = video.record, video.record.num_frames
+    record, T = video.record, video.num_frames
     end, spans = max(T, record.duration), clip_events(video)
     with matplotlib.rc_context(STYLE):
         panel_heights = [0.25 + 0.16 * min(_assign_lanes(spans)[1], MAX_LANES), 1.5, 1.3, 0.3]
         figure = Figure(figsize=(8.4, sum(panel_heights) + 0.7), layout="constrained")
         events, annotators, curve, selection = figure.subplots(4, sharex=True, height_ratios=panel_heights)
         _draw_events(events, spans)
-        for r, flags in enumerate(record.vsum_onehot):
+        labels = video.labels or AnnotatorLabels.from_keyframes(np.zeros((0, T)))
+        for r, flags in enumerate(labels.keyframes):
             annotators.broken_barh(contiguous_segments(flags), (r + 0.1, 0.8), facecolor=HUMAN_COLOR)
-        R = len(record.vsum_onehot)
-        annotators.set(ylim=(R, 0), yticks=np.arange(R) + 0.5)
+        R = labels.num_annotators
+        annotators.set(ylim=(max(R, 1), 0), yticks=np.arange(R) + 0.5)
         annotators.set_yticklabels([str(r + 1) for r in range(R)], fontsize=7)
         annotators.set_ylabel("annotator")
-        mean = record.vsum_onehot.mean(0)
+        mean = labels.importance.mean(0) if R else np.zeros(T)
         edges, heights = downsample_max(mean)
         curve.stairs(heights, edges, fill=True, color=HUMAN_COLOR, alpha=0.25, label="annotators' mean")
-        if video.saliency is not None and video.selected is not None:
+        if video.saliency is not None:
             edges, heights = downsample_max(video.saliency)
             middles = (edges[1:] + edges[:-1]) / 2
             curve.plot(middles, heights, color=MODEL_COLOR, linewidth=1.4, label="model's saliency")
+        if video.selected is not None:
             selection.broken_barh(contiguous_segments(video.selected), (0.1, 0.8), facecolor=MODEL_COLOR)
         curve.set(ylim=(0, max(0.05, mean.max(), 0 if video.saliency is None else video.saliency.max()) * 1.25))
         curve.legend(frameon=False, fontsize=7, ncols=2, loc="upper left")
@@ -202,7 +205,7 @@ def draw_timeline(video: ReportVideo) -> markupsafe.Markup:
 
 def clip_events(video: ReportVideo) -> Spans:
     """Clip a video's events to the video, without those outside of it."""
-    end = max(video.record.num_frames, video.record.duration)
+    end = max(video.num_frames, video.record.duration)
     clipped = ((n, max(0.0, a), min(end, b)) for n, (a, b) in enumerate(video.record.spans, 1))
     return [(n, a, b) for n, a, b in clipped if a < b]
 

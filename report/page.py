@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data.annotations import NUM_ANNOTATORS, NUM_VIDEOS
+from data.annotations import NUM_VIDEOS
 from metrics.registry import METRICS, PAPER_METRICS, UNSCALED_METRICS, format_score
 from report import figures
 from report.content import ReportData, ReportVideo
@@ -74,11 +74,11 @@ def _table_rows(data: ReportData, metrics: Sequence[str]) -> list[list[Any]]:
 
 def _describe_timeline(video: ReportVideo) -> str:
     """Describe the timeline, for screen readers."""
-    votes = video.record.vsum_onehot.sum(axis=0)  # (T,)
     words = ["No annotator marked a second."]
-    if votes.any():
+    if video.labels is not None and video.labels.keyframes.any():
+        votes = video.labels.keyframes.sum(axis=0).astype(int)  # (T,)
         segments = _format_segments(votes == votes.max())
-        words = [f"The annotators agree most ({votes.max()} of {NUM_ANNOTATORS}) at {segments}."]
+        words = [f"The annotators agree most ({votes.max()} of {video.labels.num_annotators}) at {segments}."]
     if video.selected is not None:
         words.append(f"The model selected {_format_segments(video.selected)}.")
     events = ", ".join(f"{n}: {format_time(a)}–{format_time(b)}" for n, a, b in figures.clip_events(video))

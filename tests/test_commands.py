@@ -13,6 +13,7 @@ import torch
 
 import eval_v2vt_sum
 import train_v2vt_sum
+from metrics.registry import METRICS
 from models.vtsum_blip import v2vt_sum
 from models.weights import load_weights
 from tests.conftest import ROOT
@@ -94,7 +95,7 @@ def test_published_commands(clone):
             assert read_metrics(ca, split) == pytest.approx(trained[split], abs=1e-6)
             results = json.loads((ca / f"results_{split}.json").read_text())
             assert results["num_videos"] == dict(expected=count, scored=count)
-    assert len(trained["test"]) == 14
+    assert len(trained["test"]) == len(METRICS)
 
     files = {str(path.relative_to(ca)) for path in ca.rglob("*") if path.is_file()}
     expected = {"config.yaml", "config_eval.yaml", "train.log", "eval.log", "log.jsonl", "checkpoint.pth"}
@@ -215,7 +216,8 @@ def test_missing_vt_clip_is_logged_before_training(train, caplog):
     folder = train("run", "--max_epoch", "1", "--splits", "val", "--pretrained_clip", "none.pth")
     assert "VT_CLIPScore" not in read_metrics(folder, "val")
     messages = (folder / "train.log").read_text()
-    assert messages.index("VT_CLIPScore is omitted: pretrained_clip: no file 'none.pth'") < messages.index("epoch 0")
+    omitted = "VT_CLIPScore and Cross-F_CLIP are omitted: pretrained_clip: no file 'none.pth'"
+    assert messages.index(omitted) < messages.index("epoch 0")
 
 
 def test_error_of_an_unsuitable_checkpoint_names_its_task(train, mini_flags, tmp_path):

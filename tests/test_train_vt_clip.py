@@ -12,6 +12,7 @@ import extract_features
 import train_vt_clip
 from data.vt_clip_dataset import VTClipDataset
 from engine.vt_clip_training import VTClipTrainer, require_same_clip
+from metrics.keyframes import select_top_rows
 from models.losses import vt_clip_loss
 from models.vt_clip import load_vt_clip
 from models.weights import hash_weights
@@ -92,8 +93,8 @@ def test_padded_texts_equal_single_texts(mini_root):
 
 def test_draws_depend_only_on_seed_and_epoch(mini_root):
     root = dict(vision_root=mini_root / "feat/vt_clipscore")
-    data = VTClipDataset(mini_root / "anno/train_videoxum.json", seed=1, **root)
-    same_seed = VTClipDataset(mini_root / "anno/train_videoxum.json", seed=1, **root)
+    data = VTClipDataset(mini_root / "anno/train_videoxum.json", seed=1, select_keyframes=select_top_rows, **root)
+    same_seed = VTClipDataset(mini_root / "anno/train_videoxum.json", seed=1, select_keyframes=select_top_rows, **root)
     first = [data[i, 0][0] for i in range(10)]
     assert all(torch.equal(drawn, same_seed[i, 0][0]) for i, drawn in enumerate(first))
     assert any(not torch.equal(drawn, data[i, 1][0]) for i, drawn in enumerate(first))
@@ -112,7 +113,8 @@ def test_video_without_other_frames_or_key_frames(tmp_path, labels):
     (tmp_path / "anno.json").write_text(json.dumps([entry]))
     features = np.arange(8, dtype=np.float32).reshape(2, 4)[: len(labels[0])]
     np.savez(tmp_path / "v.npz", vision=features)
-    keyframes, others, has_others, text, _ = VTClipDataset(tmp_path / "anno.json", seed=0, vision_root=tmp_path)[0, 0]
+    dataset = VTClipDataset(tmp_path / "anno.json", seed=0, select_keyframes=select_top_rows, vision_root=tmp_path)
+    keyframes, others, has_others, text, _ = dataset[0, 0]
     assert np.allclose(keyframes[0], features.mean(0)) and not has_others and not others.any() and text == "a dog"
 
 
@@ -216,7 +218,12 @@ def test_pixels_equal_those_of_extraction(mini_videos, tmp_path):
 
     encoder = clip_frame_encoder(clip)
     pairs = VTClipDataset(
-        record_file, seed=0, videos=find_videos([mini_videos / "videos"]), transform=encoder.transform, frames=4
+        record_file,
+        seed=0,
+        select_keyframes=select_top_rows,
+        videos=find_videos([mini_videos / "videos"]),
+        transform=encoder.transform,
+        frames=4,
     )
     keyframes, others, *_ = pairs[0, 0]
     rows = np.load(tmp_path / f"vt_clipscore/{pairs.records[0].video_id}.npz")["vision"]

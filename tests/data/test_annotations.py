@@ -1,10 +1,11 @@
+import hashlib
 import json
 import logging
 
 import numpy as np
 import pytest
 
-from data.annotations import load_annotations
+from data.annotations import fingerprint, hash_video_ids, load_annotations, read_subset
 
 
 def make_record(video_id="v_1", duration=4.2, frames=5, **changes):
@@ -24,6 +25,10 @@ def make_record_without(field):
     entry = make_record()
     del entry[field]
     return entry
+
+
+def make_graded(importance, **changes):
+    return make_record_without("vsum_onehot") | dict(importance=importance) | changes
 
 
 @pytest.fixture
@@ -104,17 +109,24 @@ ROWS = make_record()["vsum_onehot"]
         ([make_record(tsum="A dog.")], "video v_1: tsum: found 'A dog.', expected a list"),
         ([make_record(tsum=[])], "video v_1: tsum: found a list of 0, expected at least 1 item"),
         ([make_record_without("vsum_onehot")], "video v_1: vsum_onehot: missing"),
-        ([make_record(vsum_onehot=ROWS[:9])], "vsum_onehot: found 9 rows of 5 to 5 frames, expected 10 rows"),
         (
             [make_record(vsum_onehot=ROWS[:9] + [[0]])],
-            "vsum_onehot: found 10 rows of 1 to 5 frames, expected 10 rows of the same length",
+            "vsum_onehot: found 10 rows of 1 to 5 frames, expected one row per annotator, of the same length",
         ),
+        ([make_record(vsum_onehot=[])], "vsum_onehot: found 0 rows of 0 to 0 frames"),
+        ([make_record(importance=[[0.5] * 5])], "importance: found vsum_onehot too, expected one of the two"),
+        ([make_graded([[0.5, 1.5]])], "importance: found 1.5, expected numbers from 0 to 1"),
+        ([make_graded([[0.5, -0.1]])], "importance: found -0.1, expected numbers from 0 to 1"),
+        ([make_graded([[0.5, "x"]])], "importance: found 'x', expected numbers from 0 to 1"),
+        ([make_graded([[0.5], [0.5, 0.5]])], "importance: found 2 rows of 1 to 2 frames"),
+        ([make_record(references=[])], "references: found a list of 0, expected at least 1 item"),
+        ([make_record(references=["A dog.", 3])], "references: 1: found 3, expected text"),
         ([make_record(vsum_onehot=[[]] * 10)], "vsum_onehot: found 10 rows of 0 to 0 frames"),
         ([make_record(vsum_onehot=ROWS[:9] + [[0, 1, 2, 0, 0]])], "vsum_onehot: found 2, expected 0 and 1"),
         ([make_record(vsum_onehot=ROWS[:9] + [["0"] * 5])], "vsum_onehot: found '0', expected 0 and 1"),
         ([make_record(vsum_onehot=ROWS[:9] + [[[0]] * 5])], "vsum_onehot: found a list of 1, expected 0 and 1"),
         ([make_record(vsum_onehot=ROWS[:9] + [[0.5] * 5])], "vsum_onehot: found 0.5"),
-        ([make_record(vsum_onehot=5)], "vsum_onehot: found 5, expected 10 rows"),
+        ([make_record(vsum_onehot=5)], "vsum_onehot: found 5, expected one row per annotator"),
     ],
 )
 def test_invalid_annotations_raise_one_line(write_annotations, content, message):
@@ -129,3 +141,85 @@ def test_missing_file_raises(tmp_path):
         load_annotations(tmp_path)
     with pytest.raises(FileNotFoundError, match="none.json: annotations: no such file"):
         load_annotations(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("R", [1, 2, 20])
+def test_any_number_of_annotators(write_annotations, R, caplog):
+    rows = [[int(t == r % 5) for t in range(5)] for r in range(R)]
+    first, second = load_annotations(write_annotations([make_record("a"), make_record("b", vsum_onehot=rows)]))
+    assert (len(first.labels), len(second.labels)) == (10, R) and second.labels.dtype == np.uint8
+    assert not caplog.messages
+
+
+def test_other_annotators_in_a_file_of_videoxums_size_warn(write_annotations, caplog):
+    entries = [make_record(f"v{i}") for i in range(2001)]
+    entries[7]["vsum_onehot"] = ROWS[:4]
+    load_annotations(write_annotations(entries))
+    assert "1 of 2001 videos do not have VideoXum's 10 annotators; video v7 has 4" in caplog.text
+
+
+def test_graded_labels(write_annotations):
+    importance = [[0, 0.25, 1, 0.5, 0.75], [1, 1, 0, 0, 0.1]]
+    (record,) = load_annotations(write_annotations([make_graded(importance)]))
+    assert record.vsum_onehot is None and record.num_frames == 5 and record.labels is record.importance
+    assert record.labels.dtype == np.float32 and np.allclose(record.labels, importance)
+
+
+def test_references_replace_the_sentences_as_captions(write_annotations):
+    references = ["A dog runs.  It stops!", "The dog; it runs"]
+    plain, several, only = load_annotations(
+        write_annotations(
+            [
+                make_record("a"),
+                make_record("b", references=references),
+                make_record_without("tsum") | dict(video_id="c", references=references[1:]),
+            ]
+        )
+    )
+    assert plain.captions() == ["a dog runs it stops"]
+    assert several.captions() == ["a dog runs it stops", "the dog it runs"] and several.tsum == plain.tsum
+    assert only.captions(max_words=2) == ["the dog"] and only.tsum == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "needs", "kind"), [("tsum", ("keyframes",), "captions"), ("vsum_onehot", ("captions",), "keyframes")]
+)
+def test_labels_may_be_missing_where_they_are_not_needed(write_annotations, field, needs, kind):
+    path = write_annotations([make_record(), make_record_without(field) | dict(video_id="v_2")])
+    first, second = load_annotations(path, needs=needs)
+    assert first.has_labels(kind) and not second.has_labels(kind)
+    with pytest.raises(ValueError, match=f"video v_2: {field}: missing, expected .*, or .*; only the task"):
+        load_annotations(path)
+
+
+def test_fingerprints_depend_on_all_labels(write_annotations):
+    """That of records with `tsum` and `vsum_onehot` alone is the one in checkpoints of earlier versions."""
+    record = make_record()
+    variants = [
+        record,
+        record | dict(references=["A dog."]),
+        record | dict(references=["A cat."]),
+        make_graded([[0.0, 1, 0, 0, 0]]),
+        make_graded([[0.0, 0.9, 0, 0, 0]]),
+    ]
+    assert len({fingerprint(load_annotations(write_annotations([entry]))) for entry in variants}) == 5
+    rows = np.array(record["vsum_onehot"], np.uint8)
+    expected = hashlib.sha256(repr(("v_1", ("A dog runs.", "It stops."), 5)).encode() + rows.tobytes()).hexdigest()
+    assert fingerprint(load_annotations(write_annotations([record]))) == expected
+
+
+def test_subset(write_annotations, tmp_path):
+    path = write_annotations([make_record(name, duration) for name, duration in dict(a=9, b=3, c=5, d=1).items()])
+    (tmp_path / "ids.txt").write_text("c\n\nof_another_split\n a \n")
+    subset = read_subset(tmp_path / "ids.txt")
+    records = load_annotations(path, subset=subset)
+    assert [(record.video_id, record.index) for record in records] == [("c", 0), ("a", 1)]
+    assert hash_video_ids(records) == hash_video_ids(records[::-1]) != hash_video_ids(records[:1])
+    (tmp_path / "none.txt").write_text("x\ny\n")
+    with pytest.raises(ValueError, match="none.txt: subset: found none of the 4 videos of .*train_videoxum.json"):
+        load_annotations(path, subset=read_subset(tmp_path / "none.txt"))
+    (tmp_path / "bad.txt").write_text("a\nb/c\n")
+    with pytest.raises(ValueError, match="bad.txt: subset: line 2: found 'b/c', expected a video's id"):
+        read_subset(tmp_path / "bad.txt")
+    with pytest.raises(FileNotFoundError, match="subset: no such file"):
+        read_subset(tmp_path / "missing.txt")

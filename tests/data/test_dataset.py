@@ -13,6 +13,7 @@ from data.captions import reference_caption
 from data.collate import collate
 from data.dataset import VideoXum
 from data.loaders import EvalBatchSampler, TrainBatchSampler, make_loader
+from data.pack import pack_features
 
 
 @pytest.fixture
@@ -68,6 +69,104 @@ def test_blip_features_of_another_length_raise(build_dataset, mini_root, tmp_pat
     expected = f"{sample.video_id}.npz: video {sample.video_id}: features: found {T + 1} frames, expected {T}"
     with pytest.raises(ValueError, match=expected):
         build_dataset(root)[0]
+
+
+def edit_annotations(root, split, change):
+    """Apply `change` to every record of a split, given the record and its number."""
+    path = root / f"anno/{split}_videoxum.json"
+    entries = json.loads(path.read_text())
+    for i, entry in enumerate(entries):
+        change(entry, i)
+    path.write_text(json.dumps(entries))
+
+
+def test_training_compares_lengths_after_the_cut(build_dataset, mini_root, tmp_path):
+    root = copy_data(mini_root, tmp_path)
+    sample = build_dataset(root)[32]
+    T = len(sample.video_embeddings)
+    path = root / f"feat/blip/{sample.video_id}.npz"
+    np.savez(path, features=np.ones((T + 1, 768), np.float32))
+    cut = build_dataset(root, max_frames=T)
+    cut.check_features()
+    assert len(cut[32].video_embeddings) == cut[32].vsum_labels.shape[1] == T
+    expected = f"{sample.video_id}.npz: video {sample.video_id}: features: found {T + 1} frames, expected {T}"
+    for max_frames in (None, T + 1):
+        with pytest.raises(ValueError, match=expected):
+            build_dataset(root, max_frames=max_frames)[32]
+        with pytest.raises(ValueError, match=expected):
+            build_dataset(root, max_frames=max_frames).check_features()
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_features_are_checked_by_their_headers(build_dataset, mini_root, tmp_path, is_packed):
+    root = copy_data(mini_root, tmp_path)
+    dataset = build_dataset(root)
+    dataset.check_features()
+    name = dataset.records[5].video_id
+    np.savez(root / f"feat/blip/{name}.npz", features=np.ones((dataset.num_frames[5], 512), np.float32))
+    if is_packed:
+        ann_file = root / "anno/test_videoxum.json"
+        pack_features(root / "feat/blip", [ann_file], root / "packed", field="features", dtype="float32")
+        packed = VideoXum(ann_file, root / "packed", width=768, prompt="")
+        packed.check_features()
+        assert packed.features.shape(packed.records[0].video_id) == (packed.num_frames[0], 768)
+        return
+    for rank in range(3):  # each process checks its part
+        if rank == 5 % 3:
+            with pytest.raises(ValueError, match=f"video {name}: features: found shape .*512.*, expected .frames, 768"):
+                build_dataset(root).check_features(rank, 3)
+        else:
+            build_dataset(root).check_features(rank, 3)
+    (root / f"feat/blip/{name}.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=f"video {name}: features: damaged"):
+        build_dataset(root).check_features()
+
+
+def test_videos_may_differ_in_their_annotators(build_dataset, mini_root, tmp_path):
+    root = copy_data(mini_root, tmp_path)
+
+    def change(entry, i):
+        entry["vsum_onehot"] = entry["vsum_onehot"][: 1 + i % 3]
+
+    edit_annotations(root, "test", change)
+    dataset = build_dataset(root, "test")
+    samples = [dataset[i] for i in range(3)]
+    counts = [len(sample.vsum_labels) for sample in samples]
+    assert len(set(counts)) > 1 and max(counts) <= 3
+    batch = collate(samples)
+    assert batch.vsum_labels.shape[:2] == (3, max(counts)) and batch.vsum_labels.dtype == torch.float32
+    for labels, sample, R in zip(batch.vsum_labels, samples, counts):
+        T = sample.vsum_labels.shape[1]
+        assert torch.equal(labels[:R, :T], sample.vsum_labels.float()) and labels[R:, :T].isnan().all()
+    same = collate([sample for sample in samples if len(sample.vsum_labels) == counts[0]])
+    assert same.vsum_labels.dtype == torch.uint8
+
+
+def test_importance_references_and_missing_labels(build_dataset, mini_root, tmp_path):
+    root = copy_data(mini_root, tmp_path)
+
+    def change(entry, i):
+        del entry["tsum"]
+        entry["importance"] = (np.array(entry.pop("vsum_onehot"), float) / 4).tolist()
+        entry["references"] = [f"Caption {i}: first.", "Second."]
+
+    edit_annotations(root, "test", change)
+    sample = build_dataset(root, "test")[0]
+    assert sample.vsum_labels.dtype == torch.float32 and sample.vsum_labels.max() == 0.25
+    assert sample.caption.startswith("a video of caption") and sample.caption.endswith("first")
+
+    def remove(entry, i):
+        del entry["importance"], entry["references"]
+
+    edit_annotations(root, "test", remove)
+    with pytest.raises(ValueError, match="vsum_onehot: missing, expected .*; only the task v2t needs no keyframes"):
+        build_dataset(root, "test", needs=("keyframes",))
+    with pytest.raises(ValueError, match="tsum: missing, expected .*; only the task v2v needs no captions"):
+        build_dataset(root, "test", needs=("captions",))
+    bare = build_dataset(root, "test", needs=())
+    assert bare.num_frames == build_dataset(mini_root, "test").num_frames  # read from the features
+    batch = collate([bare[0], bare[1]])
+    assert batch.vsum_labels.shape[1] == 0 and batch.captions == ["a video of "] * 2
 
 
 def test_collate_pads_with_zeros(build_dataset, mini_model):

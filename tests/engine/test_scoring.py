@@ -1,13 +1,18 @@
+import dataclasses
 import json
+import logging
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from data.annotations import load_annotations
 from data.captions import reference_caption
-from engine.predictions import Prediction, read_predictions
+from engine.alignment import split_sentences
+from engine.predictions import Prediction, read_predictions, write_predictions
 from engine.scoring import format_table, score_predictions
 from metrics.__main__ import main
+from metrics.baselines import BASELINES
 from tests.helpers.documents import read_document
 
 
@@ -45,6 +50,10 @@ def test_perfect_predictions(predictions, records):
         assert np.mean([row[name] for row in scores]) == pytest.approx(metrics[name])
     keyframe_metrics = {"F1", "F1_max", "F1_published", "F1_published_max", "Kendall", "Spearman"}
     assert set(results["baselines"]["random"]) == set(results["baselines"]["human"]) == keyframe_metrics
+    assert set(results["baselines"]["uniform"]) == set(results["baselines"]["middle"]) == {"F1", "F1_max"}
+    shuffled, constant = results["baselines"]["shuffled"], results["baselines"]["constant"]
+    assert set(shuffled) == set(constant) and 0 < shuffled["CIDEr"] < constant["CIDEr"] < metrics["CIDEr"]
+    assert list(results["baselines"]) == list(BASELINES)
     assert set(metrics) - keyframe_metrics == {
         *(f"BLEU_{n}" for n in range(1, 5)),
         "METEOR",
@@ -53,7 +62,12 @@ def test_perfect_predictions(predictions, records):
         "VT_CLIPScore",
     }
     table = format_table(results, "test")
-    assert all(name in table for name in [*metrics, "random", "human", "7 of 7"])
+    assert all(name in table for name in [*metrics, *BASELINES, "7 of 7"])
+    assert [line.split(" left out: ")[0] for line in results["left_out"]] == ["F_CLIP", "Cross-F_CLIP"]
+    again, _ = score_predictions(
+        [Prediction(**entry) for entry in predictions], records, {**results["baselines"], "random": dict(F1=9.0)}
+    )
+    assert again["baselines"] == results["baselines"] | {"random": dict(F1=9.0)}  # reused
 
 
 def test_metrics_without_inputs_are_left_out(predictions, records):
@@ -61,11 +75,15 @@ def test_metrics_without_inputs_are_left_out(predictions, records):
         entry |= dict(caption=None, vt_clip_score=None)
     results, scores = score_entries(predictions[:3], records)
     assert set(results["metrics"]) == set(results["baselines"]["human"]) and "METEOR" not in scores[0]
+    assert set(results["baselines"]) == {"random", "human", "uniform", "middle"}
     assert results["num_videos"] == dict(expected=7, scored=3)
     for entry in predictions:
         entry |= dict(caption="a red circle", saliency=None)
     results, _ = score_entries(predictions, records)
-    assert "F1" not in results["metrics"] and "METEOR" in results["metrics"] and results["baselines"] == {}
+    assert "F1" not in results["metrics"] and "METEOR" in results["metrics"]
+    assert set(results["baselines"]) == {"shuffled", "constant"}
+    expected = "no video has saliency, keyframes or segments; found: caption, video_id"
+    assert expected in results["left_out"][0]
 
 
 def test_cut_saliency_requires_cut_from(predictions, records):
@@ -130,3 +148,194 @@ def test_metrics_command(predictions, mini_root, tmp_path, capsys):
     assert list(line) == ["F1_MEAN", "F1_MAX", "Kendall", "Spearman", *names, "VT_CLIPScore"]
     assert len((tmp_path / "out/scores_test.jsonl").read_text().splitlines()) == 7
     assert "python -m metrics" in read_document("evaluation")
+
+
+@pytest.fixture
+def run_command(mini_root, tmp_path, capsys):
+    """Return a function that scores entries by `python -m metrics`: results, scores per video, printed text."""
+
+    def run(entries, *flags, annotations=mini_root / "anno/test_videoxum.json"):
+        path = tmp_path / "predictions_test.jsonl"
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        main([str(path), str(annotations), "--output_dir", str(tmp_path / "out"), *flags])
+        scores = [json.loads(line) for line in (tmp_path / "out/scores_test.jsonl").read_text().splitlines()]
+        return json.loads((tmp_path / "out/results_test.json").read_text()), scores, capsys.readouterr().out
+
+    return run
+
+
+def test_sets_of_frames_are_scored_by_f1_alone(run_command, records):
+    entries = []
+    for record in records:
+        seconds = np.flatnonzero(record.vsum_onehot[0])
+        if record.index % 2:
+            segments = [[float(second), second + 1.0] for second in seconds[1:]]
+            entries.append(dict(video_id=record.video_id, keyframes=[seconds[0] + 0.5], segments=segments))
+        else:
+            entries.append(dict(video_id=record.video_id, keyframes=seconds.tolist()))
+    results, scores, output = run_command(entries)
+    assert set(results["metrics"]) == {"F1", "F1_max"}
+    for row, record in zip(scores, records):
+        selected = record.vsum_onehot[0]
+        assert row["F1"] == pytest.approx(np.mean([f1_score(human, selected) for human in record.vsum_onehot]))
+    fraction = np.mean([record.vsum_onehot[0].mean() for record in records])
+    assert results["selected_fraction"] == pytest.approx(fraction)
+    assert f"selected: {fraction:.1%} of the frames (saliency: 15%)" in output
+    assert "F1_published, F1_published_max, Kendall, Spearman left out: they rank all frames; keyframes and" in output
+    assert "CIDEr left out: no video has a caption; found: keyframes, video_id" in output
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected", "num_dropped"),
+    [
+        (dict(keyframes=[]), [], 0),
+        (dict(keyframes=[0, 3.9, 3]), [0, 3], 0),
+        (dict(keyframes=[9, 10, 11.2]), [9], 2),
+        (dict(segments=[[2, 4]]), [2, 3], 0),
+        (dict(segments=[[2.5, 4.1], [7, 7]]), [2, 3, 4, 7], 0),
+        (dict(segments=[[8, 10.0**9]]), [8, 9], 0),
+        (dict(segments=[[12, 14]]), [], 1),
+        (dict(keyframes=[1], segments=[[3, 4]]), [1, 3], 0),
+    ],
+)
+def test_seconds_become_frames(fields, expected, num_dropped):
+    selected, dropped = Prediction(video_id="v", **fields).select_frames(10)
+    assert np.flatnonzero(selected).tolist() == expected and dropped == num_dropped
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(keyframes=[-1]), "keyframes: 0: found -1, expected at least 0"),
+        (dict(keyframes=["1"]), "keyframes: 0: found '1', expected a finite number"),
+        (dict(segments=[[3, 1]]), "segments: 0: found [3.0, 1.0], expected [start, end] in seconds"),
+        (dict(segments=[[3]]), "segments: 0: found [3.0], expected [start, end] in seconds"),
+        (dict(segments=[3, 4]), "segments: 0: found 3, expected a list"),
+        (dict(saliency=[1], keyframes=[0]), "keyframes: found saliency too, expected one of the two"),
+        (dict(saliency=[1], segments=[]), "segments: found saliency too, expected one of the two"),
+    ],
+)
+def test_invalid_sets_of_frames_raise(tmp_path, fields, message):
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps(dict(video_id="v") | fields))
+    with pytest.raises(ValueError) as caught:
+        read_predictions(path)
+    assert f"{path}: line 1: video v: {message}" in str(caught.value)
+
+
+def test_unknown_fields_are_named(run_command, predictions, records, caplog):
+    entries = [dict(video_id=record.video_id, scores=[1.0], capton="a dog") for record in records]
+    with pytest.raises(ValueError, match="found nothing to score: F1, .*; found: capton, scores, video_id"):
+        run_command(entries)
+    assert "'capton': unknown field, ignored in 7 lines; did you mean caption?" in caplog.text
+    assert "'scores': unknown field, ignored in 7 lines\n" in caplog.text
+
+
+def test_saliency_of_0_and_1_is_refused_by_the_command(run_command, predictions, records, caplog):
+    T = records[3].num_frames
+    count = int(0.15 * T)
+    predictions[3]["saliency"] = [1.0] * count + [0.0] * (T - count)
+    with pytest.raises(
+        ValueError, match=f"{records[3].video_id}: saliency: found a set of frames .0 and 1., in 1 of 7"
+    ):
+        run_command(predictions)
+    with caplog.at_level(logging.WARNING):
+        score_entries(predictions, records)  # in an evaluation
+    assert "list the selected seconds as keyframes" in caplog.text
+    predictions[3]["saliency"] = [1.0] * (count + 1) + [0.0] * (T - count - 1)  # F1 selects exactly the ones
+    run_command(predictions)
+    caplog.clear()
+    predictions[3]["saliency"] = [0.3] * T
+    run_command(predictions)
+    assert f"video {records[3].video_id}: saliency: found the same value for all frames, in 1 of 7" in caplog.text
+
+
+def test_captions_are_scored_against_all_references(predictions, records, tmp_path):
+    several = [
+        dataclasses.replace(record, references=("Something else entirely.", "".join(record.tsum))) for record in records
+    ]
+    results, _ = score_entries(predictions, several)
+    assert results["metrics"]["BLEU_4"] == pytest.approx(1) and results["metrics"]["METEOR"] == pytest.approx(1)
+    write_predictions(tmp_path, "test", [Prediction(**entry) for entry in predictions], several)
+    truth = json.loads((tmp_path / "result/gt_test.json").read_text())
+    assert [image["id"] for image in truth["images"]] == list(range(7))
+    assert [entry["image_id"] for entry in truth["annotations"]] == [i // 2 for i in range(14)]
+    assert len({entry["id"] for entry in truth["annotations"]}) == 14
+    assert truth["annotations"][0]["caption"] == "something else entirely"
+
+
+def test_graded_annotations(predictions, records):
+    rng = np.random.default_rng(0)
+    graded = [
+        dataclasses.replace(
+            record, vsum_onehot=None, importance=rng.random((2 + record.index % 2, record.num_frames), np.float32)
+        )
+        for record in records
+    ]
+    results, scores = score_entries(predictions, graded)
+    assert results["keyframes_from"] == "importance"
+    for entry, row, record in zip(predictions, scores, graded):
+        count = int(0.15 * record.num_frames) + 1
+        keyframes = [importance >= np.sort(importance)[-count] for importance in record.importance]
+        selected = np.array(entry["saliency"])
+        selected = selected >= np.sort(selected)[-count]
+        assert row["F1"] == pytest.approx(np.mean([f1_score(human, selected) for human in keyframes]))
+        expected = np.corrcoef(*(_ranks(x) for x in (entry["saliency"], record.importance.mean(0))))[0, 1]
+        assert row["Spearman"] == pytest.approx(expected)
+    assert results["baselines"]["human"]["F1"] < 0.5
+
+
+def _ranks(values):
+    return (np.searchsorted(np.sort(values), values, "left") + np.searchsorted(np.sort(values), values, "right")) / 2
+
+
+def test_one_annotator_has_no_human_row(predictions, records, caplog):
+    single = [dataclasses.replace(record, vsum_onehot=record.vsum_onehot[:1]) for record in records]
+    results, _ = score_entries(predictions, single)
+    assert "human" not in results["baselines"] and results["metrics"]["F1"] > 0
+    assert "left out 7 of 7 videos, which have one annotator" in caplog.text
+
+
+def test_subset_and_also_subset(run_command, predictions, records, tmp_path):
+    names = [record.video_id for record in records[1:4]]
+    (tmp_path / "available.txt").write_text("\n".join([*names, "of_another_split"]))
+    flag = str(tmp_path / "available.txt")
+    predictions[2]["caption"] = "a red circle moves"
+    alone, scores, _ = run_command(predictions, "--subset", flag)
+    assert [row["video_id"] for row in scores] == names and alone["num_videos"] == dict(expected=3, scored=3)
+    assert (
+        alone["subset"]["num_videos"] == 3 and alone["subset"]["file"] == flag and len(alone["subset"]["sha256"]) == 64
+    )
+    both, scores, output = run_command(predictions, "--also_subset", flag)
+    assert len(scores) == 7 and "test, available: 3 of 3 videos" in output
+    part = both["subsets"]["available"]
+    assert part["metrics"] == alone["metrics"] != both["metrics"]  # CIDEr of the subset's references
+    assert part["baselines"] == alone["baselines"] and part["subset"] == alone["subset"]
+
+
+def test_clip_features_give_alignment_scores(run_command, predictions, records, mini_root, tmp_path):
+    flags = ["--clip_root", str(mini_root / "feat/vt_clipscore")]
+    for entry in predictions:
+        del entry["vt_clip_score"]
+    frames_only, _, output = run_command(predictions, *flags)
+    assert "VT_CLIPScore" not in frames_only["metrics"] and frames_only["clip_encoder"]["text"] is None
+    assert "Cross-F_CLIP left out: no VT-CLIP features and text tower" in output
+    flags += ["--pretrained_clip", str(mini_root / "vt_clip.pth")]
+    results, scores, _ = run_command(predictions, *flags)
+    assert 0 < results["metrics"]["Cross-F_CLIP"] < 1 and results["metrics"]["VT_CLIPScore"] > 0.3
+    assert results["metrics"]["F_CLIP"] == frames_only["metrics"]["F_CLIP"]
+    assert results["clip_encoder"]["text"] == flags[-1] and len(results["vt_clip_sha256"]) == 64
+    as_sets = [
+        dict(video_id=record.video_id, keyframes=np.flatnonzero(record.vsum_onehot[0]).tolist(), caption="")
+        for record in records
+    ]
+    results, scores, _ = run_command(as_sets, *flags)
+    assert 0.5 < results["metrics"]["F_CLIP"] <= 1
+    assert all(row["Cross-F_CLIP"] <= 0.5 for row in scores)  # half of it is 0 without a sentence
+    with pytest.raises(ValueError, match="--pretrained_clip: found no --clip_root"):
+        run_command(as_sets, *flags[2:])
+
+
+def test_texts_are_split_into_sentences():
+    assert split_sentences(" A dog runs. It stops!  Why? 3.5 m ") == ["A dog runs.", "It stops!", "Why?", "3.5 m"]
+    assert split_sentences("") == [] and split_sentences("a dog runs") == ["a dog runs"]

@@ -35,6 +35,29 @@ def test_l2_equals_explicit_loops(keyframes):
     assert l2_keyframe_loss(saliency, labels, mask).item() == pytest.approx(total / count, rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", [cross_entropy_keyframe_loss, l2_keyframe_loss])
+def test_graded_labels_of_different_numbers_of_annotators(keyframes, loss):
+    """Rows of NaN are annotators that a video does not have; graded labels enter with their own squares."""
+    saliency, _, mask = keyframes
+    generator = torch.Generator().manual_seed(3)
+    rows = [torch.rand(R, 40, generator=generator) for R in (3, 1, 2)]
+    labels = torch.stack([F.pad(video, (0, 0, 0, 3 - len(video)), value=torch.nan) for video in rows])
+    total = count = 0.0
+    for b, video in enumerate(rows):
+        for t in range(int(mask[b].sum())):
+            targets, logits = video[:, t].double(), saliency[b, t].double().expand(len(video))
+            if loss is l2_keyframe_loss:
+                total += (logits.sigmoid() - targets).square().mean().item()
+            else:
+                total += F.binary_cross_entropy_with_logits(logits, targets).item()
+            count += 1
+    count = count if loss is l2_keyframe_loss else mask.numel()  # QUIRK-1
+    assert loss(saliency, labels, mask).item() == pytest.approx(total / count, rel=1e-5)
+    saliency.requires_grad_()
+    loss(saliency, labels, mask).backward()
+    assert saliency.grad.isfinite().all()
+
+
 @pytest.fixture
 def caption():
     """States of all positions, an output layer over 50 tokens, targets, and a mask of the scored positions."""

@@ -1,0 +1,153 @@
+"""Scores of predictions in the space of VT-CLIP: F_CLIP, Cross-F_CLIP, and VT-CLIPScore of predictions without it.
+
+Axes: T frames at 1 fps, C width of VT-CLIP's features.
+"""
+
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.annotations import VideoRecord
+from data.feature_writer import PROVENANCE_FILE, read_provenance
+from data.features import open_features
+from engine.predictions import Prediction
+from engine.scoring import labels_of
+from metrics.alignment import cross_f_clip, f_clip, vt_clip_score
+from metrics.keyframes import select_top_frames
+from models.vt_clip import VTClip, load_vt_clip
+from models.weights import hash_weights
+from utils.device import pick_device
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_BATCH = 64  # videos whose texts are encoded together
+
+
+def add_clip_scores(
+    predictions: Sequence[Prediction],
+    records: Sequence[VideoRecord],
+    vision: Sequence[np.ndarray],
+    vt_clip: VTClip | None,
+) -> list[Prediction]:
+    """Add `f_clip` and `cross_f_clip` to predictions that have what they need, and a missing `vt_clip_score`.
+
+    Args:
+        predictions: predictions of N videos.
+        records: annotations of the videos.
+        vision: (T, C) features of the frames of each video; longer ones are cut to the prediction's saliency.
+        vt_clip: its text tower; None adds `f_clip` only.
+    """
+    texts = [_sentences_of(prediction, record) for prediction, record in zip(predictions, records)]
+    features: dict[str, np.ndarray] = {}
+    if vt_clip is not None:
+        unique = list(dict.fromkeys(sentence for parts in texts for part in parts for sentence in part))
+        features = dict(zip(unique, vt_clip.encode_text(unique).float().cpu().numpy())) if unique else {}
+    scored = []
+    for prediction, record, frames, (generated, *references) in zip(predictions, records, vision, texts):
+        T = min(len(frames), len(prediction.saliency or frames), record.num_frames or len(frames))
+        selected, has_caption = _selected_frames(prediction, T), prediction.caption is not None
+        changes: dict[str, float] = {}
+        if selected is not None and record.labels is not None:
+            keyframes = labels_of(record, T).keyframes
+            changes["f_clip"] = f_clip(frames[:T], selected, keyframes)
+            if vt_clip is not None and has_caption and references:
+                reference_features = [_stack(features, part, frames) for part in references]
+                generated_features = _stack(features, generated, frames)
+                changes["cross_f_clip"] = cross_f_clip(
+                    frames[:T], selected, keyframes, reference_features, generated_features
+                )
+        if selected is not None and vt_clip is not None and has_caption and prediction.vt_clip_score is None:
+            changes["vt_clip_score"] = _vt_clip_score(prediction, selected, frames[:T], vt_clip)
+        scored.append(prediction.model_copy(update=changes))
+    return scored
+
+
+def _selected_frames(prediction: Prediction, T: int) -> np.ndarray | None:
+    """Frames of the visual summary, (T,) bool; None without one."""
+    if prediction.saliency is not None:
+        return select_top_frames(np.array(prediction.saliency[:T]))
+    return prediction.select_frames(T)[0] if prediction.has_selection else None
+
+
+def _sentences_of(prediction: Prediction, record: VideoRecord) -> list[list[str]]:
+    """Sentences of the caption, and of each reference."""
+    references = [split_sentences(text) for text in record.references] or [list(record.tsum)] * bool(record.tsum)
+    return [split_sentences(prediction.caption or ""), *references]
+
+
+def split_sentences(text: str) -> list[str]:
+    """Split a text after `.`, `!` and `?` that a space follows; a text without them is one sentence."""
+    return [sentence for sentence in _SENTENCE_END.split(text.strip()) if sentence]
+
+
+def _stack(features: dict[str, np.ndarray], sentences: Sequence[str], frames: np.ndarray) -> np.ndarray:
+    """Features (n, C) of n sentences."""
+    return np.stack([features[s] for s in sentences]) if sentences else np.zeros((0, frames.shape[1]), np.float32)
+
+
+def _vt_clip_score(prediction: Prediction, selected: np.ndarray, frames: np.ndarray, vt_clip: VTClip) -> float:
+    """VT-CLIPScore of a caption and the top frames of its saliency, or of all of its selected frames."""
+    text = vt_clip.encode_text([prediction.caption or ""]).float().cpu()  # (1, C)
+    vision = torch.from_numpy(frames)
+    if prediction.saliency is not None:
+        saliency = torch.tensor([prediction.saliency[: len(frames)]])  # (1, T)
+        return vt_clip_score(saliency, [len(frames)], vision[None], text).item()
+    if not selected.any():
+        return 0.0
+    return torch.cosine_similarity(vision[torch.from_numpy(selected)].mean(0, keepdim=True), text).item()
+
+
+def score_with_clip_features(
+    predictions: Sequence[Prediction],
+    records: Sequence[VideoRecord],
+    clip_root: str | os.PathLike,
+    pretrained_clip: str,
+) -> tuple[list[Prediction], dict[str, Any]]:
+    """Add the scores of `add_clip_scores` to predictions, from features on the disk.
+
+    Args:
+        predictions: predictions of some of the videos.
+        records: annotations of the videos.
+        clip_root: folder of the features of the frames.
+        pretrained_clip: VT-CLIP checkpoint (path or URL); "" adds `f_clip` only.
+    Returns:
+        the predictions, and the entries of the results that name the encoder.
+    Raises:
+        FileNotFoundError, ValueError: features or the checkpoint are missing or invalid.
+    """
+    vt_clip = load_vt_clip(pretrained_clip).to(pick_device("auto")) if pretrained_clip else None
+    by_id = {record.video_id: record for record in records}
+    known = [prediction for prediction in predictions if prediction.video_id in by_id]
+    width = None if vt_clip is None else vt_clip.width
+    features = open_features(clip_root, [p.video_id for p in known], "vision", width, "VT-CLIP features")
+
+    def scored_batches() -> Iterator[Prediction]:
+        for start in range(0, len(known), _BATCH):
+            batch = known[start : start + _BATCH]
+            vision = [features.load(prediction.video_id) for prediction in batch]
+            with torch.inference_mode():
+                yield from add_clip_scores(batch, [by_id[p.video_id] for p in batch], vision, vt_clip)
+
+    scored = {prediction.video_id: prediction for prediction in scored_batches()}
+    weights_sha256 = None if vt_clip is None else hash_weights(vt_clip)
+    encoder = describe_clip_encoder(clip_root, pretrained_clip, weights_sha256)
+    return [scored.get(prediction.video_id, prediction) for prediction in predictions], encoder
+
+
+def describe_clip_encoder(
+    clip_root: str | os.PathLike, pretrained_clip: str, weights_sha256: str | None
+) -> dict[str, Any]:
+    """Describe the encoder of VT-CLIPScore, F_CLIP and Cross-F_CLIP, for results.
+
+    Args:
+        clip_root: folder of the features of the frames.
+        pretrained_clip: checkpoint of the text tower.
+        weights_sha256: hash of its weights; None without it.
+    """
+    frames_sha256 = read_provenance(pathlib.Path(clip_root, PROVENANCE_FILE)).get("weights_sha256")
+    encoder = dict(text=pretrained_clip if weights_sha256 else None, frames_weights_sha256=frames_sha256)
+    return dict(clip_encoder=encoder, vt_clip_sha256=weights_sha256)
