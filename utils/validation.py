@@ -1,6 +1,8 @@
 """One-line messages for pydantic's errors: `field: found X, expected Y`."""
 
+import difflib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import pydantic
@@ -60,3 +62,9 @@ def abbreviate(value: Any) -> str:
     if isinstance(value, (list, tuple, dict)):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     return ascii(value)[:60]
+
+
+def suggest_name(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return "; did you mean NAME?" with the most similar known name, for a message; "" if none is similar."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
