@@ -274,7 +274,9 @@ def describe_table(
                 f"With fewer than {MIN_VIDEOS} videos, intervals are too narrow and significance is not marked."
             )
         else:
-            below.append("* significant: 0 is outside the interval; about one in twenty comparisons is so by chance.")
+            below.append(
+                "* significant: 0 is outside the interval. About one in twenty comparisons is significant by chance."
+            )
         covers_seeds = {has_several_seeds(group, reference) for group, _ in compared}
         if False in covers_seeds:
             below.append("Between rows of a single seed, interval and star are of the videos alone (bootstrap), not of")
