@@ -1,7 +1,7 @@
 """Scores of arrays and strings: key-frames, captions, their agreement, shots.
 
 `registry.METRICS` is the table of VideoXum's metrics. Does not read files or use models. Imports `utils`; the command
-`python -m metrics` also imports `data` and `engine`.
+`python -m metrics` also imports `data` and `engine`, and `python -m metrics.parse` converts answers of language models.
 """
 
 import importlib

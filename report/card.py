@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.config import SPLITS
 from metrics.registry import PAPER_METRICS, UNSCALED_METRICS, format_score
-from report.runs import Run, format_setting, has_videoxum_size, read_run
+from report.runs import Run, describe_baselines, format_setting, has_videoxum_size, read_run
 from utils.command_line import OneLineParser
 from utils.files import atomic_write, compute_sha256
 from utils.log import run_main
@@ -50,6 +50,7 @@ def write_card(folder: str | pathlib.Path, path: str | pathlib.Path) -> None:
         checkpoint=CHECKPOINT,
         sha256=sha256,
         unscaled_metrics=UNSCALED_METRICS,
+        baseline_descriptions=describe_baselines(runs),
         score_tables=[_score_table(run) for run in runs],
         has_vt_clip=any("VT_CLIPScore" in run.metrics for run in runs),
         initial_weights=settings["pretrained_model"] or settings["pretrained"],

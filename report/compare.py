@@ -3,15 +3,17 @@
     python -m report.compare outputs/ablations/tt_ca outputs/ablations/kernel_9 --format markdown
 
 Runs that differ only in their seed are one row: mean ± standard deviation. Differences from a reference row are of the
-mean score per video; their 95% intervals are from a paired bootstrap over the videos.
+mean score per video. Between rows of a single seed, their 95% intervals are from a paired bootstrap over the videos;
+with several seeds they also cover the seed of the training, see `seed_interval`.
 
-Axes: N videos, M metrics.
+Axes: N videos, M metrics, S seeds.
 """
 
 import argparse
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from engine.config import SPLITS
 from metrics.registry import METRICS, PAPER_METRICS, format_score
 from report.runs import (
     ABOUT_F1,
+    RUN_DEPENDENT_BASELINES,
     VIDEOS_PER_STEP,
     Run,
     align_scores,
@@ -35,6 +38,7 @@ from utils.log import run_main
 # With fewer videos, the coverage of the bootstrap's intervals is far below 95%.
 MIN_VIDEOS = 20
 BOOTSTRAP_BATCH = 50  # resamples in memory: 25 MB for 4,000 videos and 16 metrics
+RELATIVE_F1 = "F1/random"  # a column: F1 divided by the F1 of random saliency
 
 # Metric -> difference of the means, lower and upper end of its interval.
 Intervals = dict[str, tuple[float, float, float]]
@@ -51,19 +55,11 @@ class Group:
         first, more = str(self.runs[0].folder), len(self.runs) - 1
         return f"{first} (and {more} more {'seeds' if more > 1 else 'seed'})" if more else first
 
-    def format_metric(self, metric: str) -> str:
-        """Mean ± standard deviation over the runs; "" where a run lacks the metric."""
-        values = [run.metrics[metric] for run in self.runs if metric in run.metrics]
-        if len(values) < len(self.runs):
-            return ""
-        mean = format_score(metric, float(np.mean(values)))
-        return f"{mean} ± {format_score(metric, float(np.std(values, ddof=1)))}" if len(values) > 1 else mean
-
-    def mean_scores(self, video_ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """Scores per video, the mean over the runs: metric -> (N,)."""
-        scores_of_runs = [align_scores(run, video_ids) for run in self.runs]
+    def scores_by_seed(self, other: Run) -> dict[str, np.ndarray]:
+        """Scores per video in the order of another run's videos, for the metrics of all runs: metric -> (S, N)."""
+        scores_of_runs = [align_scores(run, other) for run in self.runs]
         shared = set.intersection(*(set(scores) for scores in scores_of_runs))
-        return {name: np.mean([scores[name] for scores in scores_of_runs], axis=0) for name in shared}
+        return {name: np.stack([scores[name] for scores in scores_of_runs]) for name in shared}
 
 
 def group_by_seed(runs: Sequence[Run]) -> list[Group]:
@@ -91,23 +87,64 @@ def differing_settings(groups: Sequence[Group]) -> list[str]:
 
 
 def score_table(groups: Sequence[Group], metrics: Sequence[str]) -> tuple[list[str], list[list[str]], int]:
-    """Build the table of published, random and human rows and each group: header, rows, number of leading columns."""
+    """Build the table of published rows, baselines and groups: header, rows, number of leading columns."""
     names = differing_settings(groups)
-    reference_rows = published_rows(groups[0].runs[0].split) | select_baselines(groups)
-    table = [
-        [label, *[""] * len(names), *[format_score(m, row[m]) if m in row else "" for m in metrics]]
-        for label, row in reference_rows.items()
-    ]
+    baselines, run = select_baselines(groups), groups[0].runs[0]
+    random_f1 = baselines.get("random", {}).get("F1")
+    columns = list(metrics)
+    if random_f1 and "F1" in metrics:
+        columns.insert(metrics.index("F1") + 1, RELATIVE_F1)
+    published_random_f1 = random_f1 if has_videoxum_size(run) else None  # of the paper's videos
+    # Label, settings, scores of each run, and F1 of random saliency.
+    rows: list[tuple[str, list[str], list[dict[str, float]], float | None]] = []
+    no_settings = [""] * len(names)
+    for label, scores in published_rows(run.split).items():
+        rows.append((label, no_settings, [scores], published_random_f1))
+    for label, scores in baselines.items():
+        rows.append((label, no_settings, [scores], random_f1))
     for group in groups:
         settings = group.runs[0].settings
         values = [format_setting(settings[name]) if name in settings else "" for name in names]
-        table.append([group.name, *values, *map(group.format_metric, metrics)])
-    return ["", *names, *metrics], table, 1 + len(names)
+        rows.append((group.name, values, [run.metrics for run in group.runs], random_f1))
+        for label in RUN_DEPENDENT_BASELINES:
+            if all(label in run.baselines for run in group.runs):
+                scores_of_runs = [run.baselines[label] for run in group.runs]
+                rows.append((f"{group.name}, {label} captions", no_settings, scores_of_runs, random_f1))
+    table = [
+        [label, *values, *(format_cell(name, scores_of_runs, f1) for name in columns)]
+        for label, values, scores_of_runs, f1 in rows
+    ]
+    return ["", *names, *columns], table, 1 + len(names)
+
+
+def format_cell(column: str, rows: Sequence[Mapping[str, float]], random_f1: float | None) -> str:
+    """Format a column's mean ± standard deviation over the scores of several runs; "" where a run lacks it.
+
+    Args:
+        column: a metric or `RELATIVE_F1`.
+        rows: metric -> score, of each run.
+        random_f1: F1 of random saliency on the same videos, or None.
+    """
+    if column == RELATIVE_F1:
+        values = [row["F1"] / random_f1 for row in rows if "F1" in row] if random_f1 else []
+        format_value = "{:.2f}".format
+    else:
+        values = [row[column] for row in rows if column in row]
+        format_value = functools.partial(format_score, column)
+    if len(values) < len(rows):
+        return ""
+    mean = format_value(float(np.mean(values)))
+    return f"{mean} ± {format_value(float(np.std(values, ddof=1)))}" if len(values) > 1 else mean
 
 
 def select_baselines(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
-    """Return the random and human rows of the first run that has them; runs of task v2t have none."""
-    return next((run.baselines for group in groups for run in group.runs if run.baselines), {})
+    """Return the baseline rows that are the same for all runs, each score of the first run that has it."""
+    baselines: dict[str, dict[str, float]] = {}
+    for run in (run for group in groups for run in group.runs):
+        for label, row in run.baselines.items():
+            if label not in RUN_DEPENDENT_BASELINES:
+                baselines[label] = row | baselines.get(label, {})
+    return baselines
 
 
 def bootstrap_interval(differences: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -130,21 +167,63 @@ def bootstrap_interval(differences: np.ndarray, resamples: int, seed: int) -> tu
     return interval.low, interval.high
 
 
+def seed_interval(scores: np.ndarray, reference_scores: np.ndarray) -> tuple[float, float]:
+    """Compute the 95% interval of a difference of mean scores over the sampling of videos and of seeds.
+
+    It is difference ± t · sqrt(var_videos + var_seeds):
+
+    - var_videos = s_d² / N, s_d² the variance over the videos of the paired differences of the means over the seeds;
+    - var_seeds = s_p² (1 / S_A + 1 / S_B), s_p² the variance of the mean score between seeds, pooled over both rows: a
+      row of a single seed is assumed to vary as the other;
+    - t is Student's 97.5% quantile; its degrees of freedom are Welch–Satterthwaite's, from the N - 1 and S_A + S_B - 2
+      of the two variances.
+
+    Args:
+        scores: (S_A, N), one row per seed.
+        reference_scores: (S_B, N), of the same videos; S_A + S_B ≥ 3.
+    Returns:
+        Lower and upper end.
+    """
+    from scipy import stats
+
+    (S_A, N), S_B = scores.shape, len(reference_scores)
+    pairs = scores.mean(axis=0) - reference_scores.mean(axis=0)  # (N,)
+    squares = sum(((means - means.mean()) ** 2).sum() for means in (scores.mean(axis=1), reference_scores.mean(axis=1)))
+    var_videos = pairs.var(ddof=1) / N if N > 1 else 0.0
+    var_seeds = squares / (S_A + S_B - 2) * (1 / S_A + 1 / S_B)
+    total = var_videos + var_seeds
+    if total == 0:
+        return pairs.mean(), pairs.mean()
+    degrees = total**2 / (var_videos**2 / max(N - 1, 1) + var_seeds**2 / (S_A + S_B - 2))
+    half_width = stats.t.ppf(0.975, degrees) * np.sqrt(total)
+    return pairs.mean() - half_width, pairs.mean() + half_width
+
+
+def has_several_seeds(group: Group, reference: Group) -> bool:
+    """Whether the interval of a difference between rows covers the seed of the training."""
+    return len(group.runs) > 1 or len(reference.runs) > 1
+
+
 def compare_groups(
     groups: Sequence[Group], reference: Group, metrics: Sequence[str], resamples: int, seed: int
 ) -> list[tuple[Group, Intervals]]:
     """Compute each other group's mean difference per video from the reference, with its interval."""
-    video_ids = reference.runs[0].video_ids
-    reference_scores = reference.mean_scores(video_ids)
+    reference_scores = reference.scores_by_seed(reference.runs[0])
     compared = []
     for group in groups:
-        scores = group.mean_scores(video_ids)
+        scores = group.scores_by_seed(reference.runs[0])
         shared = [name for name in metrics if name in scores and name in reference_scores]
         if group is reference or not shared:
             continue
-        pairs = np.stack([scores[name] - reference_scores[name] for name in shared], axis=1)  # (N, M)
-        lows, highs = bootstrap_interval(pairs, resamples, seed)
-        compared.append((group, dict(zip(shared, zip(pairs.mean(axis=0), lows, highs)))))
+        pairs = np.stack(
+            [scores[name].mean(axis=0) - reference_scores[name].mean(axis=0) for name in shared], axis=1
+        )  # (N, M)
+        if has_several_seeds(group, reference):
+            ends = [seed_interval(scores[name], reference_scores[name]) for name in shared]
+        else:
+            ends = list(zip(*bootstrap_interval(pairs, resamples, seed)))
+        intervals = {name: (mean, *end) for name, mean, end in zip(shared, pairs.mean(axis=0), ends)}
+        compared.append((group, intervals))
     return compared
 
 
@@ -181,10 +260,30 @@ def append_differences(
 
 
 def describe_table(
-    groups: Sequence[Group], reference: Group, has_differences: bool, metrics: Sequence[str]
+    groups: Sequence[Group], reference: Group, compared: Sequence[tuple[Group, Intervals]], metrics: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """Describe the tables: lines above the second table, and lines below both."""
     run, above, below = groups[0].runs[0], [], []
+    if compared:
+        num_videos = len(run.video_ids)
+        above.append(f"Mean difference per video from {reference.name}, over {num_videos} videos, with 95% interval.")
+        if any(METRICS[name].is_corpus for name in metrics):
+            above.append("BLEU and METEOR: differences of scores per video; the scores above are of the whole split.")
+        if num_videos < MIN_VIDEOS:
+            below.append(
+                f"With fewer than {MIN_VIDEOS} videos, intervals are too narrow and significance is not marked."
+            )
+        else:
+            below.append(
+                "* significant: 0 is outside the interval. About one in twenty comparisons is significant by chance."
+            )
+        covers_seeds = {has_several_seeds(group, reference) for group, _ in compared}
+        if False in covers_seeds:
+            below.append("Between rows of a single seed, interval and star are of the videos alone (bootstrap), not of")
+            below.append("  the training's seed: another seed may give another sign.")
+        if True in covers_seeds:
+            below.append("If one of the rows has several seeds, interval and star are of the videos and of the seeds")
+            below.append("  (Student's t; variance between seeds pooled over both rows).")
     if published_rows(run.split):
         below.append(ABOUT_F1)
         if not has_videoxum_size(run):
@@ -194,20 +293,6 @@ def describe_table(
     for group in groups:
         if len(group.runs) > 1:
             below.append(f"{group.name}: {', '.join(str(run.folder) for run in group.runs)}")
-    if has_differences:
-        num_videos = len(run.video_ids)
-        above.append(f"Mean difference per video from {reference.name}, over {num_videos} videos, with 95% interval.")
-        if num_videos < MIN_VIDEOS:
-            above.append(
-                f"With fewer than {MIN_VIDEOS} videos, intervals are too narrow and significance is not marked."
-            )
-        else:
-            above.append(
-                "* significant: 0 is outside the interval, which covers the sampling of videos, not the seed or"
-            )
-            above.append("  multiple comparisons: about one in twenty is significant by chance.")
-        if any(METRICS[name].is_corpus for name in metrics):
-            above.append("BLEU and METEOR: differences of scores per video; the scores above are of the whole split.")
     return above, below
 
 
@@ -215,7 +300,7 @@ def check_same_videos(groups: Sequence[Group]) -> None:
     """Raise a ValueError if groups were not scored on the same videos with the same annotations."""
     first, expected = groups[0].runs[0], select_baselines(groups)
     for run in (run for group in groups for run in group.runs):
-        align_scores(run, first.video_ids)
+        align_scores(run, first)
         for label, row in run.baselines.items():
             for name, value in row.items():
                 if not np.isclose(value, expected.get(label, {}).get(name, value), rtol=1e-9):
@@ -264,7 +349,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.table_format == "csv":
         print(render_table(*append_differences(header, rows, compared, metrics), "csv"), end="")
         return
-    above, below = describe_table(groups, reference, bool(compared), metrics)
+    above, below = describe_table(groups, reference, compared, metrics)
     comment = "% " if args.table_format == "latex" else ""
     print(render_table(header, rows, args.table_format, left))
     for line in above:

@@ -12,7 +12,7 @@ from data.annotations import NUM_VIDEOS
 from metrics.registry import METRICS, PAPER_METRICS, UNSCALED_METRICS, format_score
 from report import figures
 from report.content import ReportData, ReportVideo
-from report.runs import ABOUT_F1, format_setting, has_videoxum_size, published_rows
+from report.runs import ABOUT_F1, describe_baselines, format_setting, has_videoxum_size, published_rows
 from utils.files import atomic_write
 from utils.templates import template_environment
 from utils.text import format_time
@@ -37,6 +37,7 @@ def write_report(data: ReportData, path: str | pathlib.Path) -> None:
         metrics=metrics,
         all_metrics=[name for name in METRICS if name in run.metrics],
         score_rows={"this run": run.metrics} | run.baselines | published_rows(run.split),
+        baseline_descriptions=describe_baselines([run]),
         has_published=bool(published_rows(run.split)),
         has_videoxum_size=has_videoxum_size(run),
         videoxum_videos=NUM_VIDEOS[run.split],

@@ -41,6 +41,12 @@ SCORING_SETTINGS = (
     "video_embeddings_root",
 )
 VIDEOS_PER_STEP = "videos per step"  # of the optimizer, over all processes
+# Rows of `baselines` that are computed from a run's own predictions; the others are the same for all runs.
+RUN_DEPENDENT_BASELINES = ("shuffled",)
+BASELINE_DESCRIPTIONS = {
+    "random": "uniform random saliency, mean of five seeds",
+    "human": "each annotator against the others",
+}
 
 
 def _require_metric(name: str) -> str:
@@ -66,12 +72,21 @@ class VideoCounts(StrictModel):
     scored: int
 
 
+class Subset(StrictModel):
+    """`subset` of a results file: the file of the ids of the videos that were kept."""
+
+    file: str
+    sha256: str
+    num_videos: int
+
+
 class Results(StrictModel):
     """Content of `results_{split}.json`."""
 
     metrics: StoredScores = pydantic.Field(min_length=1)
     baselines: dict[str, StoredScores]
     num_videos: VideoCounts
+    subset: Subset | None = None
     config: dict[str, Any] | None = None
     trained_with: dict[str, Any] | None = None
     processes: int | None = None
@@ -213,18 +228,33 @@ def _read_scores(path: pathlib.Path) -> tuple[tuple[str, ...], dict[str, np.ndar
     return video_ids, {name: np.array([getattr(row, name) for row in rows]) for name in names}
 
 
-def align_scores(run: Run, video_ids: Sequence[str]) -> dict[str, np.ndarray]:
+def align_scores(run: Run, other: Run) -> dict[str, np.ndarray]:
     """Return a run's scores in the order of another run's videos: metric -> (N,).
 
     Raises:
         ValueError: the videos differ.
     """
     index_of = {video_id: i for i, video_id in enumerate(run.video_ids)}
-    if index_of.keys() != set(video_ids):
-        other = min(index_of.keys() ^ set(video_ids))
-        raise ValueError(f"{run.folder}: scores: found other videos than in the other runs, such as {other}")
-    order = [index_of[video_id] for video_id in video_ids]
+    if different := index_of.keys() ^ set(other.video_ids):
+        videos, expected = _describe_subset(run), _describe_subset(other)
+        if videos != expected:
+            raise ValueError(
+                f"{run.folder}: subset: found {videos}, expected {expected}, as in {other.folder}; "
+                "score both on the same videos"
+            )
+        raise ValueError(f"{run.folder}: scores: found other videos than in the other runs, such as {min(different)}")
+    order = [index_of[video_id] for video_id in other.video_ids]
     return {name: values[order] for name, values in run.scores.items()}
+
+
+def _describe_subset(run: Run) -> str:
+    subset = run.results.subset
+    return f"the {subset.num_videos} videos of {subset.sha256[:12]}" if subset else "all videos"
+
+
+def describe_baselines(runs: Sequence[Run]) -> dict[str, str]:
+    """Return what the baseline rows of runs are, as far as their names do not explain it: name -> description."""
+    return {label: text for label, text in BASELINE_DESCRIPTIONS.items() if any(label in run.baselines for run in runs)}
 
 
 def read_log(path: pathlib.Path) -> list[dict[str, Any]]:

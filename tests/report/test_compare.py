@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from data.annotations import load_annotations
 from engine.config import Config
@@ -38,6 +39,28 @@ def score_run(mini_root, tmp_path):
         return tmp_path / name
 
     return score
+
+
+@pytest.fixture
+def write_run(tmp_path):
+    """Return a function that writes the files of a run with the given scores per video."""
+
+    def write(name, scores, baselines=None, num_videos=None, subset=None, video_ids=None, **settings):
+        (tmp_path / name).mkdir()
+        (count,) = {len(values) for values in scores.values()}
+        results = dict(
+            metrics={metric: float(np.mean(values)) for metric, values in scores.items()},
+            baselines=baselines or {},
+            num_videos=dict(expected=num_videos or count, scored=count),
+            config=Config(**settings).as_dict(),
+            subset=subset,
+        )
+        rows = [dict(zip(scores, map(float, values))) for values in zip(*scores.values())]
+        ids = video_ids or [f"v{n}" for n in range(count)]
+        write_scores(tmp_path / name, "test", results, [dict(video_id=v) | row for v, row in zip(ids, rows)])
+        return tmp_path / name
+
+    return write
 
 
 def run_compare(capsys, *argv):
@@ -106,6 +129,154 @@ def test_bootstrap_intervals():
     assert np.array_equal(twice, low[[0, 0]])
     for N in (1, 5):
         assert np.array_equal(compare.bootstrap_interval(np.ones((N, 1)), 100, 0), np.ones((2, 1)))
+
+
+def simulate_scores(rng, mean, seeds, video_effects, seed_deviation=0.02, residual_deviation=0.05):
+    """Draw scores (S, N) as mean + effect of the video + effect of the seed + residual."""
+    residuals = residual_deviation * rng.standard_normal((seeds, len(video_effects)))
+    return mean + video_effects + seed_deviation * rng.standard_normal((seeds, 1)) + residuals
+
+
+@pytest.mark.parametrize(
+    ("seeds", "reference_seeds", "N", "expected"),
+    [(2, 2, 60, 0.92), (3, 3, 200, 0.92), (4, 1, 100, 0.92), (1, 5, 100, 0.92), (2, 1, 100, 0.85)],
+)
+def test_interval_with_several_seeds_covers_the_difference(seeds, reference_seeds, N, expected):
+    """In 95% of simulated comparisons, with three seeds in fewer; the bootstrap over videos does so in far fewer."""
+    rng, covered, covered_by_bootstrap, repetitions = np.random.default_rng(0), 0, 0, 400
+    for _ in range(repetitions):
+        video_effects = 0.2 * rng.standard_normal(N)
+        scores = simulate_scores(rng, 0.71, seeds, video_effects)
+        reference_scores = simulate_scores(rng, 0.70, reference_seeds, video_effects)
+        low, high = compare.seed_interval(scores, reference_scores)
+        covered += low <= 0.01 <= high
+        pairs = (scores.mean(0) - reference_scores.mean(0))[:, None]
+        low, high = compare.bootstrap_interval(pairs, 300, 0)
+        covered_by_bootstrap += low[0] <= 0.01 <= high[0]
+    assert expected <= covered / repetitions <= 0.99
+    assert covered_by_bootstrap / repetitions < 0.7
+
+
+def test_interval_with_several_seeds():
+    scores, reference_scores = np.array([[0.5, 0.7, 0.6], [0.7, 0.9, 0.5]]), np.array([[0.4, 0.5, 0.3]])
+    low, high = compare.seed_interval(scores, reference_scores)
+    # Differences 0.2, 0.3, 0.25: s_d² = 0.0025. Means of the seeds 0.6, 0.7: s_p² = 0.005, with one degree of freedom.
+    var_videos, var_seeds = 0.0025 / 3, 0.005 * (1 / 2 + 1)
+    degrees = (var_videos + var_seeds) ** 2 / (var_videos**2 / 2 + var_seeds**2 / 1)
+    half_width = stats.t.ppf(0.975, degrees) * np.sqrt(var_videos + var_seeds)
+    assert (low, high) == pytest.approx((0.25 - half_width, 0.25 + half_width))
+    assert compare.seed_interval(np.ones((2, 1)), np.zeros((2, 1))) == (1.0, 1.0)
+
+
+def test_star_of_rows_with_several_seeds(write_run, capsys):
+    """Few seeds that vary as much as the rows differ: no star, although the bootstrap over videos excludes 0."""
+    rng, N = np.random.default_rng(0), 200
+    video_effects = 0.1 * rng.standard_normal(N)
+    video_effects -= video_effects.mean()
+
+    def write_runs(kernel_size, means):
+        residuals = 0.01 * rng.standard_normal((len(means), N))
+        values = np.array(means)[:, None] + video_effects + residuals - residuals.mean(axis=1, keepdims=True)
+        return [
+            write_run(f"kernel_{kernel_size}_{seed}", dict(Kendall=row), seed=seed, kernel_size=kernel_size)
+            for seed, row in enumerate(values)
+        ]
+
+    few = write_runs(3, [0.6963, 0.6977]) + write_runs(9, [0.6927, 0.7153])
+    out = run_compare(capsys, *few)
+    assert "0.697 ± 0.001" in out and "0.704 ± 0.016" in out and "+0.007 [" in out
+    assert "]*" not in out and "interval and star are of the videos and of the seeds" in out
+    means = [np.mean([read_run(folder).scores["Kendall"] for folder in pair], axis=0) for pair in (few[:2], few[2:])]
+    low, _ = compare.bootstrap_interval((means[1] - means[0])[:, None], 1000, 0)
+    assert low[0] > 0
+    out = run_compare(capsys, few[0], few[3])
+    assert "]*" in out and "of the videos alone (bootstrap), not of" in out and "and of the seeds" not in out
+    many = write_runs(5, 0.690 + 0.002 * np.arange(6)) + write_runs(7, 0.720 + 0.002 * np.arange(6))
+    assert "]*" in run_compare(capsys, *many)
+    out = run_compare(capsys, *few[:2], few[3], many[0])
+    assert "of the videos and of the seeds" in out and "alone" not in out  # the reference has two seeds
+    out = run_compare(capsys, few[3], many[0], *few[:2])
+    assert "of the videos and of the seeds" in out and "of the videos alone" in out
+
+
+def test_f1_relative_to_random(write_run, capsys):
+    baselines = dict(random=dict(F1=0.1, Kendall=0.0), human=dict(F1=0.4, Kendall=0.5), middle=dict(F1=0.12))
+    scores = [dict(F1=np.array([0.2, 0.3]) + shift, Kendall=np.array([0.1, 0.2])) for shift in (0.0, 0.041)]
+    folders = [write_run(f"run{seed}", row, baselines, seed=seed) for seed, row in enumerate(scores)]
+    out = run_compare(capsys, *folders, "--format", "csv", "--metrics", "F1", "Kendall")
+    rows = {row[""]: row for row in csv.DictReader(io.StringIO(out))}
+    assert {label: row["F1/random"] for label, row in rows.items()} == {
+        "VTSUM-BLIP (TT), published": "",
+        "VTSUM-BLIP (TT+CA), published": "",
+        "random": "1.00",
+        "human": "4.00",
+        "middle": "1.20",
+        f"{folders[0]} (and 1 more seed)": "2.71 ± 0.29",
+    }
+    assert rows["middle"]["Kendall"] == ""
+    for table_format in ("table", "markdown", "latex"):
+        assert "F1/random" in run_compare(capsys, folders[0], "--format", table_format)
+    assert "F1/random" not in run_compare(capsys, folders[0], "--metrics", "Kendall")
+    assert "F1/random" not in run_compare(capsys, write_run("no_baselines", scores[0]))
+    as_large_as_videoxum = write_run("large", scores[0], baselines, num_videos=4000)
+    lines = run_compare(capsys, as_large_as_videoxum, "--metrics", "F1").splitlines()
+    assert lines[1].split()[-2:] == ["22.4", "2.24"]
+
+
+def test_baseline_rows_of_captions(write_run, capsys):
+    """Each row once, in the files' order; those of shuffled captions for each row of runs."""
+    scores = dict(F1=[0.2, 0.3], CIDEr=[0.1, 0.3])
+    keyframe_rows = dict(random=dict(F1=0.1), human=dict(F1=0.4), uniform=dict(F1=0.15))
+    caption_rows = [dict(shuffled=dict(CIDEr=value), constant=dict(CIDEr=0.07)) for value in (0.05, 0.09, 0.02)]
+    folders = [
+        write_run("a", scores, keyframe_rows | caption_rows[0], seed=0),
+        write_run("b", scores, keyframe_rows | caption_rows[1], seed=1),
+        write_run("v2t", dict(CIDEr=scores["CIDEr"]), caption_rows[2], task="v2t"),
+        write_run("v2v", dict(F1=scores["F1"]), keyframe_rows, task="v2v"),
+    ]
+    out = run_compare(capsys, *folders[::-1], "--against", folders[0], "--format", "csv", "--metrics", "F1", "CIDEr")
+    rows = {row[""]: row for row in csv.DictReader(io.StringIO(out))}
+    v2v, v2t, group = str(folders[3]), str(folders[2]), f"{folders[1]} (and 1 more seed)"
+    assert list(rows)[2:] == [
+        "random", "human", "uniform", "constant", v2v, v2t, f"{v2t}, shuffled captions", group,
+        f"{group}, shuffled captions",
+    ]  # fmt: skip
+    assert rows[f"{group}, shuffled captions"]["CIDEr"] == "7.0 ± 2.8"
+    assert rows[f"{v2t}, shuffled captions"]["CIDEr"] == "2.0" and rows[f"{v2t}, shuffled captions"]["F1"] == ""
+    assert rows["constant"]["CIDEr"] == "7.0" and rows["uniform"]["CIDEr"] == ""
+    assert rows[v2v]["CIDEr difference"] == "" and rows[f"{group}, shuffled captions"]["CIDEr difference"] == ""
+    other = write_run("other", scores, keyframe_rows | dict(constant=dict(CIDEr=0.08)))
+    with pytest.raises(ValueError, match="other: baselines: found other values than in the first run"):
+        run_compare(capsys, *folders, other)
+
+
+def test_runs_of_different_subsets_raise(write_run, capsys):
+    def subset(digit, count):
+        return dict(file="ids.txt", sha256=64 * digit, num_videos=count)
+
+    complete = write_run("complete", dict(F1=[0.1, 0.2, 0.3]))
+    first = write_run("first", dict(F1=[0.1, 0.2]), subset=subset("1", 2))
+    second = write_run("second", dict(F1=[0.1, 0.2]), subset=subset("2", 2), video_ids=["v0", "v2"])
+    same_videos = write_run("same", dict(F1=[0.1, 0.2, 0.3]), subset=subset("3", 3))
+    assert read_run(first).results.subset.sha256 == "1" * 64 and read_run(complete).results.subset is None
+    for folders, message in (
+        (
+            (complete, first),
+            "first: subset: found the 2 videos of 111111111111, expected all videos, as in .*complete; ",
+        ),
+        (
+            (first, complete),
+            "complete: subset: found all videos, expected the 2 videos of 111111111111, as in .*first; ",
+        ),
+        ((first, second), "second: subset: found the 2 videos of 222222222222, expected the 2 videos of 1{12}, as in "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_compare(capsys, *folders)
+    run_compare(capsys, complete, same_videos)
+    results = json.loads((first / "results_test.json").read_text())
+    (first / "results_test.json").write_text(json.dumps(results | dict(subset=dict(file="ids.txt", num_videos=2))))
+    with pytest.raises(ValueError, match="results_test.json: results: subset: sha256: missing"):
+        read_run(first)
 
 
 def test_training_settings_identify_evaluations_of_a_checkpoint(score_run):

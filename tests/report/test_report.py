@@ -66,10 +66,12 @@ def test_report_in_a_browser(browser, run_folder, page_file):
     with open_page(browser, page_file.as_uri(), width=1200) as (page, requests, messages):
         assert page.title() == "a <run>, test · report"
         model = page.locator("#scores ~ div tr.model td").all_text_contents()
-        metrics = json.loads((run_folder / "results_test.json").read_text())["metrics"]
+        results = json.loads((run_folder / "results_test.json").read_text())
+        metrics = results["metrics"]
         assert model[:3] == [f"{100 * metrics['F1']:.1f}", f"{metrics['Kendall']:.3f}", f"{metrics['Spearman']:.3f}"]
         rows = page.locator("#scores ~ div").first.locator("tbody th").all_text_contents()
-        assert rows == ["this run", "random", "human", "VTSUM-BLIP (TT), published", "VTSUM-BLIP (TT+CA), published"]
+        published = ["VTSUM-BLIP (TT), published", "VTSUM-BLIP (TT+CA), published"]
+        assert rows == ["this run", *results["baselines"], *published] and "human" in rows
 
         def read_column(column=0):
             return page.eval_on_selector_all(
@@ -172,6 +174,22 @@ def test_malicious_video_id_runs_no_script(browser, run_folder, tmp_path):
         page.evaluate("document.body.innerHTML += '<img src=x onerror=\"document.title=1\">'")
         page.wait_for_timeout(100)
         assert page.title().endswith("report")
+
+
+def test_all_baseline_rows_are_shown(run_folder, tmp_path):
+    """In the file's order; a row may lack metrics."""
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    results = json.loads((folder / "results_test.json").read_text())
+    results["baselines"] = dict(middle=dict(F1=0.123), shuffled=dict(CIDEr=0.045), random=dict(F1=0.1, Kendall=0.0))
+    (folder / "results_test.json").write_text(json.dumps(results))
+    command.main([str(folder), "--best", "0", "--worst", "0", "--random", "0"])
+    text = (folder / "report.html").read_text()
+    rows = dict(re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', text))
+    cells = {label: re.findall("<td>(.*?)</td>", row) for label, row in rows.items()}
+    assert list(cells)[:3] == ["middle", "shuffled", "random"]
+    assert cells["middle"] == ["12.3", *["–"] * 7]
+    assert cells["shuffled"] == [*["–"] * 6, "4.5", "–"]
+    assert "<em>random</em>: uniform random saliency" in text and "<em>human</em>" not in text
 
 
 def test_events_are_clipped_to_the_video(run_folder):
