@@ -19,10 +19,10 @@ import numpy as np
 
 from data.annotations import NUM_VIDEOS
 from engine.config import SPLITS
+from metrics.baselines import BASELINES
 from metrics.registry import METRICS, PAPER_METRICS, format_score
 from report.runs import (
     ABOUT_F1,
-    RUN_DEPENDENT_BASELINES,
     VIDEOS_PER_STEP,
     Run,
     align_scores,
@@ -106,7 +106,7 @@ def score_table(groups: Sequence[Group], metrics: Sequence[str]) -> tuple[list[s
         settings = group.runs[0].settings
         values = [format_setting(settings[name]) if name in settings else "" for name in names]
         rows.append((group.name, values, [run.metrics for run in group.runs], random_f1))
-        for label in RUN_DEPENDENT_BASELINES:
+        for label in (name for name, baseline in BASELINES.items() if baseline.depends_on_run):
             if all(label in run.baselines for run in group.runs):
                 scores_of_runs = [run.baselines[label] for run in group.runs]
                 rows.append((f"{group.name}, {label} captions", no_settings, scores_of_runs, random_f1))
@@ -142,7 +142,7 @@ def select_baselines(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
     baselines: dict[str, dict[str, float]] = {}
     for run in (run for group in groups for run in group.runs):
         for label, row in run.baselines.items():
-            if label not in RUN_DEPENDENT_BASELINES:
+            if label not in BASELINES or not BASELINES[label].depends_on_run:
                 baselines[label] = row | baselines.get(label, {})
     return baselines
 
@@ -170,13 +170,13 @@ def bootstrap_interval(differences: np.ndarray, resamples: int, seed: int) -> tu
 def seed_interval(scores: np.ndarray, reference_scores: np.ndarray) -> tuple[float, float]:
     """Compute the 95% interval of a difference of mean scores over the sampling of videos and of seeds.
 
-    It is difference ± t · sqrt(var_videos + var_seeds):
+    It is difference ± sqrt(t_videos² · var_videos + t_seeds² · var_seeds):
 
     - var_videos = s_d² / N, s_d² the variance over the videos of the paired differences of the means over the seeds;
     - var_seeds = s_p² (1 / S_A + 1 / S_B), s_p² the variance of the mean score between seeds, pooled over both rows: a
       row of a single seed is assumed to vary as the other;
-    - t is Student's 97.5% quantile; its degrees of freedom are Welch–Satterthwaite's, from the N - 1 and S_A + S_B - 2
-      of the two variances.
+    - t_videos and t_seeds are Student's 97.5% quantiles with N - 1 and S_A + S_B - 2 degrees of freedom. One quantile
+      with Welch–Satterthwaite's degrees of freedom gives narrower intervals, which cover too little with few seeds.
 
     Args:
         scores: (S_A, N), one row per seed.
@@ -191,11 +191,8 @@ def seed_interval(scores: np.ndarray, reference_scores: np.ndarray) -> tuple[flo
     squares = sum(((means - means.mean()) ** 2).sum() for means in (scores.mean(axis=1), reference_scores.mean(axis=1)))
     var_videos = pairs.var(ddof=1) / N if N > 1 else 0.0
     var_seeds = squares / (S_A + S_B - 2) * (1 / S_A + 1 / S_B)
-    total = var_videos + var_seeds
-    if total == 0:
-        return pairs.mean(), pairs.mean()
-    degrees = total**2 / (var_videos**2 / max(N - 1, 1) + var_seeds**2 / (S_A + S_B - 2))
-    half_width = stats.t.ppf(0.975, degrees) * np.sqrt(total)
+    t_videos, t_seeds = stats.t.ppf(0.975, [max(N - 1, 1), S_A + S_B - 2])
+    half_width = np.sqrt(t_videos**2 * var_videos + t_seeds**2 * var_seeds)
     return pairs.mean() - half_width, pairs.mean() + half_width
 
 

@@ -11,6 +11,7 @@ import pydantic
 
 from data.annotations import NUM_VIDEOS
 from engine.config import Config
+from metrics.baselines import BASELINES
 from metrics.registry import METRICS
 from utils.files import parse_json, read_text
 from utils.validation import abbreviate, describe_first_error
@@ -41,12 +42,6 @@ SCORING_SETTINGS = (
     "video_embeddings_root",
 )
 VIDEOS_PER_STEP = "videos per step"  # of the optimizer, over all processes
-# Rows of `baselines` that are computed from a run's own predictions; the others are the same for all runs.
-RUN_DEPENDENT_BASELINES = ("shuffled",)
-BASELINE_DESCRIPTIONS = {
-    "random": "uniform random saliency, mean of five seeds",
-    "human": "each annotator against the others",
-}
 
 
 def _require_metric(name: str) -> str:
@@ -72,7 +67,7 @@ class VideoCounts(StrictModel):
     scored: int
 
 
-class Subset(StrictModel):
+class ScoredSubset(StrictModel):
     """`subset` of a results file: the file of the ids of the videos that were kept."""
 
     file: str
@@ -86,7 +81,7 @@ class Results(StrictModel):
     metrics: StoredScores = pydantic.Field(min_length=1)
     baselines: dict[str, StoredScores]
     num_videos: VideoCounts
-    subset: Subset | None = None
+    subset: ScoredSubset | None = None
     config: dict[str, Any] | None = None
     trained_with: dict[str, Any] | None = None
     processes: int | None = None
@@ -253,8 +248,9 @@ def _describe_subset(run: Run) -> str:
 
 
 def describe_baselines(runs: Sequence[Run]) -> dict[str, str]:
-    """Return what the baseline rows of runs are, as far as their names do not explain it: name -> description."""
-    return {label: text for label, text in BASELINE_DESCRIPTIONS.items() if any(label in run.baselines for run in runs)}
+    """Return what the baseline rows of runs are: name -> description."""
+    names = {name for run in runs for name in run.baselines}
+    return {name: baseline.description for name, baseline in BASELINES.items() if name in names}
 
 
 def read_log(path: pathlib.Path) -> list[dict[str, Any]]:

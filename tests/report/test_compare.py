@@ -138,11 +138,11 @@ def simulate_scores(rng, mean, seeds, video_effects, seed_deviation=0.02, residu
 
 
 @pytest.mark.parametrize(
-    ("seeds", "reference_seeds", "N", "expected"),
-    [(2, 2, 60, 0.92), (3, 3, 200, 0.92), (4, 1, 100, 0.92), (1, 5, 100, 0.92), (2, 1, 100, 0.85)],
+    ("seeds", "reference_seeds", "N"),
+    [(2, 2, 60), (3, 3, 200), (4, 1, 100), (1, 5, 100), (2, 1, 100)],
 )
-def test_interval_with_several_seeds_covers_the_difference(seeds, reference_seeds, N, expected):
-    """In 95% of simulated comparisons, with three seeds in fewer; the bootstrap over videos does so in far fewer."""
+def test_interval_with_several_seeds_covers_the_difference(seeds, reference_seeds, N):
+    """In at least 95% of simulated comparisons (here 94%, of 400); the bootstrap over videos does so in far fewer."""
     rng, covered, covered_by_bootstrap, repetitions = np.random.default_rng(0), 0, 0, 400
     for _ in range(repetitions):
         video_effects = 0.2 * rng.standard_normal(N)
@@ -153,7 +153,7 @@ def test_interval_with_several_seeds_covers_the_difference(seeds, reference_seed
         pairs = (scores.mean(0) - reference_scores.mean(0))[:, None]
         low, high = compare.bootstrap_interval(pairs, 300, 0)
         covered_by_bootstrap += low[0] <= 0.01 <= high[0]
-    assert expected <= covered / repetitions <= 0.99
+    assert 0.94 <= covered / repetitions <= 0.99
     assert covered_by_bootstrap / repetitions < 0.7
 
 
@@ -162,8 +162,7 @@ def test_interval_with_several_seeds():
     low, high = compare.seed_interval(scores, reference_scores)
     # Differences 0.2, 0.3, 0.25: s_d² = 0.0025. Means of the seeds 0.6, 0.7: s_p² = 0.005, with one degree of freedom.
     var_videos, var_seeds = 0.0025 / 3, 0.005 * (1 / 2 + 1)
-    degrees = (var_videos + var_seeds) ** 2 / (var_videos**2 / 2 + var_seeds**2 / 1)
-    half_width = stats.t.ppf(0.975, degrees) * np.sqrt(var_videos + var_seeds)
+    half_width = np.sqrt(stats.t.ppf(0.975, 2) ** 2 * var_videos + stats.t.ppf(0.975, 1) ** 2 * var_seeds)
     assert (low, high) == pytest.approx((0.25 - half_width, 0.25 + half_width))
     assert compare.seed_interval(np.ones((2, 1)), np.zeros((2, 1))) == (1.0, 1.0)
 
