@@ -11,7 +11,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from utils.command_line import OneLineParser
+from utils.command_line import OneLineParser, parse_bool
+from utils.device_names import check_device_name
 from utils.log import run_main
 from utils.precision import PRECISION_NAMES, canonical_precision
 
@@ -28,10 +29,17 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--vt_clip", help=f"VT-CLIP or CLIP: file, URL or name on open_clip's hub; '': no such features ({VT_CLIP})")
     add("--annotations", nargs="+", default=[], metavar="FILE", help="annotation files: numbers of frames, captions")
     add("--image_size", type=int, default=224, help="side of BLIP's frames in pixels (%(default)s)")
+    add(
+        "--vit_position_antialias",
+        type=parse_bool,
+        default=True,
+        metavar="BOOL",
+        help="for another size than BLIP's, resample its position table with antialiasing; false: as published (true)",
+    )
     add("--precision", type=canonical_precision, choices=PRECISION_NAMES, default="fp32", help="(%(default)s)")
     add("--batch_size", type=int, default=32, help="frames per batch of the encoders (%(default)s)")
     add("--num_workers", type=int, help="decoding processes per process (default: its share of the cores)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
+    add("--device", type=_device, default="auto", help="auto, cpu, cuda, or cuda:N for one process (%(default)s)")
     add("--overwrite", action="store_true", help="replace existing features, and remove those of other settings")
     parser.set_defaults(default_blip=BLIP, default_vt_clip=VT_CLIP)
     args = parser.parse_args(argv)
@@ -40,6 +48,13 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         if value is not None and value < least:
             raise ValueError(f"--{name}: found {value}, expected at least {least}")
     return args
+
+
+def _device(text: str) -> str:
+    try:
+        return check_device_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -40,7 +40,7 @@ def build_training_step(
         precision: autocast precision.
         fused: whether AdamW is fused; None is PyTorch's default.
     """
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, weight_decay=0.05, fused=fused)
+    optimizer = torch.optim.AdamW(network.named_parameters(), lr=1e-5, weight_decay=0.05, fused=fused)
     scaler = gradient_scaler(precision, device)
 
     def perform_step() -> None:

@@ -10,7 +10,14 @@ from typing import Any, Self
 import torch
 
 from engine.config import TrainingConfig
-from models.weights import DamagedCheckpoint, extract_config, extract_state_dict, read_checkpoint
+from engine.optimizer_state import match_optimizer_state
+from models.weights import (
+    DamagedCheckpoint,
+    describe_mismatches,
+    extract_config,
+    extract_state_dict,
+    read_checkpoint,
+)
 from utils import distributed
 from utils.distributed import DistContext
 from utils.download import resolve_file
@@ -101,7 +108,7 @@ class Checkpointer:
         folder: folder of the run.
         context: rank, world size and device of this process.
         config: settings of the run.
-        model, optimizer, scaler: saved and restored.
+        model, optimizer, scaler: saved and restored; the optimizer is built from `model.named_parameters()`.
         data_fingerprint: hash that identifies the training data.
     Attributes:
         current_path: path of the checkpoint with the current weights, None if there is none.
@@ -242,7 +249,8 @@ class Checkpointer:
         """Load a checkpoint into model, optimizer and scaler.
 
         Args:
-            path: file that `save` wrote.
+            path: file that `save` wrote, or checkpoint of the published code, which has only `model`, `optimizer`,
+                `config` and `epoch`.
             is_same_run: whether it belongs to this run: then, different settings or data are an error.
         Raises:
             FileNotFoundError, ValueError: no such file, or it does not fit the run.
@@ -291,22 +299,24 @@ class Checkpointer:
         return state, len(processes)
 
     def _load(self, path: str | os.PathLike, checkpoint: dict[str, Any]) -> None:
-        kept = [
-            {name: group[name] for name in ("weight_decay", "fused", "foreach")}
-            for group in self.optimizer.param_groups
-        ]
+        """Load model, optimizer and scaler; a checkpoint that does not fit changes none of them."""
+        state, expected = extract_state_dict(checkpoint, path), self.model.state_dict()
+        mismatches = describe_mismatches(state, expected, set(expected))
+        if mismatches:
+            raise ValueError(f"{path}: resume: does not fit the model ({mismatches})")
         try:
-            self.model.load_state_dict(checkpoint["model"])
-            for group, settings in zip(checkpoint["optimizer"]["param_groups"], kept):
-                group.update(settings)  # of this run, not of the one that saved the checkpoint
-            moments = checkpoint["optimizer"]["state"]
-            checkpoint["optimizer"]["state"] = {
-                i: {name: value.clone() for name, value in values.items()} for i, values in moments.items()
-            }
-            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            optimizer_state = match_optimizer_state(checkpoint["optimizer"], list(state), self.optimizer)
+        except Exception as error:  # a damaged one raises nearly anything
+            reason = " ".join(str(error).split())[:500]
+            raise ValueError(
+                f"{path}: resume: does not fit the model (optimizer: {reason}); --resume '' starts fresh"
+            ) from None
+        try:
+            self.model.load_state_dict(state)
+            self.optimizer.load_state_dict(optimizer_state)
             if self.scaler is not None and self.scaler.is_enabled() and "scaler" in checkpoint:
                 self.scaler.load_state_dict(checkpoint["scaler"])
-        except Exception as error:  # torch checks little of an optimizer's state before it uses it
+        except Exception as error:
             reason = " ".join(str(error).split())[:500]
             raise ValueError(f"{path}: resume: does not fit the model ({reason})") from None
 

@@ -1,24 +1,25 @@
 """Settings of VTSUM-BLIP's training and evaluation, and of VT-CLIP's training: every YAML key and flag."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
 
 from metrics.registry import METRICS
 from utils.command_line import CommandLine, load_settings, reference_table
+from utils.device_names import check_device_name
 from utils.precision import PRECISION_ALIASES, PrecisionName
-from utils.settings import InvalidSetting, Settings, option
+from utils.settings import IgnoredKey, InvalidSetting, Settings, option
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 MetricName = Literal[*METRICS]  # type: ignore[valid-type]  # computed
-DeviceName = Literal["auto", "cpu", "cuda"]
+DeviceName = Annotated[str, pydantic.AfterValidator(check_device_name)]
 
 RESUME_HELP = (
     "auto: resume from output_dir's newest checkpoint, if any; PATH: the same, or else from PATH; '': start fresh"
 )
-DEVICE_HELP = "device; auto is a GPU if there is one"
+DEVICE_HELP = "auto (a GPU if there is one), cpu, cuda, or cuda:N, for one process only"
 
 
 class Config(Settings):
@@ -27,7 +28,17 @@ class Config(Settings):
     # The choices of model, task, vit and the losses repeat the registries of `models`, which import torch; a test
     # compares them.
 
-    obsolete: ClassVar[frozenset[str]] = frozenset({"preload", "skip_nonfinite"})
+    ignored: ClassVar[dict[str, IgnoredKey]] = (
+        dict.fromkeys(("preload", "skip_nonfinite"), IgnoredKey("a setting of an earlier version"))
+        | dict.fromkeys(
+            ("result_dir", "ckpt_dir", "logger_pth"), IgnoredKey("paths in the published code that output_dir decides")
+        )
+        | {
+            name: IgnoredKey("torch.distributed.run decides about processes", value_type)
+            for name, value_type in dict(world_size=int, dist_url=str, distributed=bool).items()
+        }
+    )
+    name_aliases: ClassVar[dict[str, str]] = {"print_freq": "log_freq"}  # of the published code
     aliases: ClassVar[dict[str, dict[str, str]]] = {"precision": PRECISION_ALIASES}
 
     # Data
@@ -89,6 +100,11 @@ class Config(Settings):
     prompt: str = option("a video of ", "beginning of every caption")
     image_size: int = option(
         224, "side of the frames that summarize.py encodes, in pixels", ge=1, may_change_on_resume=True
+    )
+    vit_position_antialias: bool = option(
+        True,
+        "for another image_size than BLIP's, resample its position table with antialiasing; false: as published",
+        may_change_on_resume=True,
     )
     vit_grad_ckpt: bool = option(
         False,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from data.annotations import VideoRecord, load_annotations
-from data.feature_writer import FeatureWriter
+from data.feature_writer import PROVENANCE_FILE, FeatureWriter, read_provenance
 from data.video.decoding import DecodeJob, DecodeResult, FrameChunk, decode_videos
 from data.video.files import find_videos
 from models.frame_encoders import FrameEncoder, blip_frame_encoder, clip_frame_encoder
@@ -33,6 +33,8 @@ from utils.log import progress_bar, setup_logging
 logger = logging.getLogger(__name__)
 
 ARRAY_NAMES = {"blip": "features", "vt_clipscore": "vision"}  # folder, and encoder's name -> array in its files
+# Settings that earlier versions did not record -> their value in them.
+UNRECORDED_SETTINGS = {"vit_position_antialias": True}
 LOG_SECONDS = 60
 
 
@@ -161,15 +163,20 @@ def load_encoders(args: argparse.Namespace, context: DistContext) -> Encoders:
     clip = None
     with distributed.local_main_first(context):
         if blip:
-            frame_encoders["blip"] = blip_frame_encoder(blip, args.image_size, args.precision)
+            frame_encoders["blip"] = blip_frame_encoder(
+                blip, args.image_size, args.precision, position_antialias=args.vit_position_antialias
+            )
             sha256["blip"] = hash_weights(frame_encoders["blip"].image_encoder)
         if clip_source:
             clip = load_clip(clip_source)
             frame_encoders["vt_clipscore"] = clip_frame_encoder(clip, args.precision)
             sha256["vt_clipscore"] = hash_weights(clip.clip)
             clip.to(context.device)
+    antialias = {"blip": dict(vit_position_antialias=args.vit_position_antialias)}
     provenance = {
-        name: dict(image_size=encoder.transform.size, precision=args.precision, weights_sha256=sha256[name])
+        name: dict(image_size=encoder.transform.size)
+        | antialias.get(name, {})  # before the hash of the resampled table, as the first difference is reported
+        | dict(precision=args.precision, weights_sha256=sha256[name])
         for name, encoder in frame_encoders.items()
     }
     on_device = {name: encoder.to(context.device) for name, encoder in frame_encoders.items()}
@@ -261,9 +268,21 @@ def prepare_writers(
     }
     if context.is_main:
         for name, writer in writers.items():
-            writer.prepare(encoders.provenance[name], overwrite)
+            writer.prepare(_comparable_provenance(encoders.provenance[name], writer.root), overwrite)
     distributed.barrier()
     return writers
+
+
+def _comparable_provenance(provenance: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+    """Omit the settings that an earlier version had at the same value but did not record in the folder."""
+    recorded = read_provenance(folder / PROVENANCE_FILE)
+    if not recorded:
+        return provenance
+    return {
+        name: value
+        for name, value in provenance.items()
+        if name in recorded or name not in UNRECORDED_SETTINGS or UNRECORDED_SETTINGS[name] != value
+    }
 
 
 def run_extraction(args: argparse.Namespace) -> int:

@@ -128,7 +128,13 @@ def find_weights_to_evaluate(config: Config) -> str:
     resume = "" if config.resume == "auto" else config.resume
     source = config.pretrained_model or resume or (str(newest) if newest.is_file() else "")
     if not source:
-        raise ValueError(f"evaluate: found no weights: set pretrained_model or resume, or train until {newest} exists")
+        hint = ""
+        if config.pretrained:
+            hint = f"; pretrained only initializes training: --pretrained_model {config.pretrained} evaluates it"
+        raise ValueError(
+            f"evaluate: found no weights: set pretrained_model, or resume, or train until {newest} exists (the first "
+            f"of the three is evaluated){hint}"
+        )
     return source
 
 
@@ -156,6 +162,7 @@ def load_trained(config: Config, model: VTSumBLIP, source: str | pathlib.Path) -
 
 
 def _differences(config: Config, trained: dict[str, Any], names: Sequence[str]) -> list[str]:
+    trained = config.canonical(trained)
     return [
         f"{name}: the checkpoint was trained with {trained[name]!r}, this run has {getattr(config, name)!r}"
         for name in names

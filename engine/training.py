@@ -179,7 +179,7 @@ def build_vtsum_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrain
         ),
         sampler=sampler,
         optimizer=torch.optim.AdamW(
-            model.parameters(), lr=config.init_lr, weight_decay=config.weight_decay, fused=True
+            model.named_parameters(), lr=config.init_lr, weight_decay=config.weight_decay, fused=True
         ),
         scaler=gradient_scaler(config.precision, context.device),
         data_fingerprint=dataset.fingerprint(),

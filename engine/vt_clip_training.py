@@ -177,8 +177,11 @@ def build_samplers(
 def build_optimizer(config: VTClipConfig, model: VTClipFineTuner) -> torch.optim.AdamW:
     """Build AdamW for the trained parameters, without weight decay for CLIP's `logit_scale`."""
     logit_scale = model.vt_clip.clip.logit_scale
-    trained = [p for p in model.parameters() if p.requires_grad and p is not logit_scale]
-    groups: list[dict[str, Any]] = [dict(params=trained), dict(params=[logit_scale], weight_decay=0.0)]
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        dict(params=[(name, p) for name, p in trained if p is not logit_scale]),
+        dict(params=[(name, p) for name, p in trained if p is logit_scale], weight_decay=0.0),
+    ]
     return torch.optim.AdamW(groups, lr=config.init_lr, weight_decay=config.weight_decay)
 
 

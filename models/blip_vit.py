@@ -20,15 +20,18 @@ class UnsuitableImageSize(ValueError):
     """The image size is not a multiple of the encoder's patch size."""
 
 
-def load_blip_vit(path: str | os.PathLike, image_size: int = 224) -> "VisionTransformer":
+def load_blip_vit(
+    path: str | os.PathLike, image_size: int = 224, *, position_antialias: bool = True
+) -> "VisionTransformer":
     """Load the image encoder of a BLIP checkpoint.
 
     Sizes (ViT-B/16, L/16 or other) are read from the shapes. If the grid of the position table is not that of
-    `image_size`, it is resampled as timm does.
+    `image_size`, it is resampled bicubically.
 
     Args:
         path: path or URL of `{"model": {"visual_encoder.…": …}}`, or of the encoder's parameters alone.
         image_size: S, side of the images in pixels.
+        position_antialias: resample the position table with antialiasing, as timm does; the published code does not.
     Returns:
         `VisionTransformer` in evaluation mode, float32, on the CPU: (N, 3, S, S) normalized pixels -> (N, D), the
         [CLS] token after the final norm. `embed_dim` is D.
@@ -48,7 +51,7 @@ def load_blip_vit(path: str | os.PathLike, image_size: int = 224) -> "VisionTran
         raise ValueError(f"{path}: BLIP's image encoder: missing {VISUAL_ENCODER_PREFIX}{missing[0]}")
     require_finite_parameters(state, path)
     try:
-        return _build_vit(state, image_size)
+        return _build_vit(state, image_size, position_antialias)
     except UnsuitableImageSize:
         raise
     except (RuntimeError, ValueError, AssertionError, ArithmeticError, LookupError, TypeError) as error:
@@ -56,7 +59,7 @@ def load_blip_vit(path: str | os.PathLike, image_size: int = 224) -> "VisionTran
         raise ValueError(f"{path}: BLIP's image encoder: does not fit a Vision Transformer ({reason})") from None
 
 
-def _build_vit(state: StateDict, image_size: int) -> "VisionTransformer":
+def _build_vit(state: StateDict, image_size: int, position_antialias: bool) -> "VisionTransformer":
     from timm.layers import resample_abs_pos_embed
     from timm.models.vision_transformer import VisionTransformer
 
@@ -66,7 +69,8 @@ def _build_vit(state: StateDict, image_size: int) -> "VisionTransformer":
     if image_size % patch or image_size < patch:
         raise UnsuitableImageSize(f"image_size: found {image_size}, expected a multiple of {patch}, the patch size")
     grid = image_size // patch
-    state = state | {"pos_embed": resample_abs_pos_embed(state["pos_embed"].float(), [grid, grid])}
+    table = resample_abs_pos_embed(state["pos_embed"].float(), [grid, grid], antialias=position_antialias)
+    state = state | {"pos_embed": table}  # (1, 1 + grid², D)
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
     build = functools.partial(
         VisionTransformer,

@@ -49,10 +49,15 @@ class FrameEncoder(nn.Module):
 
 
 def blip_frame_encoder(
-    path: str | os.PathLike, image_size: int = 224, precision: PrecisionName = "fp32"
+    path: str | os.PathLike,
+    image_size: int = 224,
+    precision: PrecisionName = "fp32",
+    *,
+    position_antialias: bool = True,
 ) -> FrameEncoder:
     """Load BLIP's image encoder, for whole frames resized to a square; see `load_blip_vit`."""
-    return FrameEncoder(load_blip_vit(path, image_size), FrameTransform(image_size), precision).eval()
+    vit = load_blip_vit(path, image_size, position_antialias=position_antialias)
+    return FrameEncoder(vit, FrameTransform(image_size), precision).eval()
 
 
 def clip_frame_encoder(clip: VTClip, precision: PrecisionName = "fp32") -> FrameEncoder:

@@ -14,7 +14,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.temporal import interpolate_positions
-from models.weights import StateDict, extract_state_dict, read_checkpoint, require_finite_parameters
+from models.weights import (
+    StateDict,
+    TorchScriptArchive,
+    extract_state_dict,
+    read_checkpoint,
+    require_finite_parameters,
+)
 from utils.download import is_url
 
 if TYPE_CHECKING:
@@ -179,7 +185,10 @@ def load_clip(source: str | os.PathLike) -> VTClip:
     """
     source = str(source)
     if is_url(source) or pathlib.Path(source).is_file():
-        return load_vt_clip(source)
+        try:
+            return load_vt_clip(source)
+        except TorchScriptArchive as error:
+            raise TorchScriptArchive(f"{error}, or one of OpenAI's CLIPs as in open_clip, such as ViT-B-16") from None
     import open_clip
 
     if source not in list_hub_clips():

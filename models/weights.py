@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import pickle
+import shlex
 import zipfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -86,8 +87,8 @@ def _read_zip(path: str | os.PathLike) -> Any:
         if any(name.endswith("/constants.pkl") for name in archive.namelist()):
             raise TorchScriptArchive(
                 f"{path}: checkpoint: found a TorchScript archive, which executes code when loaded, expected "
-                f"parameters; convert it with `python -m models.weights convert {path} OUT.safetensors "
-                "--allow_torchscript`, or name one of OpenAI's CLIPs as open_clip does, for example ViT-B-16"
+                f"parameters; convert it with `python -m models.weights convert {shlex.quote(str(path))} "
+                "OUT.safetensors --allow_torchscript` and name OUT.safetensors instead"
             )
         changed = archive.testzip()  # torch.load does not compare checksums
         if changed is not None:
@@ -223,7 +224,7 @@ def load_weights(model: "torch.nn.Module", source: str | os.PathLike, *, positio
         if extra and not any(name.startswith(prefix) for name in expected):
             logger.warning("%s: ignored %s (%s*), which this model does not have", source, part, prefix)
             state = {name: value for name, value in state.items() if not name.startswith(prefix)}
-    mismatches = _mismatches(state, expected, required)
+    mismatches = describe_mismatches(state, expected, required)
     if mismatches:
         message = f"{source}: checkpoint does not fit the model; {mismatches}"
         raise IncompatibleCheckpoint(message, extract_config(checkpoint))
@@ -243,8 +244,14 @@ def _drop_position_table_of_other_width(state: StateDict, width: int, source: st
         )
 
 
-def _mismatches(state: StateDict, expected: StateDict, required: set[str]) -> str:
-    """Describe the differences between a state dict and a model's; "" if there are none."""
+def describe_mismatches(state: StateDict, expected: StateDict, required: set[str]) -> str:
+    """Describe the differences between a state dict and a model's; "" if there are none.
+
+    Args:
+        state: parameters by name.
+        expected: the model's.
+        required: names in `expected` that must not be missing.
+    """
     shapes = [
         f"{name} (found {tuple(state[name].shape)}, expected {tuple(expected[name].shape)})"
         for name in sorted(state.keys() & expected.keys())

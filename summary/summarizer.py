@@ -89,7 +89,7 @@ class Summarizer:
         paths = dict(model=resolve_file(config.pretrained_model), blip=resolve_file(blip))
         model = build_model(config)
         load_trained(config, model, paths["model"])
-        encoder = blip_frame_encoder(paths["blip"], config.image_size)
+        encoder = blip_frame_encoder(paths["blip"], config.image_size, position_antialias=config.vit_position_antialias)
         width, expected = encoder.image_encoder.embed_dim, FEATURE_WIDTHS[config.vit]
         if width != expected:
             raise ValueError(

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -13,13 +14,19 @@ import torch
 
 import eval_v2vt_sum
 import train_v2vt_sum
+from engine.config import Config
+from engine.setup import find_weights_to_evaluate
 from metrics.registry import METRICS
+from models.vt_clip import load_vt_clip
 from models.vtsum_blip import v2vt_sum
 from models.weights import load_weights
+from models.weights import main as convert_weights
 from tests.conftest import ROOT
 from tests.helpers.documents import read_launcher_commands
 from tests.helpers.harness import Run
 from tests.helpers.processes import run
+from tests.helpers.published import convert_to_published
+from tests.helpers.torchscript import write_torchscript
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +141,24 @@ def test_a_resumed_run_ends_with_the_same_bytes(train):
     assert read_metrics(whole, "val") == read_metrics(resumed, "val")
 
 
+def test_published_checkpoint_is_resumed_to_the_same_bytes(train):
+    """The checkpoint of an epoch, rewritten in the published layout, continues as this project's own."""
+    flags = ("--max_epoch", "2", "--model", "vtsum_blip_tt_ca", "--splits", "val", "--batch_size", "8")
+    whole = train("whole", *flags, "--ckpt_freq", "1")
+    published = convert_to_published(torch.load(whole / "checkpoints/checkpoint_000.pth", weights_only=True))
+    assert list(published) == ["model", "optimizer", "config", "epoch"]
+    assert list(published["model"])[-1].startswith("local_atten_head.")
+    assert type(published["optimizer"]["state"][0]["step"]) is int
+    torch.save(published, "published.pth")
+    resumed = train("resumed", *flags, "--resume", "published.pth")
+    assert "trained with other settings" not in (resumed / "train.log").read_text()
+    expected, actual = (torch.load(run / "checkpoint.pth", weights_only=True) for run in (whole, resumed))
+    assert all(torch.equal(actual["model"][name], value) for name, value in expected["model"].items())
+    for i, state in expected["optimizer"]["state"].items():
+        assert all(torch.equal(actual["optimizer"]["state"][i][name], value) for name, value in state.items())
+    assert read_metrics(whole, "val") == read_metrics(resumed, "val")
+
+
 def test_evaluate_flag_does_not_train(train):
     run = train("run", "--max_epoch", "1", "--splits", "test")
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.name in ("config.yaml", "checkpoint.pth")}
@@ -142,8 +167,41 @@ def test_evaluate_flag_does_not_train(train):
     train("run", "--evaluate", "--splits", "test", "--batch_size", "2")
     assert read_metrics(run) == pytest.approx(expected, abs=1e-6)
     assert all((run / name).read_bytes() == content for name, content in before.items())
-    with pytest.raises(ValueError, match="evaluate: found no weights: set pretrained_model"):
-        train("empty", "--evaluate")
+
+
+def test_weights_to_evaluate(tmp_path):
+    """The order of docs/evaluation.md; BLIP's weights, which the published script evaluated, only if they are named."""
+    config = Config(output_dir=str(tmp_path), pretrained="blip.pth")
+    newest = tmp_path / "checkpoint.pth"
+    with pytest.raises(ValueError) as caught:
+        find_weights_to_evaluate(config)
+    message = (
+        f"evaluate: found no weights: set pretrained_model, or resume, or train until {newest} exists (the first of "
+        "the three is evaluated)"
+    )
+    hint = "; pretrained only initializes training: --pretrained_model blip.pth evaluates it"
+    assert str(caught.value) == message + hint
+    with pytest.raises(ValueError) as caught:
+        find_weights_to_evaluate(config.replace(pretrained="", resume=""))
+    assert str(caught.value) == message
+    newest.touch()
+    assert find_weights_to_evaluate(config) == str(newest)
+    assert find_weights_to_evaluate(config.replace(resume="other.pth")) == "other.pth"
+    both = config.replace(resume="other.pth", pretrained_model="model.pth")
+    assert find_weights_to_evaluate(both) == "model.pth"
+
+
+def test_weights_of_pretrained_are_evaluated_as_the_error_proposes(clone):
+    argv = ["--config", "configs/vtsum_blip_tt.yaml", *SMALL_FLAGS, "--output_dir", "outputs/blip_eval", "--evaluate"]
+    argv += ["--splits", "val", "--max_text_length", "20"]
+    evaluation = Run("train_v2vt_sum", argv, clone)
+    assert evaluation.wait() == [2]
+    last = evaluation.output().strip().splitlines()[-1]
+    assert last.startswith("error: evaluate: found no weights: ") and last.endswith(" evaluates it")
+    proposed = re.search(r"--pretrained_model \S+", last)[0].split()
+    evaluation = Run("train_v2vt_sum", [*argv, *proposed], clone)
+    assert evaluation.wait() == [0], evaluation.output()
+    assert len(read_metrics(clone / "outputs/blip_eval", "val")) == 14
 
 
 @pytest.mark.parametrize(("task", "missing"), [("v2v", "METEOR"), ("v2t", "F1")])
@@ -280,6 +338,39 @@ def test_invalid_feature_files_are_one_line_with_status_2(clone, mini_flags, tmp
         == f"error: {path}: video mini_train_003: features: found shape (4, 700), expected (frames, 768)"
     )
     assert "Traceback" not in output
+
+
+def test_torchscript_as_pretrained_clip_is_refused_until_it_is_converted(
+    mini_flags, mini_root, mini_model, tmp_path, monkeypatch, capsys
+):
+    """OpenAI's file of CLIP worked in the published code; here, the error names the command that converts it."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(dict(model=mini_model().state_dict()), "model.pth")
+    argv = ["--config", str(ROOT / "configs/mini.yaml"), *mini_flags, "--splits", "val", "--pretrained_model"]
+    argv += ["model.pth", "--pretrained_clip"]
+    state = torch.load(mini_root / "vt_clip.pth", weights_only=True)["model"]
+    write_torchscript("ViT B-16.pt", state)
+    with pytest.raises(ValueError) as caught:
+        eval_v2vt_sum.main([*argv, "ViT B-16.pt", "--output_dir", "refused"])
+    message = str(caught.value)
+    assert message.startswith("ViT B-16.pt: checkpoint: found a TorchScript archive, which") and "\n" not in message
+    assert message.endswith(" and name OUT.safetensors instead")
+    command = shlex.split(re.search(r"`(python -m models\.weights convert .*)`", message)[1])
+    convert_weights(command[3:])
+    capsys.readouterr()
+    eval_v2vt_sum.main([*argv, "OUT.safetensors", "--output_dir", "converted"])
+    eval_v2vt_sum.main([*argv, str(mini_root / "vt_clip.pth"), "--output_dir", "original"])
+    scores = [
+        [json.loads(line)["vt_clip_score"] for line in (tmp_path / name / "predictions_val.jsonl").open()]
+        for name in ("converted", "original")
+    ]
+    assert scores[0] == scores[1] and len(scores[0]) == 3 and None not in scores[0]
+    converted, original = load_vt_clip("OUT.safetensors"), load_vt_clip(mini_root / "vt_clip.pth")
+    size = original.image_size
+    images, texts = torch.randn(2, 3, size, size), ["a dog", "a man runs " * 40]
+    with torch.no_grad():
+        assert torch.equal(converted.encode_image(images), original.encode_image(images))
+        assert torch.equal(converted.encode_text(texts), original.encode_text(texts))
 
 
 def test_evaluation_scores_the_given_checkpoint(mini_flags, tmp_path, monkeypatch, mini_root):

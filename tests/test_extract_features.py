@@ -250,6 +250,32 @@ def test_features_of_other_settings_are_not_mixed(flags, tmp_path):
             extract_features.main(argv)
 
 
+def test_antialiasing_of_position_table(flags, tmp_path):
+    """It is part of the provenance; features of an earlier version, which did not record it, have antialiasing."""
+    argv = [*flags, "--out", str(tmp_path), "--vt_clip", "", "--image_size", "32"]
+    videos_position = flags.index("--videos") + 1
+    argv[videos_position] = str(next(pathlib.Path(argv[videos_position]).iterdir()))
+    extract_features.main(argv)
+    note, (path,) = tmp_path / "blip/extraction.json", (tmp_path / "blip").glob("*.npz")
+    recorded, smooth = json.loads(note.read_text()), np.load(path)["features"]
+    assert recorded["vit_position_antialias"] is True
+    off = [*argv, "--vit_position_antialias", "false"]
+    with pytest.raises(ValueError, match=r"extraction.json: vit_position_antialias: found True, expected False: "):
+        extract_features.main(off)
+    earlier = {name: value for name, value in recorded.items() if name != "vit_position_antialias"}
+    note.write_text(json.dumps(earlier))
+    before = path.stat().st_mtime_ns
+    extract_features.main([*argv, "--vit_position_antialias", "true"])
+    assert path.stat().st_mtime_ns == before and json.loads(note.read_text()) == earlier
+    with pytest.raises(ValueError, match=r"extraction.json: vit_position_antialias: found None, expected False: "):
+        extract_features.main(off)
+    extract_features.main([*off, "--overwrite"])
+    assert json.loads(note.read_text())["vit_position_antialias"] is False
+    assert not np.allclose(np.load(path)["features"], smooth, atol=1e-3)
+    with pytest.raises(ValueError, match="argument --vit_position_antialias: found 'maybe', expected true or false"):
+        extract_features.main([*argv, "--vit_position_antialias", "maybe"])
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [

@@ -14,6 +14,7 @@ from PIL import Image
 import summarize as script
 from data.mini.encoders import FRAME_SIZE
 from data.video.reader import VideoFile
+from models.blip_vit import load_blip_vit
 from summary import Summarizer
 from tests.conftest import ROOT
 from tests.helpers.browser import open_page
@@ -69,6 +70,15 @@ def test_features_equal_those_of_extraction(summarizer, mini_videos, tmp_path):
     summary = summarizer.summarize(path, tmp_path / "out")
     assert summary["caption"] == captions[0]
     assert summary["saliency"] == pytest.approx(saliency.sigmoid().tolist(), abs=1e-6)
+
+
+def test_antialiasing_of_position_table_is_a_setting(summary_settings, mini_videos):
+    blip = mini_videos / "frame_encoder.pth"
+    for setting in ({}, dict(vit_position_antialias=True), dict(vit_position_antialias=False)):
+        encoder = Summarizer(**summary_settings | dict(image_size=32) | setting).encoder.image_encoder
+        expected = load_blip_vit(blip, 32, position_antialias=setting.get("vit_position_antialias", True))
+        assert torch.equal(encoder.pos_embed, expected.pos_embed)
+    assert not torch.equal(encoder.pos_embed, load_blip_vit(blip, 32).pos_embed)
 
 
 def test_shots_method_keeps_the_budget(summarizer, mini_videos, tmp_path):

@@ -7,7 +7,16 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic.fields import FieldInfo
 
-from utils.settings import InvalidSetting, Settings, choices, flag_type, is_list, read_layers, suggest_setting
+from utils.settings import (
+    InvalidSetting,
+    Settings,
+    choices,
+    flag_type,
+    is_list,
+    make_layer,
+    read_layers,
+    suggest_setting,
+)
 
 S = TypeVar("S", bound=Settings)
 
@@ -25,7 +34,7 @@ class CommandLine(Generic[S]):
 
     Attributes:
         settings: defaults < YAML < flags.
-        notes: lines for the log: flags that override the YAML, ignored obsolete keys.
+        notes: lines for the log: flags that override the YAML, ignored keys, other names of settings.
         arguments: the arguments that the script added.
     """
 
@@ -58,19 +67,17 @@ def load_settings(
         if argument.startswith("--"):
             raise ValueError(f"{argument}: unknown flag{suggest_setting(argument[2:].split('=')[0], cls, '--')}")
         raise ValueError(f"unknown argument {argument!r}")
-    flags = {name: value for name, value in vars(parsed).items() if name in cls.model_fields}
+    flag_names = cls.model_fields.keys() | cls.ignored.keys() | cls.name_aliases.keys()
+    typed = make_layer({name: value for name, value in vars(parsed).items() if name in flag_names}, cls)
+    flags = typed.values
     layers = read_layers(parsed.config, cls)
-    notes = [
-        f"{path}: {key}: a setting of an earlier version, ignored"
-        for path, layer in layers
-        for key in sorted(layer.keys() & cls.obsolete)
-    ]
-    values = {key: value for _, layer in layers for key, value in layer.items() if key not in cls.obsolete}
+    notes = [note for layer in (*layers, typed) for note in layer.notes]
+    values = {key: value for layer in layers for key, value in layer.values.items()}
     try:
         cls(**values)  # report a wrong value with its file, even if a flag overrides it
     except InvalidSetting as error:
         if error.name not in flags:
-            source = next((path for path, layer in reversed(layers) if error.name in layer), parsed.config)
+            source = next((layer.path for layer in reversed(layers) if error.name in layer.values), parsed.config)
             raise ValueError(f"{source}: {error}") from None
     for name, value in flags.items():
         if name in values and values[name] != value:
@@ -83,16 +90,24 @@ def _parser(cls: type[Settings], description: str | None) -> OneLineParser:
     parser.add_argument("--config", required=True, help="YAML file of settings; flags override it")
     for name, field in cls.model_fields.items():
         help_text = f"{_help(field)} (default: {field.default!r})".replace("%", "%%")
-        arguments: dict[str, Any]
-        if field.annotation is bool:
-            arguments = dict(type=_bool, nargs="?", const=True, metavar="BOOL")
-        elif is_list(field):
-            arguments = dict(nargs="+", metavar="NAME")
-        else:
-            value_type = flag_type(field)
-            arguments = dict(type=value_type, metavar="NAME" if choices(field) else value_type.__name__.upper())
+        arguments = dict(nargs="+", metavar="NAME") if is_list(field) else _flag_arguments(flag_type(field))
+        if choices(field):
+            arguments["metavar"] = "NAME"
         parser.add_argument(f"--{name}", help=help_text, **arguments)
+    for alias, name in cls.name_aliases.items():
+        arguments = _flag_arguments(flag_type(cls.model_fields[name]))
+        parser.add_argument(f"--{alias}", help=f"another name of --{name}", **arguments)
+    for name, key in cls.ignored.items():
+        if key.flag_type is not None:
+            parser.add_argument(f"--{name}", help=f"ignored: {key.reason}", **_flag_arguments(key.flag_type))
     return parser
+
+
+def _flag_arguments(value_type: type) -> dict[str, Any]:
+    """Arguments of `add_argument` for a flag with one value."""
+    if value_type is bool:
+        return dict(type=parse_bool, nargs="?", const=True, metavar="BOOL")
+    return dict(type=value_type, metavar=value_type.__name__.upper())
 
 
 def _help(field: FieldInfo) -> str:
@@ -100,7 +115,7 @@ def _help(field: FieldInfo) -> str:
     return f"{field.description}" + (f" (one of {', '.join(choices(field))})" if choices(field) else "")
 
 
-def _bool(text: str) -> bool:
+def parse_bool(text: str) -> bool:
     """Parse the value of a boolean flag."""
     words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     if text.lower() not in words:

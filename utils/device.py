@@ -4,21 +4,31 @@ from typing import Literal
 
 import torch
 
+from utils.device_names import check_device_name
 from utils.precision import PrecisionName
 
 # None: no autocast.
 PRECISIONS: dict[PrecisionName, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick_device(device: str) -> torch.device:
-    """Select the type of device for `auto`, `cpu` or `cuda`.
+def pick_device(name: str) -> torch.device:
+    """Select the device for `auto`, `cpu`, `cuda` or `cuda:N`; only the last has an index.
 
     Raises:
-        ValueError: `cuda` is requested and there is none.
+        ValueError: it is not such a name, or there is no such GPU.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: found no GPU that PyTorch can use, expected one for device cuda")
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    try:
+        check_device_name(name)
+    except ValueError as error:
+        raise ValueError(f"device: {error}") from None
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: found no GPU that PyTorch can use, expected one for device {name}; use --device cpu")
+    if device.index is not None and device.index >= (count := torch.cuda.device_count()):
+        raise ValueError(f"device: found {name}, expected N below {count}, the number of GPUs that PyTorch can use")
+    return device
 
 
 def autocast(precision: PrecisionName, device: torch.device) -> torch.autocast:

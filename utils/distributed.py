@@ -106,11 +106,11 @@ def init_context(
     """Join the run's process group, if there are several processes.
 
     Args:
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda` (a GPU for each process of a machine), or `cuda:N` (for one process).
         backend: `gloo` or `nccl`; None: the one of the device.
         timeout: timeout of collectives; long enough for the first process to score captions.
     Raises:
-        ValueError: `cuda` is requested and there is none, or a node has more processes than GPUs.
+        ValueError: there is no such GPU, or a machine has more processes than GPUs, or several processes and `cuda:N`.
         PeerFailure: the other processes cannot be reached.
     """
     env = os.environ
@@ -120,15 +120,21 @@ def init_context(
     local_rank = int(env.get("LOCAL_RANK", "0"))
     target = pick_device(device)
     if target.type == "cuda":
-        # srun --gpus-per-task makes only one GPU visible to each process.
-        gpu = 0 if from_srun and torch.cuda.device_count() == 1 else local_rank
-        if gpu >= torch.cuda.device_count():
+        local_size = max(local_rank + 1, int(env.get("LOCAL_WORLD_SIZE", "1")))
+        if target.index is None:
+            # srun --gpus-per-task makes only one GPU visible to each process.
+            target = torch.device("cuda", 0 if from_srun and torch.cuda.device_count() == 1 else local_rank)
+        elif local_size > 1:
+            raise ValueError(
+                f"device: found {device} for {local_size} processes of this machine, expected cuda, which gives each "
+                "process its own GPU; use --device cuda or --nproc_per_node=1"
+            )
+        if target.index >= torch.cuda.device_count():
             raise ValueError(
                 f"device: found {torch.cuda.device_count()} GPUs, expected one for each process of this machine "
                 f"(this is number {local_rank}); use --nproc_per_node={torch.cuda.device_count()} or --device cpu"
             )
-        torch.cuda.set_device(gpu)
-        target = torch.device("cuda", gpu)
+        torch.cuda.set_device(target)
     if size > 1:
         _init_process_group(backend or ("nccl" if target.type == "cuda" else "gloo"), rank, size, timeout, target)
     return DistContext(rank, local_rank, size, target)

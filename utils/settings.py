@@ -3,6 +3,7 @@
 A field's help text is its flag's help and its row in docs/configuration.md.
 """
 
+import dataclasses
 import difflib
 import os
 import pathlib
@@ -57,6 +58,19 @@ class InvalidSetting(ValueError):
         self.name = name
 
 
+@dataclasses.dataclass(frozen=True)
+class IgnoredKey:
+    """A key of a YAML file that is accepted and ignored.
+
+    Attributes:
+        reason: for the log; keys with the same reason are one line.
+        flag_type: type of the flag of the same name, which is ignored too; None if there is no flag.
+    """
+
+    reason: str
+    flag_type: type | None = None
+
+
 class Settings(pydantic.BaseModel):
     """Base of configurations: frozen, each field checked on creation.
 
@@ -66,8 +80,10 @@ class Settings(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    # Keys of earlier versions that are accepted and ignored.
-    obsolete: ClassVar[frozenset[str]] = frozenset()
+    # Key -> reason to ignore it.
+    ignored: ClassVar[dict[str, IgnoredKey]] = {}
+    # Other name of a setting -> its name.
+    name_aliases: ClassVar[dict[str, str]] = {}
     # Name of a setting -> value in an earlier version -> current value.
     aliases: ClassVar[dict[str, dict[str, str]]] = {}
 
@@ -84,7 +100,7 @@ class Settings(pydantic.BaseModel):
     @pydantic.field_validator("*", mode="before")
     @classmethod
     def _accept_yaml_values(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
-        """Convert null to "" for strings, a single name to a list, and aliases to names."""
+        """Convert null to "" for strings, a single name to a list, and aliases of values."""
         assert info.field_name is not None
         field = cls.model_fields[info.field_name]
         value = cls._canonical_value(info.field_name, value)
@@ -95,7 +111,7 @@ class Settings(pydantic.BaseModel):
             if len(set(map(str, value))) < len(value):
                 raise ValueError(f"found {', '.join(map(abbreviate, value))}, expected each name once")
             return tuple(value)
-        return "" if value is None and flag_type(field) is str else value
+        return value
 
     def replace(self, **changes: Any) -> Self:
         """Return a validated copy with other values."""
@@ -107,12 +123,17 @@ class Settings(pydantic.BaseModel):
 
     @classmethod
     def _canonical_value(cls, name: str, value: Any) -> Any:
+        field = cls.model_fields.get(name)
+        if value is None and field is not None and not is_list(field) and flag_type(field) is str:
+            return ""
         return cls.aliases.get(name, {}).get(value, value) if isinstance(value, str) else value
 
     @classmethod
     def canonical(cls, stored: dict[str, Any]) -> dict[str, Any]:
-        """Replace the aliases in a configuration that a file holds."""
-        return {name: cls._canonical_value(name, value) for name, value in stored.items()}
+        """Convert a configuration that a file holds to current names and values, without validation."""
+        renamed = {cls.name_aliases[name]: value for name, value in stored.items() if name in cls.name_aliases}
+        renamed |= {name: value for name, value in stored.items() if name not in cls.name_aliases}
+        return {name: cls._canonical_value(name, value) for name, value in renamed.items()}
 
     @classmethod
     def resume_critical_fields(cls) -> list[str]:
@@ -145,36 +166,83 @@ def flag_type(field: FieldInfo) -> type:
 
 
 def suggest_setting(name: str, cls: type[Settings], prefix: str = "") -> str:
-    """Return "; did you mean NAME?" with the most similar setting, for a message; "" if none is similar."""
-    near = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.5)
+    """Return "; did you mean NAME?" with the setting that a misspelled name stands for; "" if none is similar enough.
+
+    Similar is a setting that differs in a few letters, or the only one that begins with the name's words.
+    """
+    beginning = [field for field in cls.model_fields if field.startswith(f"{name}_")]
+    near = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.75) or (
+        beginning if len(beginning) == 1 else []
+    )
     return f"; did you mean {prefix}{near[0]}?" if near else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """The settings of one YAML file or of the flags.
+
+    Attributes:
+        values: values by name, without ignored keys.
+        notes: lines for the log: ignored keys, and other names of settings.
+        path: the file; "" for flags.
+    """
+
+    values: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    path: str = ""
+
+
+def make_layer(values: dict[str, Any], cls: type[Settings], path: str = "") -> Layer:
+    """Drop the ignored keys of a YAML file or the flags, and replace other names of settings.
+
+    Raises:
+        ValueError: a setting has two values under two names.
+    """
+    source, prefix = (f"{path}: ", "") if path else ("", "--")
+    current = {key: value for key, value in values.items() if key not in cls.ignored and key not in cls.name_aliases}
+    reasons: dict[str, list[str]] = {}
+    for key in values:
+        if key in cls.ignored:
+            reasons.setdefault(cls.ignored[key].reason, []).append(prefix + key)
+    notes = [f"{source}{', '.join(keys)}: {reason}, ignored" for reason, keys in reasons.items()]
+    for alias, name in cls.name_aliases.items():
+        if alias not in values:
+            continue
+        if current.setdefault(name, values[alias]) != values[alias]:
+            raise ValueError(
+                f"{source}{prefix}{alias}: found {values[alias]!r}, expected {current[name]!r}, the value of "
+                f"{prefix}{name}: both name the same setting; give one of them"
+            )
+        notes.append(f"{source}{prefix}{alias}: another name of {prefix}{name}")
+    return Layer(current, tuple(notes), path)
 
 
 def read_settings(path: str | os.PathLike, cls: type[Settings]) -> dict[str, Any]:
     """Settings of a YAML file and of its base files, by name; see `read_layers`."""
-    return {name: value for _, layer in read_layers(path, cls) for name, value in layer.items()}
+    return {name: value for layer in read_layers(path, cls) for name, value in layer.values.items()}
 
 
-def read_layers(path: str | os.PathLike, cls: type[Settings]) -> list[tuple[str, dict[str, Any]]]:
+def read_layers(path: str | os.PathLike, cls: type[Settings]) -> list[Layer]:
     """Read a YAML file of settings and the chain of its base files (`base: other.yaml`).
 
     Args:
         path: the file; a path in `base` is relative to the file's folder.
         cls: class of the settings.
     Returns:
-        (path, values) of each file, base files first: later values override earlier ones. Obsolete keys are included.
+        Each file's layer, base files first: later values override earlier ones.
     Raises:
-        FileNotFoundError, ValueError: no such file; not a mapping; an unknown key (the message suggests one); a cycle
-            of base files.
+        FileNotFoundError, ValueError: no such file; not a mapping; an unknown key (the message suggests one); a setting
+            with two values; a cycle of base files.
     """
-    layers: list[tuple[str, dict[str, Any]]] = []
+    layers: list[Layer] = []
     visited: set[str] = set()
     current: str | None = str(path)
     while current is not None:
         visited.add(os.path.realpath(current))
         values = _read_one(current, cls)
-        layers.insert(0, (current, values))
-        current = _base_path(current, values.pop("base", None), visited)
+        base = values.pop("base", None)
+        layers.insert(0, make_layer(values, cls, current))
+        current = _base_path(current, base, visited)
     return layers
 
 
@@ -204,8 +272,9 @@ def _read_one(path: str, cls: type[Settings]) -> dict[str, Any]:
         raise ValueError(f"{path}: config: {line}not valid YAML ({reason})") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: config: found {type(values).__name__}, expected keys and values")
+    known = cls.model_fields.keys() | cls.ignored.keys() | cls.name_aliases.keys() | {"base"}
     for key in values:
-        if key != "base" and key not in cls.model_fields and key not in cls.obsolete:
+        if key not in known:
             raise ValueError(f"{path}: {key}: unknown key{suggest_setting(str(key), cls)}")
     return values
 

@@ -37,7 +37,7 @@ def build_run(tmp_path):
         (tmp_path / folder).mkdir(exist_ok=True)
         torch.manual_seed(0)
         model = torch.nn.Linear(*sizes)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        optimizer = torch.optim.AdamW(model.named_parameters(), lr=0.1)
         options = dict(model=model, optimizer=optimizer, data_fingerprint=data)
         return Checkpointer(tmp_path / folder, context, config or Config(), **options), model, optimizer
 
@@ -150,6 +150,22 @@ def test_earlier_name_of_a_precision_resumes(build_run, tmp_path):
         build_run(config=Config(precision="bf16"))[0].resume("auto")
 
 
+def test_settings_in_published_checkpoint_are_compared_by_value(build_run, tmp_path, caplog):
+    """Null is the empty string, integers equal floats, and further keys do not matter, also in the run's own folder."""
+    config = Config(pretrained="", lambda_vsum=15.0, log_freq=3)
+    checkpoints, _, _ = save_run(build_run, tmp_path)
+    saved = torch.load(checkpoints["checkpoint.pth"], weights_only=True)
+    published = {name: saved[name] for name in ("model", "optimizer", "epoch")}
+    paths = dict(result_dir="x", ckpt_dir="y", logger_pth="z")
+    published["config"] = config.as_dict() | paths | dict(pretrained=None, lambda_vsum=15, print_freq=50)
+    torch.save(published, checkpoints["checkpoint.pth"])
+    assert build_run(config=config)[0].resume("auto").epoch == 1
+    assert build_run("new", config=config)[0].resume(str(checkpoints["checkpoint.pth"])).epoch == 1
+    assert "other settings" not in caplog.text
+    with pytest.raises(ValueError, match=r"other settings: pretrained \(was '', is 'blip.pth'\); expected"):
+        build_run(config=config.replace(pretrained="blip.pth"))[0].resume("auto")
+
+
 def test_resuming_with_another_number_of_processes_warns(build_run, tmp_path, caplog):
     checkpoints, _, _ = save_run(build_run, tmp_path, batches_done=4, loss_sums=[3.0])
     state = torch.load(checkpoints["checkpoint.pth"], weights_only=True)
@@ -177,10 +193,44 @@ def test_invalid_training_states_raise(build_run, tmp_path):
     ):
         with pytest.raises(ValueError, match=f"odd.pth: resume: {reason}"):
             resume(**whole | change)
+
+    def transpose(optimizer):
+        state = {i: dict(values) for i, values in optimizer["state"].items()}
+        state[1]["exp_avg"] = state[1]["exp_avg"][:2]
+        return optimizer | dict(state=state)
+
+    message = (
+        r"odd.pth: resume: does not fit the model \(optimizer: bias: exp_avg: found \(2,\), expected \(3,\)\); "
+        r"--resume '' starts fresh$"
+    )
+    run, model, optimizer = build_run("new")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.save(whole | dict(optimizer=transpose(whole["optimizer"])), tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=message):
+        run.resume(str(tmp_path / "odd.pth"))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert not optimizer.state
     released = {name: whole[name] for name in ("model", "optimizer", "epoch")}
     assert resume(**released).epoch == 1
     with pytest.raises(ValueError, match="resume: does not fit the model"):
         build_run("new", sizes=(2, 2))[0].resume(str(tmp_path / "run/checkpoint.pth"))
+
+
+def test_checkpoint_of_ddp_model_without_names_resumes(build_run, tmp_path):
+    """Names in the published code have the prefix of DDP if its wrapped model was saved; steps were integers."""
+    checkpoints, model, optimizer = save_run(build_run, tmp_path)
+    saved = torch.load(checkpoints["checkpoint.pth"], weights_only=True)
+    saved["model"] = {f"module.{name}": value for name, value in saved["model"].items()}
+    del saved["optimizer"]["param_groups"][0]["param_names"]
+    for state in saved["optimizer"]["state"].values():
+        state["step"] = int(state["step"])
+    path = tmp_path / "published.pth"
+    torch.save({name: saved[name] for name in ("model", "optimizer", "config", "epoch")}, path)
+    other, other_model, other_optimizer = build_run("new")
+    assert other.resume(str(path)).epoch == 1
+    for network, its_optimizer in ((model, optimizer), (other_model, other_optimizer)):
+        take_step(network, its_optimizer)
+    assert torch.equal(model.weight, other_model.weight) and torch.equal(model.bias, other_model.bias)
 
 
 def test_old_snapshots_are_removed(build_run, tmp_path):

@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 from tests.helpers.documents import read_document
 from utils.command_line import load_settings, reference_table
 from utils.device import PRECISIONS
-from utils.settings import choices, write_settings
+from utils.settings import choices, read_settings, write_settings
 
 SHIPPED = sorted(path for path in (ROOT / "configs").rglob("*.yaml"))
 
@@ -226,9 +226,133 @@ def test_settings_of_earlier_versions_are_ignored_with_a_note(write_config):
     command = load_config(["--config", write_config("preload: ram\nskip_nonfinite: 3\nseed: 1")])
     assert command.settings == Config(seed=1)
     assert [note.split(": ", 1)[1] for note in command.notes] == [
-        "preload: a setting of an earlier version, ignored",
-        "skip_nonfinite: a setting of an earlier version, ignored",
+        "preload, skip_nonfinite: a setting of an earlier version, ignored"
     ]
+
+
+def test_paths_in_published_config_are_ignored_with_one_note(write_config):
+    """The published code wrote them to config.yaml and to its checkpoints."""
+    path = write_config("result_dir: out/result\nseed: 1\nckpt_dir: out/checkpoints\nlogger_pth: out/train.log\n")
+    command = load_config(["--config", path])
+    assert command.settings == Config(seed=1) == Config(**read_settings(path, Config))
+    assert command.notes == (
+        f"{path}: result_dir, ckpt_dir, logger_pth: paths in the published code that output_dir decides, ignored",
+    )
+    with pytest.raises(ValueError, match=r"--result_dir: unknown flag$"):
+        load_config(["--config", path, "--result_dir", "out"])
+    with pytest.raises(ValueError, match=r"c.yaml: result_dir: unknown key$"):
+        load_settings(VTClipConfig, ["--config", path])
+
+
+def test_process_options_of_published_commands_are_ignored_with_a_note(write_config):
+    argv = ["--config", write_config("seed: 1"), "--world_size", "4", "--dist_url", "env://", "--distributed"]
+    reason = "torch.distributed.run decides about processes, ignored"
+    for distributed in ([], ["True"], ["0"]):
+        command = load_config([*argv, *distributed, "--seed", "2"])
+        assert command.settings == Config(seed=2)
+        assert command.notes[0] == f"--world_size, --dist_url, --distributed: {reason}" and len(command.notes) == 2
+    path = write_config("world_size: 1\ndist_url: env://\ndistributed: true\n")
+    command = load_config(["--config", path])
+    assert command.settings == Config()
+    assert command.notes == (f"{path}: world_size, dist_url, distributed: {reason}",)
+    with pytest.raises(ValueError, match="argument --world_size: invalid int value: 'all'"):
+        load_config(["--config", path, "--world_size", "all"])
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "log_freq", "note"),
+    [
+        ("print_freq: 50", [], 50, "c.yaml: print_freq: another name of log_freq"),
+        ("seed: 1", ["--print_freq", "50"], 50, "--print_freq: another name of --log_freq"),
+        ("log_freq: 7", ["--print_freq", "50"], 50, "log_freq: the flag's 50 overrides the config's 7"),
+        ("print_freq: 7", ["--log_freq", "50"], 50, "log_freq: the flag's 50 overrides the config's 7"),
+        ("print_freq: 7\nlog_freq: 7", [], 7, "c.yaml: print_freq: another name of log_freq"),
+        ("seed: 1", ["--print_freq", "7", "--log_freq", "7"], 7, "--print_freq: another name of --log_freq"),
+    ],
+)
+def test_published_name_of_log_freq(write_config, text, flags, log_freq, note):
+    command = load_config(["--config", write_config(text), *flags])
+    assert command.settings == Config(log_freq=log_freq, seed=command.settings.seed)
+    assert any(line.endswith(note) for line in command.notes), command.notes
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        (
+            "print_freq: 50\nlog_freq: 10",
+            [],
+            r"c.yaml: print_freq: found 50, expected 10, the value of log_freq: both name the same setting; give one",
+        ),
+        (
+            "seed: 1",
+            ["--log_freq", "10", "--print_freq", "50"],
+            r"^--print_freq: found 50, expected 10, the value of --log_freq: both name the same setting; give one",
+        ),
+        ("print_freq: 0", [], r"c.yaml: log_freq: found 0, expected at least 1"),
+        ("seed: 1", ["--print_freq", "often"], "argument --print_freq: invalid int value: 'often'"),
+    ],
+)
+def test_contradictory_or_invalid_log_freq_raises(write_config, text, flags, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(["--config", write_config(text), *flags])
+
+
+def test_name_of_log_freq_in_a_base_is_overridden(tmp_path):
+    (tmp_path / "first.yaml").write_text("print_freq: 50\n")
+    (tmp_path / "second.yaml").write_text("base: first.yaml\nlog_freq: 5\n")
+    assert load_config(["--config", str(tmp_path / "second.yaml")]).settings.log_freq == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("max_epochs", "max_epoch"),
+        ("batchsize", "batch_size"),
+        ("batch", "batch_size"),
+        ("lambda_vsm", "lambda_vsum"),
+        ("kernal_size", "kernel_size"),
+        ("num_worker", "num_workers"),
+        ("outputdir", "output_dir"),
+        ("precison", "precision"),
+        ("weight_decy", "weight_decay"),
+        ("image-size", "image_size"),
+        ("evaluat", "evaluate"),
+        *((name, None) for name in ("nproc", "foo", "optimizer", "dist_backend", "eval_only", "local_rank", "gpus")),
+        *((name, None) for name in ("nproc_per_node", "hidden_size", "momentum", "dropout", "warmup", "amp", "lr")),
+        *((name, None) for name in ("num", "vit_size", "learning_rate", "save_freq", "gamma", "backend")),
+    ],
+)
+def test_suggestions(write_config, name, suggestion):
+    """A misspelled name gets a suggestion; another name, which would be led astray, gets none."""
+    with pytest.raises(ValueError) as caught:
+        load_config(["--config", write_config("seed: 1"), f"--{name}", "1"])
+    assert str(caught.value) == f"--{name}: unknown flag" + (f"; did you mean --{suggestion}?" if suggestion else "")
+    with pytest.raises(ValueError) as caught:
+        load_config(["--config", write_config(f"{name}: 1")])
+    assert str(caught.value).endswith(f"{name}: unknown key" + (f"; did you mean {suggestion}?" if suggestion else ""))
+
+
+@pytest.mark.parametrize("cls", [Config, VTClipConfig])
+def test_names_of_devices(cls, write_config):
+    for name in ("auto", "cpu", "cuda", "cuda:0", "cuda:13"):
+        assert load_settings(cls, ["--config", write_config("seed: 1"), "--device", name]).settings.device == name
+        assert load_settings(cls, ["--config", write_config(f"device: '{name}'")]).settings.device == name
+    for name in ("gpu", "cuda:", "cuda:-1", "cuda:01", "cuda:1,2", "CUDA", "cpu:0", "cuda:0\n", ""):
+        with pytest.raises(ValueError) as caught:
+            load_settings(cls, ["--config", write_config("seed: 1"), "--device", name])
+        assert str(caught.value) == f"device: found {name!r}, expected auto, cpu, cuda or cuda:N"
+    with pytest.raises(ValueError, match="c.yaml: device: found 0, expected text"):
+        load_settings(cls, ["--config", write_config("device: 0")])
+
+
+def test_stored_values_are_comparable_with_own():
+    """Values of a configuration in a published checkpoint, as `Checkpointer` compares them."""
+    stored = dict(prompt=None, pretrained=None, lambda_vsum=1, print_freq=50, result_dir="x", batch_size=None)
+    canonical, current = Config.canonical(stored), Config(prompt="", pretrained="", log_freq=50).as_dict()
+    for name in ("prompt", "pretrained", "lambda_vsum", "log_freq"):
+        assert canonical[name] == current[name]
+    assert canonical["batch_size"] is None and "print_freq" not in canonical
 
 
 def test_choices_equal_the_registries():

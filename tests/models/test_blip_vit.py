@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 
@@ -70,6 +71,26 @@ def test_position_table_is_resized_as_in_timm(small_vit, size):
     vit.set_input_size(img_size=(size, size))
     with torch.no_grad():
         assert torch.allclose(encoder(images), vit(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [32, 48, 96])
+def test_position_table_is_resized_as_published_without_antialiasing(small_vit, size):
+    vit, path = small_vit
+    grid, width = size // 16, vit.pos_embed.shape[-1]
+    table = load_blip_vit(path, size, position_antialias=False).pos_embed
+    old = vit.pos_embed[:, 1:].reshape(1, 4, 4, width).permute(0, 3, 1, 2)  # (1, D, 4, 4)
+    expected = F.interpolate(old, (grid, grid), mode="bicubic", align_corners=False)  # (1, D, grid, grid)
+    assert torch.equal(table[:, :1], vit.pos_embed[:, :1])
+    assert torch.allclose(table[:, 1:], expected.permute(0, 2, 3, 1).flatten(1, 2), rtol=0, atol=1e-6)
+    default = load_blip_vit(path, size).pos_embed
+    assert torch.equal(default, load_blip_vit(path, size, position_antialias=True).pos_embed)
+    assert not torch.allclose(table, default, rtol=0, atol=1e-3)
+
+
+def test_position_table_of_the_same_size_does_not_depend_on_antialiasing(small_vit):
+    vit, path = small_vit
+    for antialias in (True, False):
+        assert torch.equal(load_blip_vit(path, 64, position_antialias=antialias).pos_embed, vit.pos_embed)
 
 
 def test_invalid_sizes_and_checkpoints_raise(small_vit, tmp_path):
