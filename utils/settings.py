@@ -4,7 +4,6 @@ A field's help text is its flag's help and its row in docs/configuration.md.
 """
 
 import dataclasses
-import difflib
 import os
 import pathlib
 import typing
@@ -16,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from utils.files import atomic_write, read_text
-from utils.validation import abbreviate, locate_first_error
+from utils.validation import abbreviate, locate_first_error, suggest_name
 
 
 def option(
@@ -166,15 +165,8 @@ def flag_type(field: FieldInfo) -> type:
 
 
 def suggest_setting(name: str, cls: type[Settings], prefix: str = "") -> str:
-    """Return "; did you mean NAME?" with the setting that a misspelled name stands for; "" if none is similar enough.
-
-    Similar is a setting that differs in a few letters, or the only one that begins with the name's words.
-    """
-    beginning = [field for field in cls.model_fields if field.startswith(f"{name}_")]
-    near = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.75) or (
-        beginning if len(beginning) == 1 else []
-    )
-    return f"; did you mean {prefix}{near[0]}?" if near else ""
+    """Return "; did you mean NAME?" with the setting that a misspelled name stands for; see `suggest_name`."""
+    return suggest_name(name, cls.model_fields, prefix)
 
 
 @dataclasses.dataclass(frozen=True)

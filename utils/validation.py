@@ -65,6 +65,13 @@ def abbreviate(value: Any) -> str:
 
 
 def suggest_name(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Return "; did you mean NAME?" with the most similar known name, for a message; "" if none is similar."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    """Return "; did you mean NAME?" with the known name that a misspelled one stands for; "" if none is similar enough.
+
+    Similar is a name that differs in a few letters, or the only one that begins with the words of `name`.
+    """
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
+    beginning = [candidate for candidate in names if candidate.startswith(f"{name}_")]
+    if not near and len(beginning) == 1:
+        near = beginning
     return f"; did you mean {prefix}{near[0]}?" if near else ""
