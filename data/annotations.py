@@ -190,7 +190,8 @@ def load_annotations(
             raise ValueError(f"{path}: video {fields.video_id}: video_id: found twice, expected once")
         problems = fields.optional_field_problems()
         warnings += [f"video {fields.video_id}: {field}: {problem}" for field, problem in problems.items()]
-        spans = () if "timestamps" in problems else tuple(map(tuple, fields.timestamps or ()))
+        has_spans = fields.tsum is not None and "timestamps" not in problems
+        spans = tuple(map(tuple, fields.timestamps or ())) if has_spans else ()
         record = records[fields.video_id] = VideoRecord(
             video_id=fields.video_id,
             index=-1,
@@ -319,7 +320,6 @@ class _Record(pydantic.BaseModel):
 
     def optional_field_problems(self) -> dict[str, str]:
         """Describe unexpected values of the last three fields: field -> found and expected."""
-        segments = len(self.tsum or ())
         problems: dict[str, str] = {}
         field, labels = (
             ("vsum_onehot", self.vsum_onehot) if self.importance is None else ("importance", self.importance)
@@ -328,6 +328,9 @@ class _Record(pydantic.BaseModel):
             problems["sampled_frames"] = (
                 f"found {abbreviate(self.sampled_frames)}, expected {labels.shape[1]} as in {field}"
             )
+        if self.tsum is None:
+            return problems
+        segments = len(self.tsum)
         if self.timestamps is not None and not (
             _has_length(self.timestamps, segments) and all(map(_is_span, self.timestamps))
         ):

@@ -270,16 +270,15 @@ def _average_field(pairs: MatchedPairs, field: PredictionField) -> ScoredVideos:
 
 
 def explain_omissions(pairs: MatchedPairs, metrics: Mapping[str, float]) -> list[str]:
-    """Explain why metrics are not computed, in a line for each field of predictions that they need."""
+    """Explain why metrics are not computed, in a line for each reason."""
     first, record = pairs[0]
     fields = sorted(first.model_fields_set | set(first.model_extra or ()))
     found_fields = f"found: {', '.join(name for name in fields if getattr(first, name) is not None)}"
+    clip_reason = "they require a visual summary and clip_root; all but F_CLIP a caption and pretrained_clip, too"
     reasons: dict[PredictionField, str] = dict(
         saliency=f"no video has saliency, keyframes or segments; {found_fields}",
         caption=f"no video has a caption; {found_fields}",
-        vt_clip_score="no VT-CLIP features and text tower (clip_root, pretrained_clip), or only one summary",
-        f_clip="no VT-CLIP features (clip_root), or no visual summary",
-        cross_f_clip="no VT-CLIP features and text tower (clip_root, pretrained_clip), or only one summary",
+        **dict.fromkeys(OTHER_FIELDS, clip_reason),
     )
     if first.has_selection:
         reasons["saliency"] = "they rank all frames; keyframes and segments are a set"
@@ -287,12 +286,11 @@ def explain_omissions(pairs: MatchedPairs, metrics: Mapping[str, float]) -> list
         reasons["saliency"] = "the annotations have no key-frames"
     if first.caption is not None and not record.has_labels("captions"):
         reasons["caption"] = "the annotations have no captions"
-    lines: list[str] = []
-    for field, reason in reasons.items():
-        names = [name for name in metric_names_for(field) if name not in metrics]
-        if names:
-            lines.append(f"{', '.join(names)} left out: {reason}")
-    return lines
+    names_by_reason: dict[str, list[str]] = {}
+    for name, metric in METRICS.items():
+        if name not in metrics:
+            names_by_reason.setdefault(reasons[metric.needs], []).append(name)
+    return [f"{', '.join(names)} left out: {reason}" for reason, names in names_by_reason.items()]
 
 
 def write_scores(

@@ -32,6 +32,7 @@ MODEL_COLOR, HUMAN_COLOR, RANDOM_COLOR, EVENT_COLOR = (
     "#78716c",
     "#a8a29e",
 )  # distinguishable without color vision
+BASELINE_LINES = (("human", HUMAN_COLOR, "--"), ("random", RANDOM_COLOR, ":"), ("shuffled", RANDOM_COLOR, ":"))
 STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -112,7 +113,7 @@ def _main_scores(curves: dict[str, Curve]) -> list[tuple[str, Curve]]:
 
 
 def draw_distributions(run: Run, metrics: Sequence[str]) -> markupsafe.Markup:
-    """Draw histograms of the videos' scores, with the means of the model, random saliency and the annotators."""
+    """Draw histograms of the videos' scores, with the means of the model, the annotators and chance."""
     with matplotlib.rc_context(STYLE):
         columns = min(4, len(metrics))
         rows = -(-len(metrics) // columns)
@@ -127,7 +128,7 @@ def draw_distributions(run: Run, metrics: Sequence[str]) -> markupsafe.Markup:
             axis.hist(values, bins=min(40, max(5, len(values) // 3)), color=MODEL_COLOR, alpha=0.45)
             lines = [("model", run.metrics[name], MODEL_COLOR, "-")] + [
                 (row, run.baselines[row][name], color, style)
-                for row, color, style in (("human", HUMAN_COLOR, "--"), ("random", RANDOM_COLOR, ":"))
+                for row, color, style in BASELINE_LINES
                 if name in run.baselines.get(row, {})
             ]
             for label, mean, color, style in lines:

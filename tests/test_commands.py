@@ -16,11 +16,13 @@ import eval_v2vt_sum
 import train_v2vt_sum
 from engine.config import Config
 from engine.setup import find_weights_to_evaluate
+from metrics.baselines import BASELINES
 from metrics.registry import METRICS
 from models.vt_clip import load_vt_clip
 from models.vtsum_blip import v2vt_sum
 from models.weights import load_weights
 from models.weights import main as convert_weights
+from report.__main__ import main as report_main
 from tests.conftest import ROOT
 from tests.helpers.documents import read_launcher_commands
 from tests.helpers.harness import Run
@@ -141,7 +143,8 @@ def test_a_resumed_run_ends_with_the_same_bytes(train):
     assert read_metrics(whole, "val") == read_metrics(resumed, "val")
 
 
-def test_published_checkpoint_is_resumed_to_the_same_bytes(train):
+@pytest.mark.parametrize("resume", ["published.pth", "auto"])
+def test_published_checkpoint_is_resumed_to_the_same_bytes(train, tmp_path, resume):
     """The checkpoint of an epoch, rewritten in the published layout, continues as this project's own."""
     flags = ("--max_epoch", "2", "--model", "vtsum_blip_tt_ca", "--splits", "val", "--batch_size", "8")
     whole = train("whole", *flags, "--ckpt_freq", "1")
@@ -149,14 +152,99 @@ def test_published_checkpoint_is_resumed_to_the_same_bytes(train):
     assert list(published) == ["model", "optimizer", "config", "epoch"]
     assert list(published["model"])[-1].startswith("local_atten_head.")
     assert type(published["optimizer"]["state"][0]["step"]) is int
-    torch.save(published, "published.pth")
-    resumed = train("resumed", *flags, "--resume", "published.pth")
+    if resume == "auto":
+        (tmp_path / "resumed").mkdir()
+    path = "resumed/checkpoint.pth" if resume == "auto" else resume
+    torch.save(published, path)
+    resumed = train("resumed", *flags, "--resume", resume)
+    assert f"{path}: resumed at epoch 1, after 0 batches of it" in (resumed / "train.log").read_text()
     assert "trained with other settings" not in (resumed / "train.log").read_text()
     expected, actual = (torch.load(run / "checkpoint.pth", weights_only=True) for run in (whole, resumed))
     assert all(torch.equal(actual["model"][name], value) for name, value in expected["model"].items())
     for i, state in expected["optimizer"]["state"].items():
         assert all(torch.equal(actual["optimizer"]["state"][i][name], value) for name, value in state.items())
     assert read_metrics(whole, "val") == read_metrics(resumed, "val")
+
+
+@pytest.fixture
+def write_dataset(mini_root, tmp_path):
+    """Return a function that writes mini VideoXum's annotations, each record changed: flags that select them."""
+
+    def write(change):
+        (tmp_path / "anno").mkdir()
+        for path in (mini_root / "anno").iterdir():
+            entries = json.loads(path.read_text())
+            for i, entry in enumerate(entries):
+                change(entry, i)
+            (tmp_path / "anno" / path.name).write_text(json.dumps(entries))
+        return ["--ann_root", str(tmp_path / "anno"), "--splits", "val", "--max_epoch", "1"]
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "kind"), [("v2v", ["tsum"], "captions"), ("v2t", ["vsum_onehot", "sampled_frames"], "keyframes")]
+)
+def test_a_task_needs_only_its_own_labels(train, write_dataset, task, fields, kind):
+    flags = write_dataset(lambda entry, i: [entry.pop(field) for field in fields])
+    results = read_metrics(train("run", *flags, "--task", task), "val")
+    assert ("F1" in results) == (task == "v2v") and ("CIDEr" in results) == (task == "v2t")
+    expected = (
+        rf"train_videoxum.json: video .*: {fields[0]}: missing, expected .*; only the task {task} needs no {kind}"
+    )
+    with pytest.raises(ValueError, match=expected):
+        train("both", *flags)
+
+
+@pytest.mark.parametrize("loss_type", ["cross_entropy", "l2"])
+def test_graded_labels_of_any_number_of_annotators_and_references(train, write_dataset, loss_type):
+    def change(entry, i):
+        rows = np.array(entry.pop("vsum_onehot"), float)[: 1 + i % 4]
+        entry["importance"] = (rows * (0.5 + 0.1 * np.arange(len(rows)))[:, None]).tolist()
+        entry["references"] = ["".join(entry.pop("tsum")), "Something else happens."]
+
+    folder = train("run", *write_dataset(change), "--loss_type", loss_type)
+    results = json.loads((folder / "results_val.json").read_text())
+    assert results["keyframes_from"] == "importance" and set(results["metrics"]) == set(METRICS)
+    assert set(results["baselines"]) == set(BASELINES)  # one of the videos has several annotators
+    truth = json.loads((folder / "result/gt_val.json").read_text())
+    assert len(truth["images"]) == 3 and len(truth["annotations"]) == 6
+    report_main([str(folder), "--split", "val"])
+    assert "References" in (folder / "report.html").read_text()
+
+
+def test_subsets(train, mini_root, tmp_path):
+    names = {
+        split: [entry["video_id"] for entry in json.loads((mini_root / f"anno/{split}_videoxum.json").read_text())]
+        for split in ("train", "val")
+    }
+    (tmp_path / "available.txt").write_text("\n".join([*names["train"][:12], *names["val"][:2]]))
+    (tmp_path / "first.txt").write_text(names["val"][0])
+    flags = ("--max_epoch", "1", "--splits", "val", "--task", "v2v")
+    folder = train("run", *flags, "--subset", "available.txt", "--also_subset", "first.txt")
+    assert "12 videos, 1 batches per epoch" in (folder / "train.log").read_text()
+    results = json.loads((folder / "results_val.json").read_text())
+    assert results["num_videos"] == dict(expected=2, scored=2) and results["subset"]["num_videos"] == 2
+    assert results["subsets"]["first"]["num_videos"] == dict(expected=1, scored=1)
+    assert len((folder / "scores_val.jsonl").read_text().splitlines()) == 2
+    with pytest.raises(ValueError, match="found a run with other settings: subset .*, ann_root .other training videos"):
+        train("run", *flags)
+    with pytest.raises(FileNotFoundError, match="none.txt: also_subset: no such file"):
+        train("other", *flags, "--also_subset", "none.txt")
+    with pytest.raises(ValueError, match="first.txt: subset: found none of the 33 videos of .*train_videoxum.json"):
+        train("other", *flags, "--subset", "first.txt")
+
+
+@pytest.mark.parametrize("name", ["mini_train_020", "mini_val_001"])
+def test_features_of_another_length_fail_before_the_first_epoch(train, mini_root, tmp_path, name):
+    blip = shutil.copytree(mini_root / "feat/blip", tmp_path / "blip")
+    path = blip / f"{name}.npz"
+    np.savez(path, features=np.load(path)["features"][:-1])
+    with pytest.raises(
+        ValueError, match=f"{path}: video {name}: features: found .* frames, expected .* as in the labels"
+    ):
+        train("run", "--video_embeddings_root", str(blip), "--splits", "val")
+    assert not (tmp_path / "run/log.jsonl").exists()
 
 
 def test_evaluate_flag_does_not_train(train):

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import numpy as np
@@ -112,3 +113,31 @@ def test_packed_features_are_checked(root, mini_counts):
         file.truncate(1000)
     (broken,) = issue_texts(check(root), "broken")
     assert broken.startswith(f"{path}: packed features: damaged")
+
+
+def test_own_data_names_the_labels_that_tasks_need(root, capsys):
+    path = root / "anno/test_videoxum.json"
+    entries = json.loads(path.read_text())
+    for entry in entries[:3]:
+        del entry["tsum"]
+    for entry in entries[3:5]:
+        del entry["vsum_onehot"]
+    for entry in entries[5:]:
+        entry["vsum_onehot"] = entry["vsum_onehot"][:3]
+        entry["references"] = ["A video.", "Another caption."]
+    path.write_text(json.dumps(entries))
+    main([str(root), "--own_data"])  # complete: every video has the labels of some task
+    out = capsys.readouterr().out
+    assert f"{path}: 7 videos, 3 to 10 annotators each, 1 to 2 references each" in out
+    assert re.search(
+        r"3 of 7 videos have no captions, such as mini_test_00[012]; the tasks v2vt and v2t need them", out
+    )
+    assert re.search(
+        r"2 of 7 videos have no keyframes, such as mini_test_00[34]; the tasks v2vt and v2v need them", out
+    )
+    assert "43 of 43 videos" in out  # all features are found
+    path.unlink()
+    main([str(root), "--own_data"])
+    assert "36 of 36 videos" in (out := capsys.readouterr().out) and "7 files of videos that are not annotated" in out
+    with pytest.raises(SystemExit):
+        main([str(root)])
