@@ -3,10 +3,11 @@
 Axes: T frames at 1 fps, C width of VT-CLIP's features.
 """
 
+import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from data.feature_writer import PROVENANCE_FILE, read_provenance
 from data.features import open_features
 from engine.predictions import Prediction
 from engine.scoring import labels_of
-from metrics.alignment import cross_f_clip, f_clip, vt_clip_score
+from metrics.alignment import clip_similarity, cross_f_clip, f_clip, vt_clip_score
 from metrics.keyframes import select_top_frames
 from models.vt_clip import VTClip, load_vt_clip
 from models.weights import hash_weights
@@ -53,7 +54,7 @@ def add_clip_scores(
         changes: dict[str, float] = {}
         if selected is not None and record.labels is not None:
             keyframes = labels_of(record, T).keyframes
-            changes["f_clip"] = f_clip(frames[:T], selected, keyframes)
+            changes["f_clip"] = f_clip(clip_similarity(frames[:T], frames[:T]), selected, keyframes)
             if vt_clip is not None and has_caption and references:
                 reference_features = [_stack(features, part, frames) for part in references]
                 generated_features = _stack(features, generated, frames)
@@ -101,53 +102,58 @@ def _vt_clip_score(prediction: Prediction, selected: np.ndarray, frames: np.ndar
     return torch.cosine_similarity(vision[torch.from_numpy(selected)].mean(0, keepdim=True), text).item()
 
 
+@dataclasses.dataclass(frozen=True)
+class ClipScored:
+    """Predictions with the scores of `add_clip_scores`, and what they are computed from.
+
+    Attributes:
+        predictions: the predictions.
+        frame_features: video id -> (T, C) features.
+        encoder: see `describe_clip_encoder`.
+    """
+
+    predictions: list[Prediction]
+    frame_features: Callable[[str], np.ndarray]
+    encoder: dict[str, Any]
+
+
 def score_with_clip_features(
-    predictions: Sequence[Prediction],
-    records: Sequence[VideoRecord],
-    clip_root: str | os.PathLike,
-    pretrained_clip: str,
-) -> tuple[list[Prediction], dict[str, Any]]:
+    predictions: Sequence[Prediction], records: Sequence[VideoRecord], clip_root: str | os.PathLike, source: str
+) -> ClipScored:
     """Add the scores of `add_clip_scores` to predictions, from features on the disk.
 
     Args:
         predictions: predictions of some of the videos.
         records: annotations of the videos.
         clip_root: folder of the features of the frames.
-        pretrained_clip: VT-CLIP checkpoint (path or URL); "" adds `f_clip` only.
-    Returns:
-        the predictions, and the entries of the results that name the encoder.
+        source: VT-CLIP checkpoint (path or URL); "" adds `f_clip` only.
     Raises:
         FileNotFoundError, ValueError: features or the checkpoint are missing or invalid.
     """
-    vt_clip = load_vt_clip(pretrained_clip).to(pick_device("auto")) if pretrained_clip else None
+    vt_clip = load_vt_clip(source).to(pick_device("auto")) if source else None
     by_id = {record.video_id: record for record in records}
     known = [prediction for prediction in predictions if prediction.video_id in by_id]
     width = None if vt_clip is None else vt_clip.width
     features = open_features(clip_root, [p.video_id for p in known], "vision", width, "VT-CLIP features")
-
-    def scored_batches() -> Iterator[Prediction]:
-        for start in range(0, len(known), _BATCH):
-            batch = known[start : start + _BATCH]
-            vision = [features.load(prediction.video_id) for prediction in batch]
-            with torch.inference_mode():
-                yield from add_clip_scores(batch, [by_id[p.video_id] for p in batch], vision, vt_clip)
-
-    scored = {prediction.video_id: prediction for prediction in scored_batches()}
-    weights_sha256 = None if vt_clip is None else hash_weights(vt_clip)
-    encoder = describe_clip_encoder(clip_root, pretrained_clip, weights_sha256)
-    return [scored.get(prediction.video_id, prediction) for prediction in predictions], encoder
+    scored: dict[str, Prediction] = {}
+    for start in range(0, len(known), _BATCH):
+        batch = known[start : start + _BATCH]
+        vision = [features.load(prediction.video_id) for prediction in batch]
+        with torch.inference_mode():
+            rescored = add_clip_scores(batch, [by_id[p.video_id] for p in batch], vision, vt_clip)
+        scored |= {prediction.video_id: prediction for prediction in rescored}
+    updated = [scored.get(prediction.video_id, prediction) for prediction in predictions]
+    return ClipScored(updated, features.load, describe_clip_encoder(clip_root, source, vt_clip))
 
 
-def describe_clip_encoder(
-    clip_root: str | os.PathLike, pretrained_clip: str, weights_sha256: str | None
-) -> dict[str, Any]:
-    """Describe the encoder of VT-CLIPScore, F_CLIP and Cross-F_CLIP, for results.
+def describe_clip_encoder(clip_root: str | os.PathLike, pretrained_clip: str, vt_clip: VTClip | None) -> dict[str, Any]:
+    """Describe the encoder of VT-CLIPScore, F_CLIP and Cross-F_CLIP: entries of the results.
 
     Args:
         clip_root: folder of the features of the frames.
-        pretrained_clip: checkpoint of the text tower.
-        weights_sha256: hash of its weights; None without it.
+        pretrained_clip: checkpoint of `vt_clip`.
+        vt_clip: its text tower; None without it.
     """
     frames_sha256 = read_provenance(pathlib.Path(clip_root, PROVENANCE_FILE)).get("weights_sha256")
-    encoder = dict(text=pretrained_clip if weights_sha256 else None, frames_weights_sha256=frames_sha256)
-    return dict(clip_encoder=encoder, vt_clip_sha256=weights_sha256)
+    encoder = dict(text=None if vt_clip is None else pretrained_clip, frames_weights_sha256=frames_sha256)
+    return dict(clip_encoder=encoder, vt_clip_sha256=None if vt_clip is None else hash_weights(vt_clip))

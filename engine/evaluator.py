@@ -24,7 +24,6 @@ from metrics.alignment import vt_clip_score
 from metrics.captions import require_java, start_meteor
 from models.vt_clip import VTClip, load_vt_clip
 from models.vtsum_blip import FEATURE_WIDTHS, NUM_POSITIONS, VTSumBLIP
-from models.weights import hash_weights
 from utils import distributed, interrupt
 from utils.device import allow_tf32, autocast
 from utils.distributed import DistContext
@@ -58,8 +57,7 @@ class Evaluator:
         self.vt_clip = self._load_vt_clip(clip_root)
         self.clip_encoder: dict[str, Any] = dict(vt_clip_sha256=None)
         if clip_root is not None:
-            vt_clip_sha256 = None if self.vt_clip is None else hash_weights(self.vt_clip)
-            self.clip_encoder = describe_clip_encoder(clip_root, config.pretrained_clip, vt_clip_sha256)
+            self.clip_encoder = describe_clip_encoder(clip_root, config.pretrained_clip, self.vt_clip)
         self.subset = read_subset(config.subset) if config.subset else None
         self.also_subset = read_subset(config.also_subset) if config.also_subset else None
         self.datasets = {split: self._dataset(split, clip_root) for split in config.splits}
@@ -212,13 +210,18 @@ class Evaluator:
         assert sorted(by_index) == list(range(len(records))), "missing or unexpected videos"
         predictions = [by_index[i] for i in range(len(records))]
         write_predictions(self.config.output_dir, split, predictions, records)
-        results, scores = score_predictions(predictions, records, self.baselines.get(split))
+        clip_features = self.datasets[split].clip_features
+        frame_features = None if clip_features is None else clip_features.load
+        results, scores = score_predictions(
+            predictions, records, self.baselines.get(split), frame_features=frame_features
+        )
         self.baselines[split] = results["baselines"]
         if self.subset is not None:
             results["subset"] = describe_subset(self.subset, records)
         if self.also_subset is not None:
             name, source = self.also_subset.name, annotation_path(self.config.ann_root, split)
-            part = score_subset(predictions, records, self.also_subset, source, self.baselines.get(f"{split} {name}"))
+            known = self.baselines.get(f"{split} {name}")
+            part = score_subset(predictions, records, self.also_subset, source, known, frame_features)
             self.baselines[f"{split} {name}"] = part["baselines"]
             results["subsets"] = {name: part}
         results |= origin

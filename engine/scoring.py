@@ -7,14 +7,14 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from data.annotations import Subset, VideoRecord, hash_video_ids
 from engine.predictions import Prediction
-from metrics.baselines import BASELINES
+from metrics.baselines import BASELINES, f_clip_baselines
 from metrics.captions import CaptionCorpus, tokenize_corpus
 from metrics.keyframes import SUMMARY_FRACTION, AnnotatorLabels, average, frame_budget
 from metrics.registry import (
@@ -93,6 +93,7 @@ def score_predictions(
     records: Sequence[VideoRecord],
     baselines: Mapping[str, MetricScores] | None = None,
     *,
+    frame_features: Callable[[str], np.ndarray] | None = None,
     refuse_binary: bool = False,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Score the predictions of one split.
@@ -101,6 +102,7 @@ def score_predictions(
         predictions: in any order. Parts that are None for all videos are not scored.
         records: the whole split.
         baselines: those of an earlier call for the same split; the ones that depend on the annotations only are reused.
+        frame_features: video id -> (T, C) VT-CLIP features, for F_CLIP of the baselines; None leaves it out.
         refuse_binary: raise an error for saliency that is a set of frames (0 and 1); otherwise log a warning.
     Returns:
         results: `metrics`, `baselines` (rows of `BASELINES`), `num_videos`, and `left_out`, lines on the metrics that
@@ -128,6 +130,10 @@ def score_predictions(
             scored.append(selections)
         labels = [_labels_of_pair(*pair) for pair in pairs]
         computed |= _compute_baselines("keyframes", labels, known)
+        if first.f_clip is not None and frame_features is not None and "F_CLIP" not in computed["random"]:
+            features = (frame_features(record.video_id) for _, record in pairs)
+            for name, value in f_clip_baselines(labels, features).items():
+                computed[name] = computed[name] | dict(F_CLIP=value)
         if any(record.importance is not None for _, record in pairs):
             results["keyframes_from"] = "importance"
     if has_captions and first.caption is not None:
@@ -158,6 +164,7 @@ def score_subset(
     subset: Subset,
     source: str | os.PathLike,
     baselines: Mapping[str, MetricScores] | None = None,
+    frame_features: Callable[[str], np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Score some videos of a split; CIDEr uses their references only.
 
@@ -166,7 +173,7 @@ def score_subset(
         records: the whole split.
         subset: videos to score.
         source: path of the annotations, for messages.
-        baselines: as of `score_predictions`, of the subset.
+        baselines, frame_features: as of `score_predictions`; `baselines` are those of the subset.
     Returns:
         results as of `score_predictions`, with the entry `subset`.
     Raises:
@@ -174,7 +181,10 @@ def score_subset(
     """
     selected = subset.select(list(records), source)
     results, _ = score_predictions(
-        [prediction for prediction in predictions if prediction.video_id in subset.video_ids], selected, baselines
+        [prediction for prediction in predictions if prediction.video_id in subset.video_ids],
+        selected,
+        baselines,
+        frame_features=frame_features,
     )
     return results | dict(subset=describe_subset(subset, selected))
 

@@ -1,6 +1,8 @@
 """Score a file of predictions: `python -m metrics PREDICTIONS ANNOTATIONS [--output_dir DIR]`."""
 
+import argparse
 import pathlib
+from typing import Any
 
 from data.annotations import load_annotations, read_subset
 from engine.predictions import read_predictions
@@ -9,7 +11,7 @@ from utils.command_line import OneLineParser
 from utils.log import run_main
 
 
-def main(argv: list[str] | None = None) -> None:
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog="python -m metrics", description=__doc__.split(":")[0])
     add = parser.add_argument
     add("predictions", help="JSON lines, such as predictions_{split}.jsonl; fields: docs/evaluation.md")
@@ -22,24 +24,32 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.pretrained_clip and not args.clip_root:
         raise ValueError("--pretrained_clip: found no --clip_root, expected the folder of VT-CLIP's frame features")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = _parse_arguments(argv)
     predictions = read_predictions(args.predictions)
     records = load_annotations(args.annotations, needs=())
-    origin = {}
+    extra_results: dict[str, Any] = {}
     if args.subset:
         subset = read_subset(args.subset)
         records = subset.select(records, args.annotations)
         predictions = [prediction for prediction in predictions if prediction.video_id in subset.video_ids]
-        origin["subset"] = describe_subset(subset, records)
+        extra_results["subset"] = describe_subset(subset, records)
+    frame_features = None
     if args.clip_root:
         from engine.alignment import score_with_clip_features  # imports torch
 
-        predictions, encoder = score_with_clip_features(predictions, records, args.clip_root, args.pretrained_clip)
-        origin |= encoder
-    results, scores = score_predictions(predictions, records, refuse_binary=True)
-    results |= origin
+        scored = score_with_clip_features(predictions, records, args.clip_root, args.pretrained_clip)
+        predictions, frame_features = scored.predictions, scored.frame_features
+        extra_results |= scored.encoder
+    results, scores = score_predictions(predictions, records, frame_features=frame_features, refuse_binary=True)
     if args.also_subset:
         subset = read_subset(args.also_subset)
-        results["subsets"] = {subset.name: score_subset(predictions, records, subset, args.annotations)}
+        part = score_subset(predictions, records, subset, args.annotations, frame_features=frame_features)
+        extra_results["subsets"] = {subset.name: part}
+    results |= extra_results
     split = pathlib.Path(args.predictions).stem.removeprefix("predictions_")
     if args.output_dir:
         pathlib.Path(args.output_dir).mkdir(parents=True, exist_ok=True)

@@ -4,17 +4,19 @@ Axes: B videos, T frames (padded), R annotators, C width of the features.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from metrics.keyframes import frame_budget
 
+if TYPE_CHECKING:
+    import torch
+
 
 def vt_clip_score(
-    saliency: torch.Tensor, lengths: Sequence[int], clip_vision: torch.Tensor, text_features: torch.Tensor
-) -> torch.Tensor:
+    saliency: "torch.Tensor", lengths: Sequence[int], clip_vision: "torch.Tensor", text_features: "torch.Tensor"
+) -> "torch.Tensor":
     """Compute the cosine of the mean feature of the top 15% of frames and the caption's feature.
 
     Args:
@@ -27,11 +29,13 @@ def vt_clip_score(
     Source: VideoXum (Lin et al., 2023). Frames are ranked by their exact scores; the released script adds 1e4 to them
         in float32, which rounds them to 0.001.
     """
+    import torch
+
     pooled = []
     for scores, length, frames in zip(saliency, lengths, clip_vision):
         top = scores[:length].topk(max(1, frame_budget(length))).indices
         pooled.append(frames[top].mean(0))  # (C,)
-    return F.cosine_similarity(torch.stack(pooled).float(), text_features.float(), dim=-1)
+    return torch.cosine_similarity(torch.stack(pooled).float(), text_features.float(), dim=-1)
 
 
 def clip_similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -51,17 +55,17 @@ def matching_f1(similarity: np.ndarray) -> float:
     return float(2 * precision * recall / (precision + recall)) if precision + recall > 0 else 0.0
 
 
-def f_clip(frames: np.ndarray, selected: np.ndarray, keyframes: np.ndarray) -> float:
+def f_clip(similarity: np.ndarray, selected: np.ndarray, keyframes: np.ndarray) -> float:
     """Compute F_CLIP, the soft matching of selected frames and key-frames, averaged over the annotators.
 
     Args:
-        frames: (T, C) CLIP features of the video's frames.
+        similarity: (T, T) `clip_similarity` of the video's frames with each other.
         selected: (T,) bool, the selected frames.
         keyframes: (R, T) in {0, 1}, one row per annotator.
     Source: V2Xum-LLM (Hua et al., 2024, arXiv 2404.12353).
     """
-    similarity = clip_similarity(frames[selected], frames)  # (n, T)
-    return float(np.mean([matching_f1(similarity[:, row]) for row in keyframes.astype(bool)]))
+    rows = similarity[selected]  # (n, T)
+    return float(np.mean([matching_f1(rows[:, row]) for row in keyframes.astype(bool)]))
 
 
 def cross_f_clip(
@@ -77,7 +81,8 @@ def cross_f_clip(
     key-frames with the generated text, averaged over the annotators.
 
     Args:
-        frames, selected, keyframes: as of `f_clip`.
+        frames: (T, C) CLIP features of the video's frames.
+        selected, keyframes: as of `f_clip`.
         references: (m, C) features of the sentences of each reference.
         generated: (k, C) features of the sentences of the generated text.
     Source: as of `f_clip`.

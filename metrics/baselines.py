@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from metrics.alignment import clip_similarity, f_clip
 from metrics.captions import CaptionCorpus, cider
-from metrics.keyframes import AnnotatorLabels, average, frame_budget
+from metrics.keyframes import AnnotatorLabels, average, frame_budget, select_top_rows
 from metrics.registry import METRICS, score_corpus, score_rows, score_selections
 
 logger = logging.getLogger(__name__)
@@ -62,25 +63,69 @@ def human_baseline(labels: Sequence[np.ndarray | AnnotatorLabels]) -> dict[str, 
 
 def uniform_baseline(labels: Sequence[np.ndarray | AnnotatorLabels]) -> dict[str, float]:
     """Score evenly spaced frames, max(1, int(0.15 T)) of them; arguments as of `random_baseline`."""
-    return _selection_baseline(labels, lambda T, count: ((np.arange(count) + 0.5) * T / count).astype(int))
+    return _selection_baseline(labels, uniform_frames)
 
 
 def middle_baseline(labels: Sequence[np.ndarray | AnnotatorLabels]) -> dict[str, float]:
     """Score the frames in the middle, max(1, int(0.15 T)) of them; arguments as of `random_baseline`."""
-    return _selection_baseline(labels, lambda T, count: (T - count) // 2 + np.arange(count))
+    return _selection_baseline(labels, middle_frames)
+
+
+def uniform_frames(T: int) -> np.ndarray:
+    """Select evenly spaced frames, max(1, int(0.15 T)) of T: (T,) bool."""
+    count = max(1, frame_budget(T))
+    return np.isin(np.arange(T), ((np.arange(count) + 0.5) * T / count).astype(int))
+
+
+def middle_frames(T: int) -> np.ndarray:
+    """Select the frames in the middle, max(1, int(0.15 T)) of T: (T,) bool."""
+    count = max(1, frame_budget(T))
+    first = (T - count) // 2
+    return (np.arange(T) >= first) & (np.arange(T) < first + count)
 
 
 def _selection_baseline(
-    labels: Sequence[np.ndarray | AnnotatorLabels], select: Callable[[int, int], np.ndarray]
+    labels: Sequence[np.ndarray | AnnotatorLabels], select: Callable[[int], np.ndarray]
 ) -> dict[str, float]:
-    """Score the frames that `select` returns for T and the number of frames to select."""
+    """Score the frames that `select` returns for T."""
     scores = []
     for video in map(_to_labels, labels):
-        T = video.keyframes.shape[1]
-        selected = np.zeros((1, T))
-        selected[0, select(T, max(1, frame_budget(T)))] = 1
+        selected = select(video.keyframes.shape[1])[None].astype(np.float64)  # (1, T)
         scores.append(_means(score_selections(selected, video)))
     return average(scores)
+
+
+def f_clip_baselines(
+    labels: Sequence[AnnotatorLabels], features: Iterable[np.ndarray], seeds: Iterable[int] = SEEDS
+) -> dict[str, float]:
+    """Compute F_CLIP of the key-frame baselines, whose frames are those of their F1.
+
+    Args:
+        labels: labels of N videos.
+        features: (T, C) CLIP features of the frames of each video; longer ones are cut to the labels.
+        seeds: as of `random_baseline`.
+    Returns:
+        baseline -> F_CLIP, averaged over the videos; without `human` if no video has two annotators.
+    """
+    generators = [np.random.default_rng(seed) for seed in seeds]
+    scores: dict[str, list[float]] = {}
+    for video, frames in zip(labels, features):
+        R, T = video.keyframes.shape
+        similarity = clip_similarity(frames[:T], frames[:T])
+        random_sets = select_top_rows(np.stack([rng.random(T) for rng in generators])).astype(bool)  # (seeds, T)
+        values: dict[str, float | np.floating] = dict(
+            random=np.mean([f_clip(similarity, selected, video.keyframes) for selected in random_sets]),
+            uniform=f_clip(similarity, uniform_frames(T), video.keyframes),
+            middle=f_clip(similarity, middle_frames(T), video.keyframes),
+        )
+        if R > 1:
+            selections = video.keyframes.astype(bool)
+            values["human"] = np.mean(
+                [f_clip(similarity, selections[r], np.delete(video.keyframes, r, axis=0)) for r in range(R)]
+            )
+        for name, value in values.items():
+            scores.setdefault(name, []).append(float(value))
+    return {name: float(np.mean(values)) for name, values in scores.items()}
 
 
 def shuffled_baseline(corpus: CaptionCorpus, seeds: Iterable[int] = SEEDS) -> dict[str, float]:

@@ -324,6 +324,10 @@ def test_clip_features_give_alignment_scores(run_command, predictions, records, 
     results, scores, _ = run_command(predictions, *flags)
     assert 0 < results["metrics"]["Cross-F_CLIP"] < 1 and results["metrics"]["VT_CLIPScore"] > 0.3
     assert results["metrics"]["F_CLIP"] == frames_only["metrics"]["F_CLIP"]
+    chance = {name: row["F_CLIP"] for name, row in results["baselines"].items() if "F_CLIP" in row}
+    assert (
+        set(chance) == {"random", "human", "uniform", "middle"} and max(chance.values()) < results["metrics"]["F_CLIP"]
+    )
     assert results["clip_encoder"]["text"] == flags[-1] and len(results["vt_clip_sha256"]) == 64
     as_sets = [
         dict(video_id=record.video_id, keyframes=np.flatnonzero(record.vsum_onehot[0]).tolist(), caption="")

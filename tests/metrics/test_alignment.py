@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from metrics import vt_clip_score
-from metrics.alignment import cross_f_clip, f_clip
+from metrics.alignment import clip_similarity, cross_f_clip, f_clip
 
 
 def test_vt_clip_score_equals_an_explicit_loop():
@@ -44,7 +44,8 @@ def test_f_clip_and_cross_f_clip_equal_explicit_loops():
     keyframes[3] = 0  # an annotator without key-frames counts as 0
     references, generated = [rng.standard_normal((3, 6)), rng.standard_normal((1, 6))], rng.standard_normal((2, 6))
     by_annotator = [explicit_f1(frames[selected], frames[row.astype(bool)]) for row in keyframes]
-    assert f_clip(frames, selected, keyframes) == pytest.approx(np.mean(by_annotator)) and by_annotator[3] == 0
+    actual = f_clip(clip_similarity(frames, frames), selected, keyframes)
+    assert actual == pytest.approx(np.mean(by_annotator)) and by_annotator[3] == 0
     with_text = np.mean([explicit_f1(frames[selected], text) for text in references])
     with_generated = np.mean([explicit_f1(frames[row.astype(bool)], generated) for row in keyframes])
     actual = cross_f_clip(frames, selected, keyframes, references, generated)
@@ -55,8 +56,9 @@ def test_f_clip_of_the_key_frames_is_1_and_of_nothing_0():
     frames = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
     keyframes = np.zeros((2, 10))
     keyframes[:, 3:5] = 1
-    assert f_clip(frames, keyframes[0].astype(bool), keyframes) == pytest.approx(1)
-    assert f_clip(frames, np.zeros(10, bool), keyframes) == 0
+    similarity = clip_similarity(frames, frames)
+    assert f_clip(similarity, keyframes[0].astype(bool), keyframes) == pytest.approx(1)
+    assert f_clip(similarity, np.zeros(10, bool), keyframes) == 0
     assert cross_f_clip(frames, np.zeros(10, bool), keyframes, [np.zeros((0, 4))], np.zeros((0, 4))) == 0
-    opposite = np.array([[1.0, 0.0], [-1.0, 0.0]])
+    opposite = clip_similarity(*[np.array([[1.0, 0.0], [-1.0, 0.0]])] * 2)
     assert f_clip(opposite, np.array([True, False]), np.array([[0, 1]])) == 0  # negative cosines count as 0

@@ -5,9 +5,11 @@ import pytest
 from pycocoevalcap.cider.cider import Cider
 
 from metrics import baselines
+from metrics.alignment import clip_similarity, f_clip, matching_f1
 from metrics.baselines import (
     BASELINES,
     constant_baseline,
+    f_clip_baselines,
     human_baseline,
     middle_baseline,
     random_baseline,
@@ -57,6 +59,28 @@ def test_baselines_of_graded_labels_use_importance():
         np.corrcoef(np.argsort(np.argsort(a)), np.argsort(np.argsort(importance.sum(0) - a)))[0, 1] for a in importance
     ]
     assert human["Spearman"] == pytest.approx(np.mean(others))
+
+
+def test_f_clip_of_the_baselines():
+    rng = np.random.default_rng(0)
+    labels = [AnnotatorLabels.from_keyframes(rng.random((R, 30)) < 0.2) for R in (3, 1)]
+    features = [rng.standard_normal((32, 8)) for _ in labels]  # two frames longer
+    scores = f_clip_baselines(labels, features, seeds=[7])
+    generator = np.random.default_rng(7)
+    expected = {name: [] for name in ("random", "uniform", "middle", "human")}
+    for video, frames in zip(labels, features):
+        similarity = clip_similarity(frames[:30], frames[:30])
+        saliency = generator.random(30)
+        chosen = saliency >= np.sort(saliency)[-5]
+        spread = np.isin(np.arange(30), [3, 11, 18, 26])
+        middle = np.isin(np.arange(30), [13, 14, 15, 16])
+        for name, selected in dict(random=chosen, uniform=spread, middle=middle).items():
+            expected[name].append(f_clip(similarity, selected, video.keyframes))
+        if len(video.keyframes) == 3:
+            pairs = [(r, o) for r in range(3) for o in range(3) if r != o]
+            rows = video.keyframes.astype(bool)
+            expected["human"].append(np.mean([matching_f1(similarity[rows[r]][:, rows[o]]) for r, o in pairs]))
+    assert scores == pytest.approx({name: np.mean(values) for name, values in expected.items()})
 
 
 @pytest.fixture(scope="module")
