@@ -116,9 +116,12 @@ class VideoXum(Dataset[Sample]):
             if self.clip_features is not None:
                 self.clip_features.shape(record.video_id)
 
-        with concurrent.futures.ThreadPoolExecutor() as pool:
+        pool = concurrent.futures.ThreadPoolExecutor()
+        try:
             for _ in pool.map(check, range(rank, len(self), world_size)):
                 pass
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error, do not read the rest
 
     def __getitem__(self, index: int) -> Sample:
         record, num_frames = self.records[index], self.num_frames[index]
