@@ -16,7 +16,7 @@ import torch
 from benchmarks.decoding import search_captions, widen_weights
 from benchmarks.machine import measure_seconds, time_call
 from benchmarks.records import Row
-from benchmarks.scoring import draw_saliency_and_keyframes
+from benchmarks.scoring import draw_saliency_and_labels
 from benchmarks.workload import FULL_SIZE_CONFIG, build_full_size_model, draw_videos
 from metrics import keyframe_scores
 
@@ -43,7 +43,7 @@ def build_growth_row(variable: str, sizes: Sequence[int], times: Sequence[float]
 
 def score_random_videos(count: int) -> list[dict[str, Any]]:
     """Draw and score the key-frames of `count` videos."""
-    return [keyframe_scores(*video) for video in zip(*draw_saliency_and_keyframes(count))]
+    return [keyframe_scores(*video) for video in zip(*draw_saliency_and_labels(count))]
 
 
 def benchmark_growth(

@@ -13,24 +13,24 @@ from benchmarks.machine import time_call
 from benchmarks.records import Row
 from benchmarks.workload import draw_lengths
 from data.annotations import NUM_ANNOTATORS
-from metrics import human_baseline, keyframe_scores, random_baseline
+from metrics import AnnotatorLabels, human_baseline, keyframe_scores, random_baseline
 
 MAX_PEER_VIDEOS = 100  # the peer would take minutes for all of them
 
 
-def draw_saliency_and_keyframes(count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Draw saliency (T,) float64 and key-frames (R, T) uint8 of `count` videos."""
+def draw_saliency_and_labels(count: int) -> tuple[list[np.ndarray], list[AnnotatorLabels]]:
+    """Draw saliency (T,) float64 and labels of `count` videos."""
     rng = np.random.default_rng(0)
     lengths, _ = draw_lengths(count, seed=3)
-    keyframes = [(rng.random((NUM_ANNOTATORS, T)) < 0.15).astype(np.uint8) for T in lengths]
+    labels = [AnnotatorLabels.from_keyframes(rng.random((NUM_ANNOTATORS, T)) < 0.15) for T in lengths]
     saliency = [rng.random(T) for T in lengths]
-    return saliency, keyframes
+    return saliency, labels
 
 
-def score_with_libraries(saliency: np.ndarray, keyframes: np.ndarray) -> tuple[float, float, float]:
+def score_with_libraries(saliency: np.ndarray, labels: AnnotatorLabels) -> tuple[float, float, float]:
     """Compute F1, τ and ρ of one video with scikit-learn and SciPy; arguments as `keyframe_scores`'s."""
     selected = saliency >= np.sort(saliency)[::-1][int(0.15 * len(saliency))]
-    importance = keyframes.mean(0)
+    keyframes, importance = labels.keyframes, labels.importance.mean(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         f1 = float(np.mean([f1_score(annotator, selected, zero_division=0) for annotator in keyframes]))
@@ -40,15 +40,15 @@ def score_with_libraries(saliency: np.ndarray, keyframes: np.ndarray) -> tuple[f
 
 def benchmark_scoring(count: int = 4000) -> list[Row]:
     """Score `count` videos, and the random and human baselines on them."""
-    saliency, keyframes = draw_saliency_and_keyframes(count)
-    scores, project_seconds = time_call(lambda: [keyframe_scores(*video) for video in zip(saliency, keyframes)])
+    saliency, labels = draw_saliency_and_labels(count)
+    scores, project_seconds = time_call(lambda: [keyframe_scores(*video) for video in zip(saliency, labels)])
     peer_count = min(MAX_PEER_VIDEOS, count)
-    peer_videos = list(zip(saliency[:peer_count], keyframes[:peer_count]))
+    peer_videos = list(zip(saliency[:peer_count], labels[:peer_count]))
     peer_scores, measured_seconds = time_call(lambda: [score_with_libraries(*video) for video in peer_videos])
     compared = [[video[name] for name in ("F1", "Kendall", "Spearman")] for video in scores[:peer_count]]
     error = np.abs(np.nan_to_num(peer_scores) - compared).max()
     assert error < 1e-12, f"scores differ by {error}"
-    _, baseline_seconds = time_call(lambda: (random_baseline(keyframes), human_baseline(keyframes)))
+    _, baseline_seconds = time_call(lambda: (random_baseline(labels), human_baseline(labels)))
     peer_seconds = measured_seconds * count / peer_count
     return [
         Row(

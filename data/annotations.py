@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import pathlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -31,10 +31,11 @@ NUM_VIDEOS = dict(train=8000, val=2001, test=4000)
 
 LabelKind = Literal["captions", "keyframes"]
 LABEL_KINDS: tuple[LabelKind, ...] = ("captions", "keyframes")
-# Kind of labels -> fields that a record has one of, and their expected content.
-_LABEL_FIELDS: dict[LabelKind, dict[str, str]] = dict(
-    captions=dict(tsum="one sentence per segment", references="captions"),
-    keyframes=dict(vsum_onehot="a row of 0 and 1 per annotator", importance="rows in [0, 1]"),
+LABELS_OF_TASK: dict[str, tuple[LabelKind, ...]] = dict(v2vt=LABEL_KINDS, v2v=("keyframes",), v2t=("captions",))
+# Kind of labels -> the field that is missing, and what is expected.
+_MISSING_LABELS: dict[LabelKind, str] = dict(
+    captions="tsum: missing, expected one sentence per segment, or references (whole captions)",
+    keyframes="vsum_onehot: missing, expected a row of 0 and 1 per annotator, or importance (rows from 0 to 1)",
 )
 
 
@@ -107,6 +108,10 @@ def _paused_gc() -> Iterator[None]:
             gc.enable()
 
 
+class MissingLabels(ValueError):
+    """A video lacks labels that are needed."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Subset:
     """Videos to restrict a dataset to.
@@ -124,7 +129,7 @@ class Subset:
         """File name without extension."""
         return pathlib.Path(self.path).stem
 
-    def select(self, records: list[VideoRecord], source: str | os.PathLike) -> list[VideoRecord]:
+    def select(self, records: Sequence[VideoRecord], source: str | os.PathLike) -> list[VideoRecord]:
         """Return the records of the subset, with new indices.
 
         Raises:
@@ -149,7 +154,7 @@ def read_subset(path: str | os.PathLike) -> Subset:
     return Subset(str(path), frozenset(filter(None, lines)))
 
 
-def hash_video_ids(records: list[VideoRecord]) -> str:
+def hash_video_ids(records: Sequence[VideoRecord]) -> str:
     """Hex SHA-256 of the ids of records, independent of their order."""
     return hashlib.sha256("\n".join(sorted(record.video_id for record in records)).encode()).hexdigest()
 
@@ -173,6 +178,7 @@ def load_annotations(
         records by duration, ascending; records of equal duration keep the file's order.
     Raises:
         FileNotFoundError: no such file.
+        MissingLabels: a video lacks labels that are needed.
         ValueError: the file is not such a list, a field is bad or missing, or no video is left; the message names file,
             video and field.
     """
@@ -213,12 +219,7 @@ def load_annotations(
 def _require_labels(record: VideoRecord, needs: Collection[LabelKind], path: str | os.PathLike) -> None:
     for kind in needs:
         if not record.has_labels(kind):
-            (field, content), (other, other_content) = _LABEL_FIELDS[kind].items()
-            task = dict(captions="v2v", keyframes="v2t")[kind]
-            raise ValueError(
-                f"{path}: video {record.video_id}: {field}: missing, expected {content}, or {other} ({other_content}); "
-                f"only the task {task} needs no {kind}"
-            )
+            raise MissingLabels(f"{path}: video {record.video_id}: {_MISSING_LABELS[kind]}")
 
 
 def _warn_of_other_annotators(records: list[VideoRecord], path: str | os.PathLike) -> None:

@@ -1,7 +1,6 @@
 """Cleaning of captions."""
 
 import re
-from collections.abc import Iterable
 
 _PUNCTUATION = re.compile(r'[.!"()*#:;~]')
 _REPEATED_SPACES = re.compile(r"\s{2,}")
@@ -18,13 +17,3 @@ def pre_caption(caption: str, max_words: int | None) -> str:
     """
     caption = _REPEATED_SPACES.sub(" ", _PUNCTUATION.sub(" ", caption.lower())).rstrip("\n").strip(" ")
     return " ".join(caption.split(" ")[:max_words])
-
-
-def reference_caption(tsum: Iterable[str], max_words: int | None = None) -> str:
-    """Join a video's sentences into its reference caption, cleaned.
-
-    Args:
-        tsum: one sentence per segment, joined without a space as in `data.annotations.VideoRecord` (QUIRK-6).
-        max_words: see `pre_caption`.
-    """
-    return pre_caption("".join(tsum), max_words)

@@ -19,9 +19,9 @@ from collections.abc import Iterable
 
 from data.annotations import (
     LABEL_KINDS,
+    LABELS_OF_TASK,
     NUM_ANNOTATORS,
     NUM_VIDEOS,
-    LabelKind,
     VideoRecord,
     annotation_path,
     load_annotations,
@@ -143,32 +143,33 @@ def read_annotations(root: pathlib.Path, report: CheckReport, own_data: bool) ->
     return records
 
 
-TASKS_THAT_NEED: dict[LabelKind, str] = dict(captions="v2vt and v2t", keyframes="v2vt and v2v")
-
-
 def _describe_labels(records: list[VideoRecord]) -> str:
-    """Numbers of annotators and references per video, where they are not VideoXum's."""
-    counts_of = {
-        "annotators": {len(record.labels) for record in records if record.labels is not None} or {NUM_ANNOTATORS},
-        "references": {len(record.reference_texts) for record in records if record.reference_texts} or {1},
-    }
-    published = {"annotators": {NUM_ANNOTATORS}, "references": {1}}
-    return "".join(
-        f", {' to '.join(str(count) for count in sorted({min(counts), max(counts)}))} {name} each"
-        for name, counts in counts_of.items()
-        if counts != published[name]
-    )
+    """Numbers of annotators and references per video, if they are not VideoXum's."""
+    text = ""
+    annotators = {len(record.labels) for record in records if record.labels is not None}
+    references = {len(record.reference_texts) for record in records}
+    if annotators - {NUM_ANNOTATORS}:
+        text += f", annotators per video: {_format_range(annotators)}"
+    if max(references) > 1:
+        text += f", references per video: {_format_range(references)}"
+    return text
+
+
+def _format_range(counts: set[int]) -> str:
+    return str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
 
 def _describe_missing_labels(records: list[VideoRecord]) -> list[str]:
     """Describe which videos lack captions or key-frames, and the tasks that need them."""
     lines = []
-    for kind, tasks in TASKS_THAT_NEED.items():
+    for kind in LABEL_KINDS:
         missing = [record.video_id for record in records if not record.has_labels(kind)]
+        tasks = " and ".join(task for task, kinds in LABELS_OF_TASK.items() if kind in kinds)
         if missing:
+            name = kind.replace("keyframes", "key-frames")
             lines.append(
-                f"{len(missing)} of {len(records)} videos have no {kind}, such as {missing[0]}; the tasks {tasks} "
-                "need them"
+                f"{len(missing)} of {len(records)} videos have no {name}, such as {missing[0]}; "
+                f"the tasks {tasks} need them"
             )
     return lines
 
@@ -185,7 +186,6 @@ def check_features(root: pathlib.Path, part: str, records: dict[str, VideoRecord
         return
     for video_id in sorted(records.keys() - present):
         report.add("missing", f"{folder}: video {video_id}: no features")
-    num_extra = len(present - records.keys())
     if not any(issue.kind == "annotations" for issue in report.issues):
         for video_id in sorted(present - records.keys()):
             report.add("extra", f"{features.path(video_id)}: no video of that name is annotated")
@@ -193,8 +193,7 @@ def check_features(root: pathlib.Path, part: str, records: dict[str, VideoRecord
     shapes = read_all(features, annotated, f"check {folder.name}", report)
     _compare(features, field, annotated, shapes, report)
     frames = sum(frames for frames, _ in shapes.values())
-    extra = f"; {num_extra} files of videos that are not annotated" if num_extra else ""
-    report.lines.append(f"{folder}: {len(shapes)} of {len(records)} videos, {frames} frames{extra}")
+    report.lines.append(f"{folder}: {len(shapes)} of {len(records)} videos, {frames} frames")
 
 
 def open_all(folder: pathlib.Path, field: str) -> tuple[NpzFeatures | PackedFeatures, set[str]]:

@@ -72,7 +72,7 @@ def collate(samples: list[Sample], pad_id: int = 0) -> Batch:
     embeddings = pad_sequence([s.video_embeddings for s in samples], batch_first=True)  # (B, T, D)
     lengths = [len(s.video_embeddings) for s in samples]
     mask = (torch.arange(embeddings.shape[1]) < torch.tensor(lengths)[:, None]).float()  # (B, T)
-    labels = pad_sequence([rows.t() for rows in _equal_annotators(samples)], batch_first=True)  # (B, T, R)
+    labels = pad_sequence([rows.t() for rows in _pad_annotators(samples)], batch_first=True)  # (B, T, R)
     caption_ids = [torch.tensor(s.caption_ids) for s in samples if s.caption_ids is not None]
     clip_vision = [s.clip_vision for s in samples if s.clip_vision is not None]
     return Batch(
@@ -89,7 +89,7 @@ def collate(samples: list[Sample], pad_id: int = 0) -> Batch:
     )
 
 
-def _equal_annotators(samples: list[Sample]) -> list[torch.Tensor]:
+def _pad_annotators(samples: list[Sample]) -> list[torch.Tensor]:
     """Labels (R, T) of each sample, with the same type and, by rows of NaN, the same R."""
     labels = [sample.vsum_labels for sample in samples]
     if len({(rows.dtype, len(rows)) for rows in labels}) == 1:

@@ -1,4 +1,4 @@
-"""Scores of predictions in the space of VT-CLIP: F_CLIP, Cross-F_CLIP, and VT-CLIPScore of predictions without it.
+"""Scores of predictions in the space of VT-CLIP: VT-CLIPScore, F_CLIP and Cross-F_CLIP.
 
 Axes: T frames at 1 fps, C width of VT-CLIP's features.
 """
@@ -7,17 +7,17 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from data.annotations import VideoRecord
+from data.annotations import LABEL_KINDS, LabelKind, VideoRecord
 from data.feature_writer import PROVENANCE_FILE, read_provenance
 from data.features import open_features
 from engine.predictions import Prediction
-from engine.scoring import labels_of
+from engine.scoring import build_labels
 from metrics.alignment import clip_similarity, cross_f_clip, f_clip, vt_clip_score
 from metrics.keyframes import select_top_frames
 from models.vt_clip import VTClip, load_vt_clip
@@ -33,51 +33,55 @@ def add_clip_scores(
     records: Sequence[VideoRecord],
     vision: Sequence[np.ndarray],
     vt_clip: VTClip | None,
+    kinds: Collection[LabelKind] = LABEL_KINDS,
 ) -> list[Prediction]:
-    """Add `f_clip` and `cross_f_clip` to predictions that have what they need, and a missing `vt_clip_score`.
+    """Add `vt_clip_score`, `f_clip` and `cross_f_clip` to predictions that have what they need.
 
     Args:
         predictions: predictions of N videos.
         records: annotations of the videos.
-        vision: (T, C) features of the frames of each video; longer ones are cut to the prediction's saliency.
+        vision: (T, C) features of the frames of each video. If features, saliency and labels differ in length, all are
+            cut to the shortest.
         vt_clip: its text tower; None adds `f_clip` only.
+        kinds: labels that all videos of the split have.
     """
-    texts = [_sentences_of(prediction, record) for prediction, record in zip(predictions, records)]
-    features: dict[str, np.ndarray] = {}
-    if vt_clip is not None:
-        unique = list(dict.fromkeys(sentence for parts in texts for part in parts for sentence in part))
-        features = dict(zip(unique, vt_clip.encode_text(unique).float().cpu().numpy())) if unique else {}
+    texts = [
+        (prediction.caption, split_sentences(prediction.caption or ""), _split_references(record))
+        for prediction, record in zip(predictions, records)
+    ]
+    features = {} if vt_clip is None else _encode_texts(texts, vt_clip)
     scored = []
-    for prediction, record, frames, (generated, *references) in zip(predictions, records, vision, texts):
+    for prediction, record, frames, (caption, generated, references) in zip(predictions, records, vision, texts):
         T = min(len(frames), len(prediction.saliency or frames), record.num_frames or len(frames))
-        selected, has_caption = _selected_frames(prediction, T), prediction.caption is not None
+        frames, selected = frames[:T], _select_frames(prediction, T)
         changes: dict[str, float] = {}
-        if selected is not None and record.labels is not None:
-            keyframes = labels_of(record, T).keyframes
-            changes["f_clip"] = f_clip(clip_similarity(frames[:T], frames[:T]), selected, keyframes)
-            if vt_clip is not None and has_caption and references:
-                reference_features = [_stack(features, part, frames) for part in references]
-                generated_features = _stack(features, generated, frames)
+        if selected is not None and "keyframes" in kinds:
+            keyframes = build_labels(record, T).keyframes
+            changes["f_clip"] = f_clip(clip_similarity(frames, frames), selected, keyframes)
+            if features and caption is not None and "captions" in kinds:
+                reference_features = [_stack(features, sentences, frames.shape[1]) for sentences in references]
+                generated_features = _stack(features, generated, frames.shape[1])
                 changes["cross_f_clip"] = cross_f_clip(
-                    frames[:T], selected, keyframes, reference_features, generated_features
+                    frames, selected, keyframes, reference_features, generated_features
                 )
-        if selected is not None and vt_clip is not None and has_caption and prediction.vt_clip_score is None:
-            changes["vt_clip_score"] = _vt_clip_score(prediction, selected, frames[:T], vt_clip)
+        if selected is not None and features and caption is not None:
+            changes["vt_clip_score"] = _vt_clip_score(prediction, selected, frames, features[caption])
         scored.append(prediction.model_copy(update=changes))
     return scored
 
 
-def _selected_frames(prediction: Prediction, T: int) -> np.ndarray | None:
+def _select_frames(prediction: Prediction, T: int) -> np.ndarray | None:
     """Frames of the visual summary, (T,) bool; None without one."""
     if prediction.saliency is not None:
         return select_top_frames(np.array(prediction.saliency[:T]))
     return prediction.select_frames(T)[0] if prediction.has_selection else None
 
 
-def _sentences_of(prediction: Prediction, record: VideoRecord) -> list[list[str]]:
-    """Sentences of the caption, and of each reference."""
-    references = [split_sentences(text) for text in record.references] or [list(record.tsum)] * bool(record.tsum)
-    return [split_sentences(prediction.caption or ""), *references]
+def _split_references(record: VideoRecord) -> list[list[str]]:
+    """Sentences of each reference."""
+    if record.references:
+        return [split_sentences(text) for text in record.references]
+    return [list(record.tsum)] if record.tsum else []
 
 
 def split_sentences(text: str) -> list[str]:
@@ -85,21 +89,32 @@ def split_sentences(text: str) -> list[str]:
     return [sentence for sentence in _SENTENCE_END.split(text.strip()) if sentence]
 
 
-def _stack(features: dict[str, np.ndarray], sentences: Sequence[str], frames: np.ndarray) -> np.ndarray:
+def _encode_texts(
+    texts: Sequence[tuple[str | None, list[str], list[list[str]]]], vt_clip: VTClip
+) -> dict[str, np.ndarray]:
+    """Encode captions, their sentences and those of the references: text -> (C,)."""
+    unique: dict[str, None] = {}
+    for caption, generated, references in texts:
+        unique |= dict.fromkeys([] if caption is None else [caption])
+        unique |= dict.fromkeys([*generated, *(sentence for sentences in references for sentence in sentences)])
+    return dict(zip(unique, vt_clip.encode_text(list(unique)).float().cpu().numpy())) if unique else {}
+
+
+def _stack(features: dict[str, np.ndarray], sentences: Sequence[str], width: int) -> np.ndarray:
     """Features (n, C) of n sentences."""
-    return np.stack([features[s] for s in sentences]) if sentences else np.zeros((0, frames.shape[1]), np.float32)
+    return np.stack([features[s] for s in sentences]) if sentences else np.zeros((0, width), np.float32)
 
 
-def _vt_clip_score(prediction: Prediction, selected: np.ndarray, frames: np.ndarray, vt_clip: VTClip) -> float:
-    """VT-CLIPScore of a caption and the top frames of its saliency, or of all of its selected frames."""
-    text = vt_clip.encode_text([prediction.caption or ""]).float().cpu()  # (1, C)
-    vision = torch.from_numpy(frames)
+def _vt_clip_score(prediction: Prediction, selected: np.ndarray, frames: np.ndarray, text: np.ndarray) -> float:
+    """VT-CLIPScore of a caption (C,) and the top frames of its saliency, or all frames of its set, of (T, C)."""
+    vision, text_features = torch.from_numpy(frames), torch.from_numpy(text)[None]  # (1, C)
     if prediction.saliency is not None:
         saliency = torch.tensor([prediction.saliency[: len(frames)]])  # (1, T)
-        return vt_clip_score(saliency, [len(frames)], vision[None], text).item()
+        return vt_clip_score(saliency, [len(frames)], vision[None], text_features).item()
     if not selected.any():
         return 0.0
-    return torch.cosine_similarity(vision[torch.from_numpy(selected)].mean(0, keepdim=True), text).item()
+    pooled = vision[torch.from_numpy(selected)].mean(0, keepdim=True)  # (1, C)
+    return torch.cosine_similarity(pooled, text_features).item()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,12 +150,13 @@ def score_with_clip_features(
     known = [prediction for prediction in predictions if prediction.video_id in by_id]
     width = None if vt_clip is None else vt_clip.width
     features = open_features(clip_root, [p.video_id for p in known], "vision", width, "VT-CLIP features")
+    kinds = [kind for kind in LABEL_KINDS if all(by_id[p.video_id].has_labels(kind) for p in known)]
     scored: dict[str, Prediction] = {}
     for start in range(0, len(known), _BATCH):
         batch = known[start : start + _BATCH]
         vision = [features.load(prediction.video_id) for prediction in batch]
         with torch.inference_mode():
-            rescored = add_clip_scores(batch, [by_id[p.video_id] for p in batch], vision, vt_clip)
+            rescored = add_clip_scores(batch, [by_id[p.video_id] for p in batch], vision, vt_clip, kinds)
         scored |= {prediction.video_id: prediction for prediction in rescored}
     updated = [scored.get(prediction.video_id, prediction) for prediction in predictions]
     return ClipScored(updated, features.load, describe_clip_encoder(clip_root, source, vt_clip))

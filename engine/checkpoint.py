@@ -299,7 +299,7 @@ class Checkpointer:
         return state, len(processes)
 
     def _load(self, path: str | os.PathLike, checkpoint: dict[str, Any]) -> None:
-        """Load model, optimizer and scaler; a checkpoint that does not fit changes none of them."""
+        """Load model, optimizer and scaler; all but the scaler is checked before anything is changed."""
         state, expected = extract_state_dict(checkpoint, path), self.model.state_dict()
         mismatches = describe_mismatches(state, expected, set(expected))
         if mismatches:

@@ -30,11 +30,9 @@ class Config(Settings):
 
     ignored: ClassVar[dict[str, IgnoredKey]] = (
         dict.fromkeys(("preload", "skip_nonfinite"), IgnoredKey("a setting of an earlier version"))
-        | dict.fromkeys(
-            ("result_dir", "ckpt_dir", "logger_pth"), IgnoredKey("paths in the published code that output_dir decides")
-        )
+        | dict.fromkeys(("result_dir", "ckpt_dir", "logger_pth"), IgnoredKey("derived from output_dir"))
         | {
-            name: IgnoredKey("torch.distributed.run decides about processes", value_type)
+            name: IgnoredKey("set by torch.distributed.run", value_type)
             for name, value_type in dict(world_size=int, dist_url=str, distributed=bool).items()
         }
     )

@@ -19,11 +19,10 @@ from engine.alignment import add_clip_scores, describe_clip_encoder
 from engine.config import Config, SplitName
 from engine.predictions import Prediction, write_predictions
 from engine.scoring import describe_subset, format_table, score_predictions, score_subset, write_scores
-from engine.setup import NEEDED_LABELS, build_model, check_paths, init_run, load_trained
-from metrics.alignment import vt_clip_score
+from engine.setup import build_model, check_paths, init_run, load_trained, open_split
 from metrics.captions import require_java, start_meteor
 from models.vt_clip import VTClip, load_vt_clip
-from models.vtsum_blip import FEATURE_WIDTHS, NUM_POSITIONS, VTSumBLIP
+from models.vtsum_blip import NUM_POSITIONS, VTSumBLIP
 from utils import distributed, interrupt
 from utils.device import allow_tf32, autocast
 from utils.distributed import DistContext
@@ -55,16 +54,23 @@ class Evaluator:
         if clip_root is not None and not clip_root.is_dir():
             clip_root = None
         self.vt_clip = self._load_vt_clip(clip_root)
-        self.clip_encoder: dict[str, Any] = dict(vt_clip_sha256=None)
+        self.clip_provenance: dict[str, Any] = dict(vt_clip_sha256=None)
         if clip_root is not None:
-            self.clip_encoder = describe_clip_encoder(clip_root, config.pretrained_clip, self.vt_clip)
+            self.clip_provenance = describe_clip_encoder(clip_root, config.pretrained_clip, self.vt_clip)
+        clip_width = None if self.vt_clip is None else self.vt_clip.width
+        self.datasets = {
+            split: open_split(config, context, split, clip_root=clip_root, clip_width=clip_width)
+            for split in config.splits
+        }
         self.subset = read_subset(config.subset) if config.subset else None
         self.also_subset = read_subset(config.also_subset) if config.also_subset else None
-        self.datasets = {split: self._dataset(split, clip_root) for split in config.splits}
+        if self.also_subset is not None:  # fail now, not after training
+            for split, dataset in self.datasets.items():
+                self.also_subset.select(dataset.records, annotation_path(config.ann_root, split))
         self.baselines: dict[str, Any] = {}  # split, or split and subset -> baselines of the last evaluation
 
     def _load_vt_clip(self, clip_root: pathlib.Path | None) -> VTClip | None:
-        """Load VT-CLIP, or log why VT-CLIPScore is omitted."""
+        """Load VT-CLIP, or log why the scores that need it are omitted."""
         config = self.config
         if config.task != "v2vt":
             reason = f"task {config.task} gives only one of the two summaries"
@@ -75,23 +81,10 @@ class Evaluator:
         else:
             with distributed.local_main_first(self.context):
                 return load_vt_clip(config.pretrained_clip).to(self.context.device)
-        logger.warning("VT_CLIPScore and Cross-F_CLIP are omitted: %s", reason)
+        has_f_clip = clip_root is not None and config.task != "v2t"
+        omitted = "VT_CLIPScore and Cross-F_CLIP" if has_f_clip else "VT_CLIPScore, F_CLIP and Cross-F_CLIP"
+        logger.warning("%s are omitted: %s", omitted, reason)
         return None
-
-    def _dataset(self, split: str, clip_root: pathlib.Path | None) -> VideoXum:
-        config = self.config
-        dataset = VideoXum(
-            annotation_path(config.ann_root, split),
-            config.video_embeddings_root,
-            width=FEATURE_WIDTHS[config.vit],
-            prompt=config.prompt,
-            clip_root=clip_root,
-            clip_width=None if self.vt_clip is None else self.vt_clip.width,
-            needs=NEEDED_LABELS[config.task],
-            subset=self.subset,
-        )
-        dataset.check_features(self.context.rank, self.context.world_size)  # fail now, not after training
-        return dataset
 
     @torch.no_grad()
     def predict(self, model: VTSumBLIP, split: SplitName) -> list[tuple[int, Prediction]]:
@@ -127,7 +120,6 @@ class Evaluator:
                 min_length=config.min_text_length,
             )
         rows = _unpad_saliency(saliency, batch)
-        clip_scores = self._score_alignment(captions, saliency, batch)
         predictions: list[Prediction] = []
         for i, video_id in enumerate(batch.video_ids):
             is_cut = batch.lengths[i] != batch.num_labels[i]
@@ -135,7 +127,6 @@ class Evaluator:
                 video_id=video_id,
                 caption=None if captions is None else captions[i],
                 saliency=None if rows is None else rows[i],
-                vt_clip_score=None if clip_scores is None else clip_scores[i],
                 cut_from=batch.num_labels[i] if is_cut else None,
             )
             predictions.append(prediction)
@@ -145,16 +136,6 @@ class Evaluator:
             records = [dataset.records[index] for index in batch.indices]
             predictions = add_clip_scores(predictions, records, vision, self.vt_clip)
         return list(zip(batch.indices, predictions))
-
-    def _score_alignment(
-        self, captions: list[str] | None, saliency: torch.Tensor | None, batch: Batch
-    ) -> list[float] | None:
-        """VT-CLIPScore of each video; None without VT-CLIP or one of the two summaries."""
-        if self.vt_clip is None or captions is None or saliency is None or batch.clip_vision is None:
-            return None
-        text_features = self.vt_clip.encode_text(captions)  # (B, C)
-        scores = saliency.view(len(batch.lengths), -1)  # (B, T)
-        return vt_clip_score(scores, batch.lengths, batch.clip_vision, text_features).tolist()
 
     def evaluate(
         self,
@@ -176,7 +157,7 @@ class Evaluator:
             config=self.config.as_dict(),
             trained_with=trained_with,
             processes=self.context.world_size,
-            **self.clip_encoder,
+            **self.clip_provenance,
             versions=environment_info(),
             checkpoint_sha256=compute_sha256(checkpoint) if checkpoint and self.context.is_main else None,
         )
@@ -219,9 +200,9 @@ class Evaluator:
         if self.subset is not None:
             results["subset"] = describe_subset(self.subset, records)
         if self.also_subset is not None:
-            name, source = self.also_subset.name, annotation_path(self.config.ann_root, split)
+            name = self.also_subset.name
             known = self.baselines.get(f"{split} {name}")
-            part = score_subset(predictions, records, self.also_subset, source, known, frame_features)
+            part = score_subset(predictions, records, self.also_subset, known, frame_features=frame_features)
             self.baselines[f"{split} {name}"] = part["baselines"]
             results["subsets"] = {name: part}
         results |= origin

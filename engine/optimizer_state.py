@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def match_optimizer_state(
@@ -31,7 +31,8 @@ def match_optimizer_state(
         raise ValueError(f"found {len(saved_groups)} parameter groups, expected {len(groups)}")
     saved_indices: dict[str, int] = {}
     for saved_group, group in zip(saved_groups, groups):
-        names = saved_group.get("param_names") or [name for name in model_names if name in set(group["param_names"])]
+        own_names = set(group["param_names"])
+        names = saved_group.get("param_names") or [name for name in model_names if name in own_names]
         if len(names) != len(saved_group["params"]):
             raise ValueError(f"found {len(saved_group['params'])} parameters, expected {len(names)}")
         saved_indices |= dict(zip(names, saved_group["params"]))
@@ -53,8 +54,8 @@ def match_optimizer_state(
 
 def _copy_state(name: str, saved: Mapping[str, Any], parameter: torch.Tensor) -> dict[str, torch.Tensor]:
     """Copy step and moments of a parameter."""
-    for moment in MOMENTS:
+    for moment in _MOMENTS:
         shape = tuple(saved[moment].shape)
         if shape != parameter.shape:
             raise ValueError(f"{name}: {moment}: found {shape}, expected {tuple(parameter.shape)}")
-    return dict(step=torch.tensor(float(saved["step"]))) | {moment: saved[moment].clone() for moment in MOMENTS}
+    return dict(step=torch.tensor(float(saved["step"]))) | {moment: saved[moment].clone() for moment in _MOMENTS}

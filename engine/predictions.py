@@ -78,7 +78,7 @@ class Prediction(pydantic.BaseModel):
         """Whether the visual summary is a set of frames."""
         return self.keyframes is not None or self.segments is not None
 
-    def select_frames(self, T: int) -> tuple[np.ndarray, int]:
+    def select_frames(self, T: int) -> tuple[np.ndarray, bool]:
         """Convert `keyframes` and `segments` to frames.
 
         A second belongs to the frame of its integer part; a segment selects the frames that it overlaps, at least one.
@@ -86,16 +86,14 @@ class Prediction(pydantic.BaseModel):
         Args:
             T: number of frames of the video.
         Returns:
-            (T,) bool, and the number of selected frames after the end of the video, which are dropped.
+            (T,) bool, and whether seconds after the end of the video are dropped.
         """
-        seconds = {math.floor(second) for second in self.keyframes or ()}
-        for start, end in self.segments or ():
-            first = math.floor(start)
-            stop = max(first + 1, math.ceil(end))
-            seconds.update(range(first, min(stop, max(T, first + 1))))
         selected = np.zeros(T, bool)
-        selected[[second for second in seconds if second < T]] = True
-        return selected, len(seconds) - int(selected.sum())
+        spans = [(math.floor(second), math.floor(second) + 1) for second in self.keyframes or ()]
+        spans += [(math.floor(start), max(math.floor(start) + 1, math.ceil(end))) for start, end in self.segments or ()]
+        for first, stop in spans:
+            selected[first:stop] = True
+        return selected, any(stop > T for _, stop in spans)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a line of the file."""

@@ -33,12 +33,12 @@ logger = logging.getLogger(__name__)
 
 MatchedPairs = Sequence[tuple[Prediction, VideoRecord]]
 MetricScores = dict[str, float]  # by metric
-ScoredVideos = tuple[MetricScores, list[MetricScores]]  # scores of the split, and of each video
-OTHER_FIELDS: tuple[PredictionField, ...] = ("vt_clip_score", "f_clip", "cross_f_clip")  # scored by the predictor
+SplitScores = tuple[MetricScores, list[MetricScores]]  # scores of the split, and of each video
+CLIP_FIELDS: tuple[PredictionField, ...] = ("vt_clip_score", "f_clip", "cross_f_clip")  # scores in predictions
 
 
-def labels_of(record: VideoRecord, T: int | None = None) -> AnnotatorLabels:
-    """Return the labels of a video, cut to T frames; its key-frames are those of all frames if it is graded."""
+def build_labels(record: VideoRecord, T: int | None = None) -> AnnotatorLabels:
+    """Build the labels of a video, cut to T frames; grades are converted to key-frames before the cut."""
     if record.importance is not None:
         labels = AnnotatorLabels.from_importance(record.importance)
     else:
@@ -64,13 +64,13 @@ def _match(predictions: Sequence[Prediction], records: Sequence[VideoRecord]) ->
         expected = by_id[video_id].num_frames
         frames = None if prediction.saliency is None else len(prediction.saliency)
         if frames is not None and expected is not None:
-            is_cut = frames < expected == prediction.cut_from
+            is_cut = frames < expected and prediction.cut_from == expected
             if frames != expected and not is_cut:
                 raise ValueError(f"predictions: video {video_id}: saliency: found {frames} frames, expected {expected}")
         predicted[video_id] = prediction
     if not predicted:
         raise ValueError("predictions: found none, expected at least one video")
-    for field in ("saliency", "caption", *OTHER_FIELDS):
+    for field in ("saliency", "caption", *CLIP_FIELDS):
         _require_all_or_none(field, {v: getattr(p, field) is not None for v, p in predicted.items()})
     _require_all_or_none("keyframes or segments", {v: p.has_selection for v, p in predicted.items()})
     if len(predicted) < len(records):
@@ -118,7 +118,7 @@ def score_predictions(
         all(record.has_labels(kind) for _, record in pairs) for kind in ("keyframes", "captions")
     )
     results: dict[str, Any] = dict(metrics={}, baselines={}, num_videos=dict(expected=len(records), scored=len(pairs)))
-    scored: list[ScoredVideos] = []
+    scored: list[SplitScores] = []
     computed: dict[str, MetricScores] = {}
     known = {name: row for name, row in (baselines or {}).items() if name in BASELINES}
     if has_labels and (first.saliency is not None or first.has_selection):
@@ -128,7 +128,7 @@ def score_predictions(
         else:
             selections, results["selected_fraction"] = _score_selections(pairs)
             scored.append(selections)
-        labels = [_labels_of_pair(*pair) for pair in pairs]
+        labels = [_build_pair_labels(*pair) for pair in pairs]
         computed |= _compute_baselines("keyframes", labels, known)
         if first.f_clip is not None and frame_features is not None and "F_CLIP" not in computed["random"]:
             features = (frame_features(record.video_id) for _, record in pairs)
@@ -143,14 +143,14 @@ def score_predictions(
         )
         scored.append(_score_captions(corpus))
         computed |= _compute_baselines("captions", corpus, known)
-    for field in OTHER_FIELDS:
+    for field in CLIP_FIELDS:
         if getattr(first, field) is not None:
             scored.append(_average_field(pairs, field))
     per_video: list[MetricScores] = [{} for _ in pairs]
     for split_scores, video_scores in scored:
         results["metrics"] |= split_scores
         per_video = [scores | new for scores, new in zip(per_video, video_scores)]
-    results["left_out"] = explain_omissions(pairs, results["metrics"])
+    results["left_out"] = _explain_omissions(first, results["metrics"], has_labels, has_captions)
     if not results["metrics"]:
         raise ValueError(f"predictions: found nothing to score: {'; '.join(results['left_out'])}")
     results["baselines"] = {name: computed[name] for name in BASELINES if computed.get(name)}
@@ -162,8 +162,8 @@ def score_subset(
     predictions: Sequence[Prediction],
     records: Sequence[VideoRecord],
     subset: Subset,
-    source: str | os.PathLike,
     baselines: Mapping[str, MetricScores] | None = None,
+    *,
     frame_features: Callable[[str], np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Score some videos of a split; CIDEr uses their references only.
@@ -172,14 +172,13 @@ def score_subset(
         predictions: of the whole split.
         records: the whole split.
         subset: videos to score.
-        source: path of the annotations, for messages.
         baselines, frame_features: as of `score_predictions`; `baselines` are those of the subset.
     Returns:
         results as of `score_predictions`, with the entry `subset`.
     Raises:
         ValueError: none of the videos is in the split.
     """
-    selected = subset.select(list(records), source)
+    selected = subset.select(records, "the annotations")
     results, _ = score_predictions(
         [prediction for prediction in predictions if prediction.video_id in subset.video_ids],
         selected,
@@ -191,7 +190,7 @@ def score_subset(
 
 def describe_subset(subset: Subset, records: Sequence[VideoRecord]) -> dict[str, Any]:
     """Describe a subset and its videos in a split, for results."""
-    return dict(file=subset.path, sha256=hash_video_ids(list(records)), num_videos=len(records))
+    return dict(file=subset.path, sha256=hash_video_ids(records), num_videos=len(records))
 
 
 def _compute_baselines(needs: str, data: Any, known: Mapping[str, MetricScores]) -> dict[str, MetricScores]:
@@ -203,9 +202,9 @@ def _compute_baselines(needs: str, data: Any, known: Mapping[str, MetricScores])
     }
 
 
-def _labels_of_pair(prediction: Prediction, record: VideoRecord) -> AnnotatorLabels:
+def _build_pair_labels(prediction: Prediction, record: VideoRecord) -> AnnotatorLabels:
     """Labels of the frames that a prediction has."""
-    return labels_of(record, None if prediction.saliency is None else len(prediction.saliency))
+    return build_labels(record, None if prediction.saliency is None else len(prediction.saliency))
 
 
 def _check_saliency(pairs: MatchedPairs, refuse_binary: bool) -> None:
@@ -241,20 +240,20 @@ def _check_saliency(pairs: MatchedPairs, refuse_binary: bool) -> None:
         )
 
 
-def _score_saliency(pairs: MatchedPairs) -> ScoredVideos:
-    per_video = [keyframe_scores(np.array(p.saliency), _labels_of_pair(p, record)) for p, record in pairs]
+def _score_saliency(pairs: MatchedPairs) -> SplitScores:
+    per_video = [keyframe_scores(np.array(p.saliency), _build_pair_labels(p, record)) for p, record in pairs]
     return average(per_video), per_video
 
 
-def _score_selections(pairs: MatchedPairs) -> tuple[ScoredVideos, float]:
+def _score_selections(pairs: MatchedPairs) -> tuple[SplitScores, float]:
     """Score predicted sets of frames; returns the scores, and the mean fraction of the frames that is selected."""
     per_video: list[MetricScores] = []
     fractions: list[float] = []
     outside: list[str] = []
     for prediction, record in pairs:
-        labels = labels_of(record)
-        selected, num_dropped = prediction.select_frames(labels.keyframes.shape[1])
-        outside += [prediction.video_id] * (num_dropped > 0)
+        labels = build_labels(record)
+        selected, is_cut = prediction.select_frames(labels.keyframes.shape[1])
+        outside += [prediction.video_id] * is_cut
         fractions.append(float(selected.mean()))
         scores = score_selections(selected[None].astype(np.float64), labels)
         per_video.append({name: float(values[0]) for name, values in scores.items()})
@@ -268,34 +267,43 @@ def _score_selections(pairs: MatchedPairs) -> tuple[ScoredVideos, float]:
     return (average(per_video), per_video), float(np.mean(fractions))
 
 
-def _score_captions(corpus: CaptionCorpus) -> ScoredVideos:
+def _score_captions(corpus: CaptionCorpus) -> SplitScores:
     split_scores, per_video = score_corpus(corpus)
     return split_scores, list(per_video.values())
 
 
-def _average_field(pairs: MatchedPairs, field: PredictionField) -> ScoredVideos:
+def _average_field(pairs: MatchedPairs, field: PredictionField) -> SplitScores:
     (name,) = metric_names_for(field)
     per_video = [{name: float(getattr(prediction, field))} for prediction, _ in pairs]
     return average(per_video), per_video
 
 
-def explain_omissions(pairs: MatchedPairs, metrics: Mapping[str, float]) -> list[str]:
-    """Explain why metrics are not computed, in a line for each reason."""
-    first, record = pairs[0]
-    fields = sorted(first.model_fields_set | set(first.model_extra or ()))
-    found_fields = f"found: {', '.join(name for name in fields if getattr(first, name) is not None)}"
+def _explain_omissions(
+    prediction: Prediction, metrics: Mapping[str, float], has_labels: bool, has_captions: bool
+) -> list[str]:
+    """Explain why metrics are not computed, in a line for each reason.
+
+    Args:
+        prediction: any of the predictions, which have the same fields.
+        metrics: the metrics that are computed.
+        has_labels: whether the annotations have key-frames of all videos.
+        has_captions: whether the annotations have captions of all videos.
+    """
+    fields = sorted(prediction.model_fields_set | set(prediction.model_extra or ()))
+    found_fields = f"found: {', '.join(name for name in fields if getattr(prediction, name) is not None)}"
+    has_summary = prediction.saliency is not None or prediction.has_selection
     clip_reason = "they require a visual summary and clip_root; all but F_CLIP a caption and pretrained_clip, too"
-    reasons: dict[PredictionField, str] = dict(
-        saliency=f"no video has saliency, keyframes or segments; {found_fields}",
-        caption=f"no video has a caption; {found_fields}",
-        **dict.fromkeys(OTHER_FIELDS, clip_reason),
-    )
-    if first.has_selection:
+    reasons: dict[PredictionField, str] = dict.fromkeys(CLIP_FIELDS, clip_reason)
+    if not has_summary:
+        reasons["saliency"] = f"no video has saliency, keyframes or segments; {found_fields}"
+    elif not has_labels:
+        reasons["saliency"] = "not all videos have key-frames in the annotations"
+    else:
         reasons["saliency"] = "they rank all frames; keyframes and segments are a set"
-    elif first.saliency is not None and not record.has_labels("keyframes"):
-        reasons["saliency"] = "the annotations have no key-frames"
-    if first.caption is not None and not record.has_labels("captions"):
-        reasons["caption"] = "the annotations have no captions"
+    if prediction.caption is None:
+        reasons["caption"] = f"no video has a caption; {found_fields}"
+    else:
+        reasons["caption"] = "not all videos have captions in the annotations"
     names_by_reason: dict[str, list[str]] = {}
     for name, metric in METRICS.items():
         if name not in metrics:
@@ -335,7 +343,7 @@ def format_table(results: Mapping[str, Any], title: str) -> str:
     ]
     if "selected_fraction" in results:
         lines.append(f"selected: {results['selected_fraction']:.1%} of the frames (saliency: {SUMMARY_FRACTION:.0%})")
-    other_names = [name for field in OTHER_FIELDS for name in metric_names_for(field)]
+    other_names = [name for field in CLIP_FIELDS for name in metric_names_for(field)]
     for group in (metric_names_for("saliency"), (*metric_names_for("caption"), *other_names)):
         names = [name for name in group if any(name in values for values in rows.values())]
         if not any(name in results["metrics"] for name in names):

@@ -5,10 +5,11 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from data.annotations import LABEL_KINDS, LabelKind, annotation_path
+from data.annotations import LABELS_OF_TASK, MissingLabels, annotation_path, read_subset
+from data.dataset import VideoXum
 from engine.checkpoint import NEWEST, PREVIOUS
 from engine.config import Config, TrainingConfig
-from models.vtsum_blip import VTSumBLIP, v2vt_sum
+from models.vtsum_blip import FEATURE_WIDTHS, VTSumBLIP, v2vt_sum
 from models.weights import IncompatibleCheckpoint, load_weights
 from utils import distributed
 from utils.distributed import DistContext
@@ -19,8 +20,6 @@ from utils.seed import seed_everything
 
 logger = logging.getLogger(__name__)
 
-# Task -> labels that its annotations must have.
-NEEDED_LABELS: dict[str, tuple[LabelKind, ...]] = dict(v2vt=LABEL_KINDS, v2v=("keyframes",), v2t=("captions",))
 # Settings that are compared with those in a checkpoint before it is evaluated.
 ARCHITECTURE_SETTINGS = ("model", "vit", "tt_depth", "kernel_size", "prompt")
 
@@ -52,11 +51,10 @@ def check_paths(config: Config, splits: Sequence[str]) -> None:
 
     Raises:
         FileNotFoundError: an annotation file or the feature folder is missing.
+        ValueError: a file of video ids is invalid.
     """
-    for option in ("subset", "also_subset"):
-        path = getattr(config, option)
-        if path and not pathlib.Path(path).is_file():
-            raise FileNotFoundError(f"{path}: {option}: no such file, expected a file of video ids, one per line")
+    for subset in filter(None, (config.subset, config.also_subset)):
+        read_subset(subset)
     for path in [annotation_path(config.ann_root, split) for split in splits]:
         if not path.is_file():
             raise FileNotFoundError(
@@ -67,6 +65,42 @@ def check_paths(config: Config, splits: Sequence[str]) -> None:
             f"{config.video_embeddings_root}: frame features: no such folder; run python -m data.download for "
             "VideoXum or extract_features.py, or set video_embeddings_root"
         )
+
+
+def open_split(config: Config, context: DistContext, split: str, **options: Any) -> VideoXum:
+    """Open a split of the dataset, with the labels that the task needs, and check its features.
+
+    All processes call it together; each checks a part of the features.
+
+    Args:
+        config: settings of the run.
+        context: rank, world size and device of this process.
+        split: name of the split.
+        options: further arguments of `VideoXum`.
+    Raises:
+        FileNotFoundError, ValueError: annotations or features are missing or invalid.
+    """
+    try:
+        dataset = VideoXum(
+            annotation_path(config.ann_root, split),
+            config.video_embeddings_root,
+            width=FEATURE_WIDTHS[config.vit],
+            prompt=config.prompt,
+            needs=LABELS_OF_TASK[config.task],
+            subset=read_subset(config.subset) if config.subset else None,
+            **options,
+        )
+    except MissingLabels as error:
+        raise ValueError(f"{error}; the tasks v2v and v2t need only one kind of labels (--task)") from None
+    problem = None
+    try:
+        dataset.check_features(context.rank, context.world_size)
+    except (OSError, ValueError) as error:
+        problem = str(error)
+    problems = distributed.broadcast_object(distributed.gather_objects(problem, context), context)
+    for problem in filter(None, problems or []):
+        raise ValueError(problem)  # on all processes
+    return dataset
 
 
 def build_model(config: Config) -> VTSumBLIP:

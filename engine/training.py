@@ -8,18 +8,17 @@ from collections.abc import Sequence
 
 import torch
 
-from data.annotations import annotation_path, read_subset
 from data.collate import Batch
 from data.dataset import VideoXum
 from data.loaders import TrainBatchSampler, make_loader
 from engine.checkpoint import BEST, NEWEST
 from engine.config import Config
 from engine.evaluator import Evaluator
-from engine.setup import NEEDED_LABELS, build_model, check_paths, init_run, load_initial_weights
+from engine.setup import build_model, check_paths, init_run, load_initial_weights, open_split
 from engine.trackers import attach_trackers
 from engine.trainer import Trainer, TrainingSetup
 from models.tokenizer import CaptionTokenizer
-from models.vtsum_blip import FEATURE_WIDTHS, VTSumBLIP
+from models.vtsum_blip import VTSumBLIP
 from utils import distributed
 from utils.device import allow_tf32, autocast, gradient_scaler
 from utils.distributed import DistContext
@@ -112,21 +111,18 @@ class VTSumTrainer(Trainer):
         state.best_evaluation = distributed.broadcast_object(state.best_evaluation, self.context)
 
 
-def build_dataset(config: Config, tokenizer: CaptionTokenizer | None) -> VideoXum:
-    """Open the training split; with a tokenizer, its captions are token ids."""
+def build_dataset(config: Config, context: DistContext, tokenizer: CaptionTokenizer | None) -> VideoXum:
+    """Open and check the training split; with a tokenizer, its captions are token ids."""
     tokenize = None
     if tokenizer is not None:
         tokenize = functools.partial(tokenizer.encode, max_tokens=config.max_text_length)
-    return VideoXum(
-        annotation_path(config.ann_root, "train"),
-        config.video_embeddings_root,
-        width=FEATURE_WIDTHS[config.vit],
-        prompt=config.prompt,
+    return open_split(
+        config,
+        context,
+        "train",
         max_frames=config.max_video_length,
         max_words=config.max_text_length,
         tokenize=tokenize,
-        needs=NEEDED_LABELS[config.task],
-        subset=read_subset(config.subset) if config.subset else None,
     )
 
 
@@ -161,10 +157,9 @@ def build_vtsum_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrain
     allow_tf32(config.tf32)
     output_dir = pathlib.Path(config.output_dir)
     model = build_model(config)
-    dataset = build_dataset(config, model.tokenizer)
+    dataset = build_dataset(config, context, model.tokenizer)
     sampler = build_sampler(config, context, dataset)
     evaluator = Evaluator(config, context)
-    dataset.check_features(context.rank, context.world_size)  # fail now, not within an epoch
     model.to(context.device)
     setup = TrainingSetup(
         context=context,

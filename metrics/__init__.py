@@ -1,7 +1,8 @@
 """Scores of arrays and strings: key-frames, captions, their agreement, shots.
 
-`registry.METRICS` is the table of VideoXum's metrics, `baselines.BASELINES` that of their baselines. Does not read files or use models. Imports `utils`; the command
-`python -m metrics` also imports `data` and `engine`, and `python -m metrics.parse` converts answers of language models.
+`registry.METRICS` is the table of VideoXum's metrics, `baselines.BASELINES` that of their baselines. Does not read
+files or use models. Imports `utils`; the commands `python -m metrics` and `python -m metrics.parse` also import `data` and
+`engine`.
 """
 
 import importlib

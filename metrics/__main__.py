@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     results, scores = score_predictions(predictions, records, frame_features=frame_features, refuse_binary=True)
     if args.also_subset:
         subset = read_subset(args.also_subset)
-        part = score_subset(predictions, records, subset, args.annotations, frame_features=frame_features)
+        part = score_subset(predictions, records, subset, frame_features=frame_features)
         extra_results["subsets"] = {subset.name: part}
     results |= extra_results
     split = pathlib.Path(args.predictions).stem.removeprefix("predictions_")

@@ -23,30 +23,30 @@ SEEDS = range(5)
 MAX_CONSTANT_CANDIDATES = 100  # the number of scored pairs is its square
 
 
-def random_baseline(labels: Sequence[np.ndarray | AnnotatorLabels], seeds: Iterable[int] = SEEDS) -> dict[str, float]:
+def random_baseline(labels: Sequence[AnnotatorLabels], seeds: Iterable[int] = SEEDS) -> dict[str, float]:
     """Score uniform random saliency, averaged over videos and seeds.
 
     Args:
-        labels: N arrays (R, T) in {0, 1}, or labels.
+        labels: labels of N videos.
         seeds: random seeds; each scores all videos once.
     """
     generators = [np.random.default_rng(seed) for seed in seeds]
     scores = []
-    for video in map(_to_labels, labels):
+    for video in labels:
         saliency = np.stack([rng.random(video.keyframes.shape[1]) for rng in generators])
         scores.append(_means(score_rows(saliency, video)))
     return average(scores)
 
 
-def human_baseline(labels: Sequence[np.ndarray | AnnotatorLabels]) -> dict[str, float]:
+def human_baseline(labels: Sequence[AnnotatorLabels]) -> dict[str, float]:
     """Score each annotator against the others, averaged over annotators and videos.
 
     Args:
-        labels: N arrays (R, T) in {0, 1}, or labels. Videos of a single annotator are left out.
+        labels: labels of N videos; those of a single annotator are left out.
     Returns:
         {} if no video has two annotators.
     """
-    videos = [video for video in map(_to_labels, labels) if video.num_annotators > 1]
+    videos = [video for video in labels if video.num_annotators > 1]
     if len(videos) < len(labels):
         logger.warning(
             "human baseline: left out %d of %d videos, which have one annotator", len(labels) - len(videos), len(labels)
@@ -61,12 +61,12 @@ def human_baseline(labels: Sequence[np.ndarray | AnnotatorLabels]) -> dict[str, 
     return average(scores)
 
 
-def uniform_baseline(labels: Sequence[np.ndarray | AnnotatorLabels]) -> dict[str, float]:
+def uniform_baseline(labels: Sequence[AnnotatorLabels]) -> dict[str, float]:
     """Score evenly spaced frames, max(1, int(0.15 T)) of them; arguments as of `random_baseline`."""
     return _selection_baseline(labels, uniform_frames)
 
 
-def middle_baseline(labels: Sequence[np.ndarray | AnnotatorLabels]) -> dict[str, float]:
+def middle_baseline(labels: Sequence[AnnotatorLabels]) -> dict[str, float]:
     """Score the frames in the middle, max(1, int(0.15 T)) of them; arguments as of `random_baseline`."""
     return _selection_baseline(labels, middle_frames)
 
@@ -84,12 +84,10 @@ def middle_frames(T: int) -> np.ndarray:
     return (np.arange(T) >= first) & (np.arange(T) < first + count)
 
 
-def _selection_baseline(
-    labels: Sequence[np.ndarray | AnnotatorLabels], select: Callable[[int], np.ndarray]
-) -> dict[str, float]:
+def _selection_baseline(labels: Sequence[AnnotatorLabels], select: Callable[[int], np.ndarray]) -> dict[str, float]:
     """Score the frames that `select` returns for T."""
     scores = []
-    for video in map(_to_labels, labels):
+    for video in labels:
         selected = select(video.keyframes.shape[1])[None].astype(np.float64)  # (1, T)
         scores.append(_means(score_selections(selected, video)))
     return average(scores)
@@ -164,20 +162,19 @@ def constant_baseline(corpus: CaptionCorpus) -> dict[str, float]:
     if len(videos) < 2:
         return {}
     sample = np.random.default_rng(0).permutation(len(videos))[:MAX_CONSTANT_CANDIDATES]
-    candidates = CaptionCorpus({}, {videos[i]: corpus.references[videos[i]] for i in sorted(sample)})
+    candidates = {videos[i]: corpus.references[videos[i]] for i in sorted(sample)}
 
     def mean_cider(video: str) -> float:
         constant = _constant_corpus(candidates, video)
         return float(cider(constant.references, constant.generated)["CIDEr"][0])
 
-    best = max(candidates.references, key=mean_cider)
-    return score_corpus(_constant_corpus(corpus, best))[0]
+    return score_corpus(_constant_corpus(corpus.references, max(candidates, key=mean_cider)))[0]
 
 
-def _constant_corpus(corpus: CaptionCorpus, video: str) -> CaptionCorpus:
+def _constant_corpus(references: dict[str, list[str]], video: str) -> CaptionCorpus:
     """All other videos, with the first reference of `video` as their caption."""
-    others = {other: texts for other, texts in corpus.references.items() if other != video}
-    return CaptionCorpus(dict.fromkeys(others, corpus.references[video][:1]), others)
+    others = {other: texts for other, texts in references.items() if other != video}
+    return CaptionCorpus(dict.fromkeys(others, references[video][:1]), others)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,10 +213,6 @@ BASELINES = {
         Baseline("constant", "captions", constant_baseline, "one reference caption for all other videos"),
     )
 }
-
-
-def _to_labels(labels: np.ndarray | AnnotatorLabels) -> AnnotatorLabels:
-    return labels if isinstance(labels, AnnotatorLabels) else AnnotatorLabels.from_keyframes(labels)
 
 
 def _means(scores: dict[str, np.ndarray]) -> dict[str, float]:

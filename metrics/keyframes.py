@@ -49,14 +49,20 @@ class AnnotatorLabels:
 
     @classmethod
     def from_keyframes(cls, keyframes: np.ndarray) -> Self:
-        """Use key-frames (R, T) as importance, too."""
+        """Use key-frames (R, T) in {0, 1} as importance, too; raises a ValueError for other values or shapes."""
         rows = np.asarray(keyframes, np.float64)
+        if rows.ndim != 2 or not rows.size:
+            raise ValueError(f"keyframes: found shape {rows.shape}, expected (R, T)")
+        if not np.isin(rows, (0.0, 1.0)).all():
+            raise ValueError("keyframes: found other values than 0 and 1")
         return cls(rows, rows)
 
     @classmethod
     def from_importance(cls, importance: np.ndarray) -> Self:
-        """Derive key-frames from importance (R, T), by `select_top_rows`."""
+        """Derive key-frames from importance (R, T) by `select_top_rows`; raises a ValueError if it is not such."""
         rows = np.asarray(importance, np.float64)
+        if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
+            raise ValueError(f"importance: found shape {rows.shape} or NaN, expected finite (R, T)")
         return cls(select_top_rows(rows), rows)
 
     @property

@@ -117,19 +117,16 @@ def format_score(name: str, value: float, sign: str = "") -> str:
     return f"{metric.scale * value:{sign}.{metric.digits}f}"
 
 
-def keyframe_scores(saliency: np.ndarray, labels: np.ndarray | AnnotatorLabels) -> dict[str, float]:
+def keyframe_scores(saliency: np.ndarray, labels: AnnotatorLabels) -> dict[str, float]:
     """Compute all key-frame scores of one video, by name.
 
     Args:
         saliency: (T,) float.
-        labels: key-frames (R, T) in {0, 1}, one row per annotator, or labels.
+        labels: labels of its R annotators.
     Raises:
         ValueError: the lengths differ, T is 0, or a score is not finite.
     """
-    rows = labels.keyframes if isinstance(labels, AnnotatorLabels) else labels
-    saliency, rows = keyframes.check_scores(saliency, rows, "keyframes")
-    if not isinstance(labels, AnnotatorLabels):
-        labels = AnnotatorLabels.from_keyframes(rows)
+    saliency, _ = keyframes.check_scores(saliency, labels.keyframes, "keyframes")
     return {name: float(values[0]) for name, values in score_rows(saliency[None], labels).items()}
 
 

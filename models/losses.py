@@ -20,7 +20,7 @@ NUM_HARD_NEGATIVES = 6  # r = 0 … 5
 
 
 def _annotator_mean(labels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Mean of labels (B, R, T) over the annotators, without those of NaN, that a video does not have: (B, T)."""
+    """Average labels (B, R, T) over the annotators, ignoring rows of NaN, which pad R: (B, T)."""
     return labels.to(dtype).nanmean(dim=1) if labels.is_floating_point() else labels.to(dtype).mean(dim=1)
 
 

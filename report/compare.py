@@ -276,11 +276,15 @@ def describe_table(
             )
         covers_seeds = {has_several_seeds(group, reference) for group, _ in compared}
         if False in covers_seeds:
-            below.append("Between rows of a single seed, interval and star are of the videos alone (bootstrap), not of")
-            below.append("  the training's seed: another seed may give another sign.")
+            below.append(
+                "Between rows of a single seed, intervals and stars are of the videos alone (bootstrap): another"
+            )
+            below.append("  seed of the training may change the sign.")
         if True in covers_seeds:
-            below.append("If one of the rows has several seeds, interval and star are of the videos and of the seeds")
-            below.append("  (Student's t; variance between seeds pooled over both rows).")
+            below.append(
+                "If one of the rows has several seeds, intervals and stars cover the sampling of videos and of"
+            )
+            below.append("  seeds (Student's t; variance between seeds pooled over both rows).")
     if published_rows(run.split):
         below.append(ABOUT_F1)
         if not has_videoxum_size(run):

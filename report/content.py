@@ -13,7 +13,7 @@ import numpy as np
 
 from data.annotations import VideoRecord, annotation_path, load_annotations
 from engine.predictions import Prediction, read_predictions
-from engine.scoring import labels_of
+from engine.scoring import build_labels
 from metrics.keyframes import AnnotatorLabels, select_top_frames
 from report.runs import Run, read_log, read_run
 
@@ -25,7 +25,7 @@ class ReportVideo:
     Attributes:
         record: its annotations.
         labels: the annotators' labels, or None.
-        num_frames: T of the annotations; the duration in seconds without labels.
+        num_frames: T of the annotations; without labels, of the saliency or else the duration, rounded up.
         saliency: (T,) probabilities, or None; T is less than the record's if the video was cut to its VT-CLIP features.
         selected: (T,) bool, the frames that F1 compares, or None.
         caption: generated caption, or None.
@@ -106,7 +106,12 @@ def load_report_data(
         raise ValueError(f"by: found {rank_by}, expected one of {', '.join(run.metrics)}")
     rank_by = rank_by or ("Kendall" if "Kendall" in run.metrics else next(iter(run.metrics)))
     rows = [
-        (name, _count_frames(records[name]), predictions[name].caption, _reference_text(records[name]))
+        (
+            name,
+            _count_frames(records[name], predictions[name]),
+            predictions[name].caption,
+            _reference_text(records[name]),
+        )
         for name in run.video_ids
     ]
     videos = []
@@ -140,7 +145,7 @@ def _select_videos(
 
 def _report_video(record: VideoRecord, prediction: Prediction, scores: dict[str, float], reason: str) -> ReportVideo:
     saliency = selected = None
-    T = _count_frames(record)
+    T = _count_frames(record, prediction)
     if prediction.saliency is not None:
         logits = np.array(prediction.saliency, np.float64)
         if record.num_frames is not None and len(logits) > T:
@@ -150,12 +155,14 @@ def _report_video(record: VideoRecord, prediction: Prediction, scores: dict[str,
         saliency, selected = 0.5 * (1 + np.tanh(logits / 2)), select_top_frames(logits)
     elif prediction.has_selection:
         selected, _ = prediction.select_frames(T)
-    labels = None if record.labels is None else labels_of(record)
+    labels = None if record.labels is None else build_labels(record)
     return ReportVideo(record, labels, T, saliency, selected, prediction.caption, scores, reason)
 
 
-def _count_frames(record: VideoRecord) -> int:
-    return math.ceil(record.duration) if record.num_frames is None else record.num_frames
+def _count_frames(record: VideoRecord, prediction: Prediction) -> int:
+    if record.num_frames is not None:
+        return record.num_frames
+    return len(prediction.saliency) if prediction.saliency is not None else math.ceil(record.duration)
 
 
 def _reference_text(record: VideoRecord) -> str:

@@ -75,7 +75,7 @@ def _table_rows(data: ReportData, metrics: Sequence[str]) -> list[list[Any]]:
 
 def _describe_timeline(video: ReportVideo) -> str:
     """Describe the timeline, for screen readers."""
-    words = ["No annotator marked a second."]
+    words = [] if video.labels is None else ["No annotator marked a second."]
     if video.labels is not None and video.labels.keyframes.any():
         votes = video.labels.keyframes.sum(axis=0).astype(int)  # (T,)
         segments = _format_segments(votes == votes.max())

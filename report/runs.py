@@ -244,7 +244,7 @@ def align_scores(run: Run, other: Run) -> dict[str, np.ndarray]:
 
 def _describe_subset(run: Run) -> str:
     subset = run.results.subset
-    return f"the {subset.num_videos} videos of {subset.sha256[:12]}" if subset else "all videos"
+    return f"{subset.num_videos} videos of {subset.file} (SHA-256 {subset.sha256[:12]}…)" if subset else "all videos"
 
 
 def describe_baselines(runs: Sequence[Run]) -> dict[str, str]:

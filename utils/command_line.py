@@ -15,8 +15,8 @@ from utils.settings import (
     is_list,
     make_layer,
     read_layers,
-    suggest_setting,
 )
+from utils.validation import suggest_name
 
 S = TypeVar("S", bound=Settings)
 
@@ -63,11 +63,11 @@ def load_settings(
     if add_arguments is not None:
         add_arguments(parser)
     parsed, unknown = parser.parse_known_args(argv)
+    flag_names = [*cls.model_fields, *cls.name_aliases, *(n for n, key in cls.ignored.items() if key.flag_type)]
     for argument in unknown:
         if argument.startswith("--"):
-            raise ValueError(f"{argument}: unknown flag{suggest_setting(argument[2:].split('=')[0], cls, '--')}")
+            raise ValueError(f"{argument}: unknown flag{suggest_name(argument[2:].split('=')[0], flag_names, '--')}")
         raise ValueError(f"unknown argument {argument!r}")
-    flag_names = cls.model_fields.keys() | cls.ignored.keys() | cls.name_aliases.keys()
     typed = make_layer({name: value for name, value in vars(parsed).items() if name in flag_names}, cls)
     flags = typed.values
     layers = read_layers(parsed.config, cls)

@@ -164,13 +164,8 @@ def flag_type(field: FieldInfo) -> type:
     return field.annotation
 
 
-def suggest_setting(name: str, cls: type[Settings], prefix: str = "") -> str:
-    """Return "; did you mean NAME?" with the setting that a misspelled name stands for; see `suggest_name`."""
-    return suggest_name(name, cls.model_fields, prefix)
-
-
 @dataclasses.dataclass(frozen=True)
-class Layer:
+class SettingsLayer:
     """The settings of one YAML file or of the flags.
 
     Attributes:
@@ -184,7 +179,7 @@ class Layer:
     path: str = ""
 
 
-def make_layer(values: dict[str, Any], cls: type[Settings], path: str = "") -> Layer:
+def make_layer(values: dict[str, Any], cls: type[Settings], path: str = "") -> SettingsLayer:
     """Drop the ignored keys of a YAML file or the flags, and replace other names of settings.
 
     Raises:
@@ -206,7 +201,7 @@ def make_layer(values: dict[str, Any], cls: type[Settings], path: str = "") -> L
                 f"{prefix}{name}: both name the same setting; give one of them"
             )
         notes.append(f"{source}{prefix}{alias}: another name of {prefix}{name}")
-    return Layer(current, tuple(notes), path)
+    return SettingsLayer(current, tuple(notes), path)
 
 
 def read_settings(path: str | os.PathLike, cls: type[Settings]) -> dict[str, Any]:
@@ -214,7 +209,7 @@ def read_settings(path: str | os.PathLike, cls: type[Settings]) -> dict[str, Any
     return {name: value for layer in read_layers(path, cls) for name, value in layer.values.items()}
 
 
-def read_layers(path: str | os.PathLike, cls: type[Settings]) -> list[Layer]:
+def read_layers(path: str | os.PathLike, cls: type[Settings]) -> list[SettingsLayer]:
     """Read a YAML file of settings and the chain of its base files (`base: other.yaml`).
 
     Args:
@@ -226,7 +221,7 @@ def read_layers(path: str | os.PathLike, cls: type[Settings]) -> list[Layer]:
         FileNotFoundError, ValueError: no such file; not a mapping; an unknown key (the message suggests one); a setting
             with two values; a cycle of base files.
     """
-    layers: list[Layer] = []
+    layers: list[SettingsLayer] = []
     visited: set[str] = set()
     current: str | None = str(path)
     while current is not None:
@@ -267,7 +262,7 @@ def _read_one(path: str, cls: type[Settings]) -> dict[str, Any]:
     known = cls.model_fields.keys() | cls.ignored.keys() | cls.name_aliases.keys() | {"base"}
     for key in values:
         if key not in known:
-            raise ValueError(f"{path}: {key}: unknown key{suggest_setting(str(key), cls)}")
+            raise ValueError(f"{path}: {key}: unknown key{suggest_name(str(key), known)}")
     return values
 
 

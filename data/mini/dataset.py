@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from data.annotations import NUM_ANNOTATORS
-from data.captions import reference_caption
+from data.captions import pre_caption
 from data.mini.encoders import (
     CLIP_WIDTH,
     FEATURE_WIDTH,
@@ -127,7 +127,7 @@ def draw_clip_features(
 
 def build_vocabulary() -> list[str]:
     """Build the WordPiece vocabulary of the grammar: special tokens, letters for unknown words, words, unused rest."""
-    words = {word for sentence in iter_sentences() for word in reference_caption([sentence]).split()}
+    words = {word for sentence in iter_sentences() for word in pre_caption(sentence, None).split()}
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_lowercase]
     tokens += [f"##{letter}" for letter in string.ascii_lowercase]
     tokens += sorted((words | {"a", "video", "of"}) - set(tokens))
@@ -185,7 +185,7 @@ def write_synthetic_features(
         rng: draws the features.
     """
     plans = list(plans)
-    captions = {plan.video_id: reference_caption(plan.tsum) for plan in plans}
+    captions = {plan.video_id: pre_caption("".join(plan.tsum), None) for plan in plans}
     text_features = compute_text_features(clip, sorted({*iter_sentences(), *captions.values()}))
     names = ("background", "peak", *COLORS, *SHAPES, *ACTIONS)
     directions = dict(zip(names, rng.standard_normal((len(names), FEATURE_WIDTH))))

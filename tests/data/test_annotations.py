@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from data.annotations import fingerprint, hash_video_ids, load_annotations, read_subset
+from data.annotations import MissingLabels, fingerprint, hash_video_ids, load_annotations, read_subset
 
 
 def make_record(video_id="v_1", duration=4.2, frames=5, **changes):
@@ -188,7 +188,7 @@ def test_labels_may_be_missing_where_they_are_not_needed(write_annotations, fiel
     path = write_annotations([make_record(), make_record_without(field) | dict(video_id="v_2")])
     first, second = load_annotations(path, needs=needs)
     assert first.has_labels(kind) and not second.has_labels(kind)
-    with pytest.raises(ValueError, match=f"video v_2: {field}: missing, expected .*, or .*; only the task"):
+    with pytest.raises(MissingLabels, match=f"video v_2: {field}: missing, expected .*, or (references|importance)"):
         load_annotations(path)
 
 

@@ -128,16 +128,19 @@ def test_own_data_names_the_labels_that_tasks_need(root, capsys):
     path.write_text(json.dumps(entries))
     main([str(root), "--own_data"])  # complete: every video has the labels of some task
     out = capsys.readouterr().out
-    assert f"{path}: 7 videos, 3 to 10 annotators each, 1 to 2 references each" in out
-    assert re.search(
-        r"3 of 7 videos have no captions, such as mini_test_00[012]; the tasks v2vt and v2t need them", out
-    )
-    assert re.search(
-        r"2 of 7 videos have no keyframes, such as mini_test_00[34]; the tasks v2vt and v2v need them", out
-    )
+    assert f"{path}: 7 videos, annotators per video: 3 to 10, references per video: 0 to 2" in out
+    assert re.search("3 of 7 videos have no captions, such as mini_test_00[012]; the tasks v2vt and v2t need", out)
+    assert re.search("2 of 7 videos have no key-frames, such as mini_test_00[34]; the tasks v2vt and v2v need", out)
     assert "43 of 43 videos" in out  # all features are found
     path.unlink()
     main([str(root), "--own_data"])
-    assert "36 of 36 videos" in (out := capsys.readouterr().out) and "7 files of videos that are not annotated" in out
-    with pytest.raises(SystemExit):
-        main([str(root)])
+    assert "36 of 36 videos" in (out := capsys.readouterr().out) and "extra: 14 feature files" in out
+
+
+def test_videoxum_has_all_labels(root, mini_counts):
+    path = root / "anno/test_videoxum.json"
+    entries = json.loads(path.read_text())
+    del entries[0]["tsum"]
+    path.write_text(json.dumps(entries))
+    (issue,) = issue_texts(check(root, ["anno"]), "annotations")
+    assert f"{path}: video {entries[0]['video_id']}: tsum: missing, expected" in issue

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data import loaders
-from data.captions import reference_caption
+from data.captions import pre_caption
 from data.collate import collate
 from data.dataset import VideoXum
 from data.loaders import EvalBatchSampler, TrainBatchSampler, make_loader
@@ -37,10 +37,10 @@ def test_samples_equal_annotations_and_features(build_dataset, mini_root):
         assert sample.video_id == entry["video_id"] and sample.index == i
         assert sample.video_embeddings.shape == (entry["sampled_frames"], 768)
         assert sample.vsum_labels.tolist() == entry["vsum_onehot"]
-        assert sample.caption == "a video of " + reference_caption(entry["tsum"])
+        assert sample.caption == "a video of " + pre_caption("".join(entry["tsum"]), None)
         assert torch.equal(cut[i].video_embeddings, sample.video_embeddings[:20])
         assert torch.equal(cut[i].vsum_labels, sample.vsum_labels[:, :20])
-        assert cut[i].caption == "a video of " + reference_caption(entry["tsum"], 4)
+        assert cut[i].caption == "a video of " + pre_caption("".join(entry["tsum"]), 4)
 
 
 def copy_data(mini_root, tmp_path):
@@ -159,9 +159,11 @@ def test_importance_references_and_missing_labels(build_dataset, mini_root, tmp_
         del entry["importance"], entry["references"]
 
     edit_annotations(root, "test", remove)
-    with pytest.raises(ValueError, match="vsum_onehot: missing, expected .*; only the task v2t needs no keyframes"):
+    with pytest.raises(
+        ValueError, match="vsum_onehot: missing, expected a row of 0 and 1 per annotator, or importance"
+    ):
         build_dataset(root, "test", needs=("keyframes",))
-    with pytest.raises(ValueError, match="tsum: missing, expected .*; only the task v2v needs no captions"):
+    with pytest.raises(ValueError, match="tsum: missing, expected one sentence per segment, or references"):
         build_dataset(root, "test", needs=("captions",))
     bare = build_dataset(root, "test", needs=())
     assert bare.num_frames == build_dataset(mini_root, "test").num_frames  # read from the features

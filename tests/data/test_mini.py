@@ -1,5 +1,3 @@
-import json
-
 import av
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from data.mini.rendering import PITCH_BY_COLOR, RGB_BY_COLOR, draw_frame
 from data.video.preprocessing import preprocess
 from data.video.reader import VideoFile, to_upright_rgb
 from metrics.baselines import human_baseline, random_baseline
+from metrics.keyframes import AnnotatorLabels
 from models.frame_encoders import clip_frame_encoder
 from models.vt_clip import load_vt_clip
 
@@ -40,8 +39,9 @@ def test_the_same_seed_gives_the_same_data(mini_root, tmp_path):
 
 
 def test_annotators_agree_but_not_perfectly(mini_root):
-    keyframes = [np.array(e["vsum_onehot"]) for e in json.loads((mini_root / "anno/train_videoxum.json").read_text())]
-    human, chance = human_baseline(keyframes), random_baseline(keyframes)
+    records = load_annotations(mini_root / "anno/train_videoxum.json")
+    labels = [AnnotatorLabels.from_keyframes(record.vsum_onehot) for record in records]
+    human, chance = human_baseline(labels), random_baseline(labels)
     assert 2 * chance["F1"] < human["F1"] < 0.8
     assert 0.2 < human["Kendall"] < 0.8
 

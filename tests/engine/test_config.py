@@ -235,9 +235,7 @@ def test_paths_in_published_config_are_ignored_with_one_note(write_config):
     path = write_config("result_dir: out/result\nseed: 1\nckpt_dir: out/checkpoints\nlogger_pth: out/train.log\n")
     command = load_config(["--config", path])
     assert command.settings == Config(seed=1) == Config(**read_settings(path, Config))
-    assert command.notes == (
-        f"{path}: result_dir, ckpt_dir, logger_pth: paths in the published code that output_dir decides, ignored",
-    )
+    assert command.notes == (f"{path}: result_dir, ckpt_dir, logger_pth: derived from output_dir, ignored",)
     with pytest.raises(ValueError, match=r"--result_dir: unknown flag$"):
         load_config(["--config", path, "--result_dir", "out"])
     with pytest.raises(ValueError, match=r"c.yaml: result_dir: unknown key$"):
@@ -246,7 +244,7 @@ def test_paths_in_published_config_are_ignored_with_one_note(write_config):
 
 def test_process_options_of_published_commands_are_ignored_with_a_note(write_config):
     argv = ["--config", write_config("seed: 1"), "--world_size", "4", "--dist_url", "env://", "--distributed"]
-    reason = "torch.distributed.run decides about processes, ignored"
+    reason = "set by torch.distributed.run, ignored"
     for distributed in ([], ["True"], ["0"]):
         command = load_config([*argv, *distributed, "--seed", "2"])
         assert command.settings == Config(seed=2)

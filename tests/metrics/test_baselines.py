@@ -27,8 +27,12 @@ def mark(seconds, T=40):
     return row
 
 
+def make_labels(*rows):
+    return AnnotatorLabels.from_keyframes(np.stack(rows))
+
+
 def test_uniform_and_middle_select_15_percent():
-    labels = np.stack([mark([3, 10, 16]), mark([17, 18, 19, 20, 21, 22])])
+    labels = make_labels(mark([3, 10, 16]), mark([17, 18, 19, 20, 21, 22]))
     uniform, middle = uniform_baseline([labels]), middle_baseline([labels])
     # 6 of 40 frames: 3, 10, 16, 23, 30, 36 and 17 to 22
     assert uniform == pytest.approx(dict(F1=(2 * 3 / 9 + 0) / 2, F1_max=2 * 3 / 9))
@@ -37,12 +41,12 @@ def test_uniform_and_middle_select_15_percent():
 
 @pytest.mark.parametrize("T", [1, 2, 6, 7])
 def test_short_videos_select_at_least_one_frame(T):
-    labels = np.ones((1, T))
+    labels = make_labels(np.ones(T))
     assert uniform_baseline([labels])["F1"] == middle_baseline([labels])["F1"] == pytest.approx(2 / (T + 1))
 
 
 def test_human_row_requires_two_annotators(caplog):
-    several, single = np.stack([mark([1, 2]), mark([2, 3])]), mark([5])[None]
+    several, single = make_labels(mark([1, 2]), mark([2, 3])), make_labels(mark([5]))
     assert human_baseline([several, single]) == human_baseline([several])
     assert "left out 1 of 2 videos, which have one annotator" in caplog.text
     assert human_baseline([single]) == {}

@@ -6,6 +6,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from metrics import (
+    AnnotatorLabels,
     f1_per_annotator,
     f1_published_per_annotator,
     human_baseline,
@@ -88,7 +89,7 @@ def test_row_correlations_equal_scipy(levels, T):
 
 
 def test_undefined_scores_are_zero():
-    scores = keyframe_scores(np.arange(5.0), np.zeros((10, 5)))  # no key-frames
+    scores = keyframe_scores(np.arange(5.0), AnnotatorLabels.from_keyframes(np.zeros((10, 5))))  # no key-frames
     assert scores == dict.fromkeys(scores, 0.0)
     assert kendall_tau(np.ones(5), np.arange(5)) == spearman_rho(np.ones(5), np.arange(5)) == 0.0
 
@@ -100,6 +101,12 @@ def test_invalid_inputs_raise():
         f1_per_annotator(np.zeros(0), np.ones((10, 0)))
     with pytest.raises(ValueError, match="keyframes: found other values than 0 and 1"):
         f1_per_annotator(np.arange(2.0), np.full((10, 2), 0.5))
+    with pytest.raises(ValueError, match="keyframes: found other values than 0 and 1"):
+        AnnotatorLabels.from_keyframes(np.full((10, 2), 0.5))
+    with pytest.raises(ValueError, match=r"keyframes: found shape \(2,\), expected \(R, T\)"):
+        AnnotatorLabels.from_keyframes(np.ones(2))
+    with pytest.raises(ValueError, match="importance: found .* NaN"):
+        AnnotatorLabels.from_importance(np.array([[0.5, np.nan]]))
     with pytest.raises(ValueError, match="importance: found NaN"):
         spearman_rho(np.arange(2.0), np.array([0.0, np.nan]))
     with pytest.raises(ValueError, match=r"importance: found shape \(10, 2\)"):
@@ -119,7 +126,7 @@ def test_human_baseline_equals_explicit_loops():
         best.append(np.where(others, table, -1).max(1).mean())
         taus = [stats.kendalltau(rows[r], rows[others[r]].mean(0)).statistic for r in range(10)]
         tau.append(np.nan_to_num(taus).mean())  # NaN for annotators who selected no frame
-    actual = human_baseline(videos)
+    actual = human_baseline(list(map(AnnotatorLabels.from_keyframes, videos)))
     assert actual["F1"] == pytest.approx(np.mean(f1))
     assert actual["F1_max"] == pytest.approx(np.mean(best))
     assert actual["Kendall"] == pytest.approx(np.mean(tau))
@@ -127,7 +134,7 @@ def test_human_baseline_equals_explicit_loops():
 
 def test_random_baseline_equals_chance():
     rng = np.random.default_rng(0)
-    videos = [(rng.random((10, 120)) < 0.15).astype(int) for _ in range(60)]
+    videos = [AnnotatorLabels.from_keyframes(rng.random((10, 120)) < 0.15) for _ in range(60)]
     baseline = random_baseline(videos)
     assert baseline["F1"] == pytest.approx(0.155, abs=0.015) and abs(baseline["Kendall"]) < 0.02
     assert baseline["F1_published"] > baseline["F1"] + 0.02  # the published script scores chance higher

@@ -26,7 +26,7 @@ def test_functions_return_the_metrics_of_their_rows():
         assert set(scores) == rows and all(values.shape == (2,) for values in scores.values())
         (human,) = {METRICS[name].human for name in rows}
         assert {name: values.shape for name, values in human(labels).items()} == dict.fromkeys(rows, (10,))
-    assert list(keyframe_scores(saliency[0], keyframes)) == [
+    assert list(keyframe_scores(saliency[0], labels)) == [
         metric.name for metric in METRICS.values() if metric.needs == "saliency"
     ]
 

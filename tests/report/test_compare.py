@@ -142,7 +142,7 @@ def simulate_scores(rng, mean, seeds, video_effects, seed_deviation=0.02, residu
     [(2, 2, 60), (3, 3, 200), (4, 1, 100), (1, 5, 100), (2, 1, 100)],
 )
 def test_interval_with_several_seeds_covers_the_difference(seeds, reference_seeds, N):
-    """In at least 95% of simulated comparisons (here 94%, of 400); the bootstrap over videos does so in far fewer."""
+    """In about 95% of 400 simulated comparisons; the bootstrap over videos in less than half."""
     rng, covered, covered_by_bootstrap, repetitions = np.random.default_rng(0), 0, 0, 400
     for _ in range(repetitions):
         video_effects = 0.2 * rng.standard_normal(N)
@@ -154,7 +154,7 @@ def test_interval_with_several_seeds_covers_the_difference(seeds, reference_seed
         low, high = compare.bootstrap_interval(pairs, 300, 0)
         covered_by_bootstrap += low[0] <= 0.01 <= high[0]
     assert 0.94 <= covered / repetitions <= 0.99
-    assert covered_by_bootstrap / repetitions < 0.7
+    assert covered_by_bootstrap / repetitions < 0.5
 
 
 def test_interval_with_several_seeds():
@@ -184,18 +184,18 @@ def test_star_of_rows_with_several_seeds(write_run, capsys):
     few = write_runs(3, [0.6963, 0.6977]) + write_runs(9, [0.6927, 0.7153])
     out = run_compare(capsys, *few)
     assert "0.697 ± 0.001" in out and "0.704 ± 0.016" in out and "+0.007 [" in out
-    assert "]*" not in out and "interval and star are of the videos and of the seeds" in out
+    assert "]*" not in out and "intervals and stars cover the sampling of videos and of" in out
     means = [np.mean([read_run(folder).scores["Kendall"] for folder in pair], axis=0) for pair in (few[:2], few[2:])]
     low, _ = compare.bootstrap_interval((means[1] - means[0])[:, None], 1000, 0)
     assert low[0] > 0
     out = run_compare(capsys, few[0], few[3])
-    assert "]*" in out and "of the videos alone (bootstrap), not of" in out and "and of the seeds" not in out
+    assert "]*" in out and "of the videos alone (bootstrap)" in out and "cover the sampling" not in out
     many = write_runs(5, 0.690 + 0.002 * np.arange(6)) + write_runs(7, 0.720 + 0.002 * np.arange(6))
     assert "]*" in run_compare(capsys, *many)
     out = run_compare(capsys, *few[:2], few[3], many[0])
-    assert "of the videos and of the seeds" in out and "alone" not in out  # the reference has two seeds
+    assert "cover the sampling of videos and of" in out and "alone" not in out  # the reference has two seeds
     out = run_compare(capsys, few[3], many[0], *few[:2])
-    assert "of the videos and of the seeds" in out and "of the videos alone" in out
+    assert "cover the sampling of videos and of" in out and "of the videos alone" in out
 
 
 def test_f1_relative_to_random(write_run, capsys):
@@ -261,11 +261,11 @@ def test_runs_of_different_subsets_raise(write_run, capsys):
     for folders, message in (
         (
             (complete, first),
-            "first: subset: found the 2 videos of 111111111111, expected all videos, as in .*complete; ",
+            "first: subset: found 2 videos of ids.txt .SHA-256 111111111111…., expected all videos, as in .*complete; ",
         ),
         (
             (first, complete),
-            "complete: subset: found all videos, expected the 2 videos of 111111111111, as in .*first; ",
+            "complete: subset: found all videos, expected 2 videos of ids.txt .SHA-256 111111111111…., as in .*first; ",
         ),
         ((first, second), "second: subset: found the 2 videos of 222222222222, expected the 2 videos of 1{12}, as in "),
     ):
