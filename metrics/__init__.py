@@ -1,8 +1,8 @@
 """Scores of arrays and strings: key-frames, captions, their agreement, shots.
 
 `registry.METRICS` is the table of VideoXum's metrics, `baselines.BASELINES` that of their baselines. Does not read
-files or use models. Imports `utils`; the commands `python -m metrics` and `python -m metrics.parse` also import `data` and
-`engine`.
+files or use models. Imports `utils`; the commands `python -m metrics` and `python -m metrics.parse` also import `data`
+and `engine`.
 """
 
 import importlib
