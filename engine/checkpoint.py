@@ -329,7 +329,7 @@ class Checkpointer:
             if name in trained and trained[name] != current[name]
         ]
         if checkpoint.get("data", self.data_fingerprint) != self.data_fingerprint:
-            different.append("ann_root (other training videos, captions or labels)")
+            different.append("ann_root, subset (other training videos, captions or labels)")
         if different and is_same_run:
             raise ValueError(
                 f"{path}: resume: found a run with other settings: {', '.join(different)}; expected the same; to "

@@ -35,6 +35,7 @@ def _require_interval(segment: list[float]) -> list[float]:
 
 
 Second = Annotated[float, pydantic.Field(ge=0)]
+Cosine = Annotated[float, pydantic.Field(ge=-1.001, le=1.001)]  # with a tolerance for rounding
 
 
 class Prediction(pydantic.BaseModel):
@@ -61,9 +62,9 @@ class Prediction(pydantic.BaseModel):
     saliency: Annotated[list[float], pydantic.Field(min_length=1)] | None = None
     keyframes: list[Second] | None = None
     segments: list[Annotated[list[Second], pydantic.AfterValidator(_require_interval)]] | None = None
-    vt_clip_score: float | None = None
-    f_clip: float | None = None
-    cross_f_clip: float | None = None
+    vt_clip_score: Cosine | None = None
+    f_clip: Cosine | None = None
+    cross_f_clip: Cosine | None = None
     cut_from: int | None = None
 
     @pydantic.model_validator(mode="after")

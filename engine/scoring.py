@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from data.annotations import Subset, VideoRecord, hash_video_ids
+from data.annotations import LABEL_KINDS, Subset, VideoRecord, hash_video_ids
 from engine.predictions import Prediction
 from metrics.baselines import BASELINES, f_clip_baselines
 from metrics.captions import CaptionCorpus, tokenize_corpus
-from metrics.keyframes import SUMMARY_FRACTION, AnnotatorLabels, average, frame_budget
+from metrics.keyframes import SUMMARY_FRACTION, AnnotatorLabels, average, frame_budget, select_top_frames
 from metrics.registry import (
     METRICS,
     UNSCALED_METRICS,
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 MatchedPairs = Sequence[tuple[Prediction, VideoRecord]]
 MetricScores = dict[str, float]  # by metric
 SplitScores = tuple[MetricScores, list[MetricScores]]  # scores of the split, and of each video
+MAX_TIED_FRAMES = 2  # more than this many times the frames of a ranking without ties are worth a warning
 CLIP_FIELDS: tuple[PredictionField, ...] = ("vt_clip_score", "f_clip", "cross_f_clip")  # scores in predictions
 
 
@@ -47,8 +48,8 @@ def build_labels(record: VideoRecord, T: int | None = None) -> AnnotatorLabels:
     return AnnotatorLabels(labels.keyframes[:, :T], labels.importance[:, :T])
 
 
-def _match(predictions: Sequence[Prediction], records: Sequence[VideoRecord]) -> MatchedPairs:
-    """Pair predictions with their records, in the records' order.
+def _match(predictions: Sequence[Prediction], records: Sequence[VideoRecord], source: str) -> MatchedPairs:
+    """Pair predictions with their records, in the records' order; `source` is the predictions' name in messages.
 
     Raises:
         ValueError: a video is unknown or repeated, or its number of frames is wrong.
@@ -58,34 +59,35 @@ def _match(predictions: Sequence[Prediction], records: Sequence[VideoRecord]) ->
     for prediction in predictions:
         video_id = prediction.video_id
         if video_id not in by_id:
-            raise ValueError(f"predictions: video {video_id}: not in the annotations")
+            raise ValueError(f"{source}: video {video_id}: not in the annotations")
         if video_id in predicted:
-            raise ValueError(f"predictions: video {video_id}: found twice, expected once")
+            raise ValueError(f"{source}: video {video_id}: found twice, expected once")
         expected = by_id[video_id].num_frames
         frames = None if prediction.saliency is None else len(prediction.saliency)
         if frames is not None and expected is not None:
             is_cut = frames < expected and prediction.cut_from == expected
             if frames != expected and not is_cut:
-                raise ValueError(f"predictions: video {video_id}: saliency: found {frames} frames, expected {expected}")
+                raise ValueError(f"{source}: video {video_id}: saliency: found {frames} frames, expected {expected}")
         predicted[video_id] = prediction
     if not predicted:
-        raise ValueError("predictions: found none, expected at least one video")
+        raise ValueError(f"{source}: found no prediction, expected at least one video of the annotations")
     for field in ("saliency", "caption", *CLIP_FIELDS):
-        _require_all_or_none(field, {v: getattr(p, field) is not None for v, p in predicted.items()})
-    _require_all_or_none("keyframes or segments", {v: p.has_selection for v, p in predicted.items()})
+        _require_all_or_none(source, field, {v: getattr(p, field) is not None for v, p in predicted.items()})
+    _require_all_or_none(source, "keyframes or segments", {v: p.has_selection for v, p in predicted.items()})
     if len(predicted) < len(records):
         logger.warning(
-            "predictions: %d of %d videos are missing; CIDEr depends on all",
+            "%s: %d of %d videos are missing; CIDEr depends on all",
+            source,
             len(records) - len(predicted),
             len(records),
         )
     return [(predicted[record.video_id], record) for record in records if record.video_id in predicted]
 
 
-def _require_all_or_none(field: str, is_predicted: Mapping[str, bool]) -> None:
+def _require_all_or_none(source: str, field: str, is_predicted: Mapping[str, bool]) -> None:
     without = [video_id for video_id, value in is_predicted.items() if not value]
     if 0 < len(without) < len(is_predicted):
-        raise ValueError(f"predictions: video {without[0]}: {field}: found null, expected it for every video or none")
+        raise ValueError(f"{source}: video {without[0]}: {field}: found null, expected it for every video or none")
 
 
 def score_predictions(
@@ -95,6 +97,7 @@ def score_predictions(
     *,
     frame_features: Callable[[str], np.ndarray] | None = None,
     refuse_binary: bool = False,
+    source: str = "predictions",
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Score the predictions of one split.
 
@@ -104,6 +107,7 @@ def score_predictions(
         baselines: those of an earlier call for the same split; the ones that depend on the annotations only are reused.
         frame_features: video id -> (T, C) VT-CLIP features, for F_CLIP of the baselines; None leaves it out.
         refuse_binary: raise an error for saliency that is a set of frames (0 and 1); otherwise log a warning.
+        source: name or path of the predictions, for messages.
     Returns:
         results: `metrics`, `baselines` (rows of `BASELINES`), `num_videos`, and `left_out`, lines on the metrics that
             are not computed; `selected_fraction` for predicted sets of frames; `keyframes_from: importance` for graded
@@ -112,7 +116,7 @@ def score_predictions(
     Raises:
         ValueError: a prediction does not fit the annotations, or there is nothing to score.
     """
-    pairs = _match(predictions, records)
+    pairs = _match(predictions, records, source)
     first, _ = pairs[0]
     has_labels, has_captions = (
         all(record.has_labels(kind) for _, record in pairs) for kind in ("keyframes", "captions")
@@ -123,10 +127,10 @@ def score_predictions(
     known = {name: row for name, row in (baselines or {}).items() if name in BASELINES}
     if has_labels and (first.saliency is not None or first.has_selection):
         if first.saliency is not None:
-            _check_saliency(pairs, refuse_binary)
+            _check_saliency(pairs, refuse_binary, source)
             scored.append(_score_saliency(pairs))
         else:
-            selections, results["selected_fraction"] = _score_selections(pairs)
+            selections, results["selected_fraction"] = _score_selections(pairs, source)
             scored.append(selections)
         labels = [_build_pair_labels(*pair) for pair in pairs]
         computed |= _compute_baselines("keyframes", labels, known)
@@ -150,9 +154,9 @@ def score_predictions(
     for split_scores, video_scores in scored:
         results["metrics"] |= split_scores
         per_video = [scores | new for scores, new in zip(per_video, video_scores)]
-    results["left_out"] = _explain_omissions(first, results["metrics"], has_labels, has_captions)
+    results["left_out"] = _explain_omissions(pairs, results["metrics"])
     if not results["metrics"]:
-        raise ValueError(f"predictions: found nothing to score: {'; '.join(results['left_out'])}")
+        raise ValueError(f"{source}: found nothing to score: {'; '.join(results['left_out'])}")
     results["baselines"] = {name: computed[name] for name in BASELINES if computed.get(name)}
     scores = [dict(video_id=record.video_id) | values for (_, record), values in zip(pairs, per_video)]
     return results, scores
@@ -207,35 +211,38 @@ def _build_pair_labels(prediction: Prediction, record: VideoRecord) -> Annotator
     return build_labels(record, None if prediction.saliency is None else len(prediction.saliency))
 
 
-def _check_saliency(pairs: MatchedPairs, refuse_binary: bool) -> None:
+def _check_saliency(pairs: MatchedPairs, refuse_binary: bool, source: str) -> None:
     """Warn of saliency that ties make meaningless.
 
     F1 selects all frames that score at least the (n+1)-th highest, n = int(0.15 T): with at most n ones among zeros,
     that is the whole video.
     """
-    constant, binary = [], []
+    tied, binary = [], []
     for prediction, _ in pairs:
         assert prediction.saliency is not None
-        values, T = set(prediction.saliency), len(prediction.saliency)
-        if T > 1 and len(values) == 1:
-            constant.append(prediction.video_id)
-        elif values == {0, 1} and sum(prediction.saliency) <= frame_budget(T):
+        saliency = np.array(prediction.saliency)
+        budget, count = frame_budget(len(saliency)), int(select_top_frames(saliency).sum())
+        if set(prediction.saliency) == {0, 1} and saliency.sum() <= budget:
             binary.append(prediction.video_id)
+        elif count > MAX_TIED_FRAMES * (budget + 1):
+            tied.append((prediction.video_id, count / len(saliency)))
     if binary:
         text = (
-            f"predictions: video {binary[0]}: saliency: found a set of frames (0 and 1), in {len(binary)} of "
-            f"{len(pairs)} videos, expected a ranking: F1 would select the whole video; list the selected seconds as "
-            "keyframes"
+            f"{source}: video {binary[0]}: saliency: found a set of frames (0 and 1), in {len(binary)} of {len(pairs)} "
+            "videos, expected a ranking: F1 would select the whole video; list the selected seconds as keyframes"
         )
         if refuse_binary:
             raise ValueError(text)
         logger.warning("%s", text)
-    if constant:
+    if tied:
+        video_id, fraction = tied[0]
         logger.warning(
-            "predictions: video %s: saliency: found the same value for all frames, in %d of %d videos: F1 selects the "
-            "whole video",
-            constant[0],
-            len(constant),
+            "%s: video %s: saliency: found equal values, so that F1 selects %.0f%% of the frames; likewise in %d of %d "
+            "videos",
+            source,
+            video_id,
+            100 * fraction,
+            len(tied),
             len(pairs),
         )
 
@@ -245,7 +252,7 @@ def _score_saliency(pairs: MatchedPairs) -> SplitScores:
     return average(per_video), per_video
 
 
-def _score_selections(pairs: MatchedPairs) -> tuple[SplitScores, float]:
+def _score_selections(pairs: MatchedPairs, source: str) -> tuple[SplitScores, float]:
     """Score predicted sets of frames; returns the scores, and the mean fraction of the frames that is selected."""
     per_video: list[MetricScores] = []
     fractions: list[float] = []
@@ -259,7 +266,8 @@ def _score_selections(pairs: MatchedPairs) -> tuple[SplitScores, float]:
         per_video.append({name: float(values[0]) for name, values in scores.items()})
     if outside:
         logger.warning(
-            "predictions: video %s: found seconds after its end, in %d of %d videos: ignored",
+            "%s: video %s: found seconds after its end, in %d of %d videos: ignored",
+            source,
             outside[0],
             len(outside),
             len(pairs),
@@ -278,37 +286,33 @@ def _average_field(pairs: MatchedPairs, field: PredictionField) -> SplitScores:
     return average(per_video), per_video
 
 
-def _explain_omissions(
-    prediction: Prediction, metrics: Mapping[str, float], has_labels: bool, has_captions: bool
-) -> list[str]:
-    """Explain why metrics are not computed, in a line for each reason.
-
-    Args:
-        prediction: any of the predictions, which have the same fields.
-        metrics: the metrics that are computed.
-        has_labels: whether the annotations have key-frames of all videos.
-        has_captions: whether the annotations have captions of all videos.
-    """
+def _explain_omissions(pairs: MatchedPairs, metrics: Mapping[str, float]) -> list[str]:
+    """Explain why metrics are not computed, in a line for each reason."""
+    prediction, _ = pairs[0]  # all predictions have the same fields
     fields = sorted(prediction.model_fields_set | set(prediction.model_extra or ()))
     found_fields = f"found: {', '.join(name for name in fields if getattr(prediction, name) is not None)}"
-    has_summary = prediction.saliency is not None or prediction.has_selection
+    missing = {kind: [record.video_id for _, record in pairs if not record.has_labels(kind)] for kind in LABEL_KINDS}
     clip_reason = "they require a visual summary and clip_root; all but F_CLIP a caption and pretrained_clip, too"
     reasons: dict[PredictionField, str] = dict.fromkeys(CLIP_FIELDS, clip_reason)
-    if not has_summary:
+    if prediction.saliency is None and not prediction.has_selection:
         reasons["saliency"] = f"no video has saliency, keyframes or segments; {found_fields}"
-    elif not has_labels:
-        reasons["saliency"] = "not all videos have key-frames in the annotations"
+    elif missing["keyframes"]:
+        reasons["saliency"] = f"the annotations have no key-frames of {_describe_videos(missing['keyframes'], pairs)}"
     else:
         reasons["saliency"] = "they rank all frames; keyframes and segments are a set"
     if prediction.caption is None:
         reasons["caption"] = f"no video has a caption; {found_fields}"
     else:
-        reasons["caption"] = "not all videos have captions in the annotations"
+        reasons["caption"] = f"the annotations have no captions of {_describe_videos(missing['captions'], pairs)}"
     names_by_reason: dict[str, list[str]] = {}
     for name, metric in METRICS.items():
         if name not in metrics:
             names_by_reason.setdefault(reasons[metric.needs], []).append(name)
     return [f"{', '.join(names)} left out: {reason}" for reason, names in names_by_reason.items()]
+
+
+def _describe_videos(video_ids: Sequence[str], pairs: MatchedPairs) -> str:
+    return f"{len(video_ids)} of {len(pairs)} videos, such as {', '.join(video_ids[:1])}"
 
 
 def write_scores(
@@ -341,6 +345,8 @@ def format_table(results: Mapping[str, Any], title: str) -> str:
     lines = [
         f"{title}: {counts['scored']} of {counts['expected']} videos (x 100, except {', '.join(UNSCALED_METRICS)})"
     ]
+    if "keyframes_from" in results:
+        lines.append(f"key-frames from {results['keyframes_from']}: each annotator's top {SUMMARY_FRACTION:.0%}")
     if "selected_fraction" in results:
         lines.append(f"selected: {results['selected_fraction']:.1%} of the frames (saliency: {SUMMARY_FRACTION:.0%})")
     other_names = [name for field in CLIP_FIELDS for name in metric_names_for(field)]

@@ -5,9 +5,11 @@ import pathlib
 from typing import Any
 
 from data.annotations import load_annotations, read_subset
-from engine.predictions import read_predictions
+from data.captions import pre_caption
+from engine.predictions import Prediction, read_predictions
 from engine.scoring import describe_subset, format_table, score_predictions, score_subset, write_scores
 from utils.command_line import OneLineParser
+from utils.files import make_folder
 from utils.log import run_main
 
 
@@ -17,6 +19,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("predictions", help="JSON lines, such as predictions_{split}.jsonl; fields: docs/evaluation.md")
     add("annotations", help="{split}_videoxum.json")
     add("--output_dir", help="folder for results and scores per video; without it, the table is only printed")
+    add("--clean_captions", action="store_true", help='clean captions as the references are: no . ! " ( ) * # : ; ~')
     add("--subset", metavar="FILE", help="file of video ids, one per line: score these videos only")
     add("--also_subset", metavar="FILE", help="file of video ids: score these videos, too, under `subsets`")
     add("--clip_root", metavar="DIR", default="", help="VT-CLIP features, for F_CLIP")
@@ -27,9 +30,27 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def _clean_captions(predictions: list[Prediction], enabled: bool) -> list[Prediction]:
+    """Clean the captions as references are, or print a line on those that differ from their cleaned form."""
+    cleaned = [
+        prediction.model_copy(update=dict(caption=prediction.caption and pre_caption(prediction.caption, None)))
+        for prediction in predictions
+    ]
+    if enabled:
+        return cleaned
+    count = sum(a.caption != b.caption for a, b in zip(predictions, cleaned))
+    if count:
+        print(
+            f"{count} of {len(predictions)} captions have capitals or punctuation that the references do not have; "
+            "--clean_captions cleans them in the same way"
+        )
+    return predictions
+
+
 def main(argv: list[str] | None = None) -> None:
     args = _parse_arguments(argv)
-    predictions = read_predictions(args.predictions)
+    output_dir = make_folder(args.output_dir, "output_dir") if args.output_dir else None
+    predictions = _clean_captions(read_predictions(args.predictions), args.clean_captions)
     records = load_annotations(args.annotations, needs=())
     extra_results: dict[str, Any] = {}
     if args.subset:
@@ -44,16 +65,17 @@ def main(argv: list[str] | None = None) -> None:
         scored = score_with_clip_features(predictions, records, args.clip_root, args.pretrained_clip)
         predictions, frame_features = scored.predictions, scored.frame_features
         extra_results |= scored.encoder
-    results, scores = score_predictions(predictions, records, frame_features=frame_features, refuse_binary=True)
+    results, scores = score_predictions(
+        predictions, records, frame_features=frame_features, refuse_binary=True, source=args.predictions
+    )
     if args.also_subset:
         subset = read_subset(args.also_subset)
         part = score_subset(predictions, records, subset, frame_features=frame_features)
         extra_results["subsets"] = {subset.name: part}
     results |= extra_results
     split = pathlib.Path(args.predictions).stem.removeprefix("predictions_")
-    if args.output_dir:
-        pathlib.Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        write_scores(args.output_dir, split, results, scores)
+    if output_dir is not None:
+        write_scores(output_dir, split, results, scores)
     print(format_table(results, split))
     for name, part in results.get("subsets", {}).items():
         print(format_table(part, f"{split}, {name}"))

@@ -159,18 +159,17 @@ def _parse_line(line: str, source: str) -> Answer:
         entry = parse_json(line)
     except ValueError as error:
         raise ValueError(f"{source}: not valid JSON ({error})") from None
+    unknown = ""
     if isinstance(entry, dict):
         video_id = entry.get("video_id")
-        if isinstance(video_id, str) and video_id.isprintable():
+        if isinstance(video_id, str) and video_id and video_id.isprintable():
             source = f"{source}: video {video_id}"
-        for field in entry:
-            if field not in Answer.model_fields:
-                suggestion = suggest_name(field, Answer.model_fields)
-                raise ValueError(f"{source}: {printable(field)}: unknown field{suggestion}")
+        fields = [field for field in entry if field not in Answer.model_fields]
+        unknown = "".join(f"; {printable(f)}: unknown field{suggest_name(f, Answer.model_fields)}" for f in fields)
     try:
-        return Answer.model_validate(entry)
+        return Answer.model_validate(entry)  # ignores unknown fields
     except pydantic.ValidationError as error:
-        raise ValueError(f"{source}: {describe_first_error(error)}") from None
+        raise ValueError(f"{source}: {describe_first_error(error)}{unknown}") from None
 
 
 def parse_answer(answer: str, token: Mapping[str, float] | None = None) -> ParsedAnswer:
@@ -199,7 +198,8 @@ def parse_answer(answer: str, token: Mapping[str, float] | None = None) -> Parse
                 free.append((number, line.strip()))
     if below and not parsed.texts[-1]:
         parsed.texts += map(_clean_text, below)
-    if not parsed.keyframes and not parsed.segments and (free or not parsed.unread):
+    has_times = parsed.keyframes or parsed.segments
+    if (free and not parsed.caption) or not (has_times or parsed.unread):
         text = "\n".join(line for _, line in free)
         parsed.unread.append(UnreadPart(free[0][0] if free else 1, text, "found no bracket, expected [time] text"))
     return parsed

@@ -105,8 +105,11 @@ def _score_table(run: Run) -> str:
 
     metrics = [name for name in PAPER_METRICS if name in run.metrics]
     rows = {"this model": run.metrics} | run.baselines
+    videos = run.split
+    if run.results.subset is not None:
+        videos += f" ({run.results.num_videos.scored} videos of {run.results.subset.file})"
     cells = [
-        [f"{label}, {run.split}", *[format_score(m, row[m]) if m in row else "" for m in metrics]]
+        [f"{label}, {videos}", *[format_score(m, row[m]) if m in row else "" for m in metrics]]
         for label, row in rows.items()
     ]
     return render_table(["", *metrics], cells, "markdown")

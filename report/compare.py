@@ -77,7 +77,9 @@ def group_by_seed(runs: Sequence[Run]) -> list[Group]:
 
 def differing_settings(groups: Sequence[Group]) -> list[str]:
     """Return the names of the settings in which groups differ, in the order of the configuration."""
-    settings_of_groups = [group.runs[0].settings for group in groups]
+    settings_of_groups = [group.runs[0].settings for group in groups if group.runs[0].settings]
+    if not settings_of_groups:
+        return []
     names = dict.fromkeys(name for settings in settings_of_groups for name in settings)
     first = settings_of_groups[0]
     different = [name for name in names if any(s.get(name) != first.get(name) for s in settings_of_groups)]

@@ -46,7 +46,7 @@ def write_report(data: ReportData, path: str | pathlib.Path) -> None:
         curves=figures.draw_training_curves(data.log),
         distributions=figures.draw_distributions(run, metrics),
         videos=data.videos,
-        settings=run.settings | dict(seed=run.seed) | (run.results.versions or {}),
+        settings=run.settings | ({} if run.seed is None else dict(seed=run.seed)) | (run.results.versions or {}),
         columns=columns,
         rows=_table_rows(data, metrics),
         rank_column=[column["name"] for column in columns].index(data.rank_by),

@@ -82,6 +82,7 @@ class Results(StrictModel):
     baselines: dict[str, StoredScores]
     num_videos: VideoCounts
     subset: ScoredSubset | None = None
+    keyframes_from: str | None = None
     config: dict[str, Any] | None = None
     trained_with: dict[str, Any] | None = None
     processes: int | None = None
@@ -126,8 +127,8 @@ class Run:
         split: name of the split.
         results: content of `results_{split}.json`.
         settings: settings that affect scores, without the seed: name -> value; if that of the training differs, it is
-            `NAME (training)`.
-        seed: random seed of the training.
+            `NAME (training)`. {} for results of `python -m metrics`.
+        seed: random seed of the training; None if it is unknown.
         video_ids: in the order of `scores_{split}.jsonl`.
         scores: metric -> (N,) float64, a value per video.
     """
@@ -136,7 +137,7 @@ class Run:
     split: str
     results: Results
     settings: dict[str, Any]
-    seed: int
+    seed: int | None
     video_ids: tuple[str, ...]
     scores: dict[str, np.ndarray]
 
@@ -191,8 +192,13 @@ def _parse(model: type[Model], text: str, source: str) -> Model:
         raise ValueError(f"{source}: not valid JSON ({error})") from None
 
 
-def _merge_settings(results: Results) -> tuple[dict[str, Any], int]:
-    """Return settings and seed of a run; settings that older files lack have their defaults."""
+def _merge_settings(results: Results) -> tuple[dict[str, Any], int | None]:
+    """Return settings and seed of a run; settings that older files lack have their defaults.
+
+    Results of `python -m metrics` have no configuration: their settings are unknown.
+    """
+    if results.config is None:
+        return {}, None
     scored, trained = (
         Config().as_dict() | {k: v for k, v in Config.canonical(config or {}).items() if k in Config.model_fields}
         for config in (results.config, results.trained_with or results.config)

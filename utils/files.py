@@ -145,9 +145,9 @@ def read_json(path: str | os.PathLike, description: str) -> Any:
 
 
 def read_text(path: str | os.PathLike, description: str) -> str:
-    """Read a UTF-8 file; raises as `read_json`."""
+    """Read a UTF-8 file, without a byte order mark; raises as `read_json`."""
     try:
-        return pathlib.Path(path).read_bytes().decode("utf-8")  # read_text would convert line endings
+        return pathlib.Path(path).read_bytes().decode("utf-8-sig")  # read_text would convert line endings
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: {description}: no such file") from None
     except IsADirectoryError:

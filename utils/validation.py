@@ -22,6 +22,7 @@ EXPECTED = {
     "greater_than": "more than {gt}",
     "greater_than_equal": "at least {ge}",
     "less_than_equal": "at most {le}",
+    "too_short": "at least {min_length} item",
 }
 
 

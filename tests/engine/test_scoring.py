@@ -129,7 +129,7 @@ def test_mismatched_predictions_raise(predictions, records):
     partial = [dict(entry, caption=None) if i == 2 else entry for i, entry in enumerate(predictions)]
     with pytest.raises(ValueError, match="caption: found null, expected it for every video or none"):
         score_entries(partial, records)
-    with pytest.raises(ValueError, match="predictions: found none"):
+    with pytest.raises(ValueError, match="predictions: found no prediction, expected at least one"):
         score_entries([], records)
 
 
@@ -245,7 +245,33 @@ def test_saliency_of_0_and_1_is_refused_by_the_command(run_command, predictions,
     caplog.clear()
     predictions[3]["saliency"] = [0.3] * T
     run_command(predictions)
-    assert f"video {records[3].video_id}: saliency: found the same value for all frames, in 1 of 7" in caplog.text
+    expected = f"video {records[3].video_id}: saliency: found equal values, so that F1 selects 100% of the frames"
+    assert f"{expected}; likewise in 1 of 7 videos" in caplog.text
+    caplog.clear()
+    predictions[3]["saliency"] = [0.9, 0.8] + [-1.0] * (T - 2)  # fewer frames are ranked than F1 selects
+    run_command(predictions)
+    assert expected in caplog.text
+
+
+def test_captions_may_be_cleaned_as_the_references(run_command, predictions, records, mini_root, tmp_path):
+    text = "At 9:30 p.m., the U.S. team (in red) wins #1!"
+    entries = json.loads((mini_root / "anno/test_videoxum.json").read_text())
+    annotations = tmp_path / "anno.json"
+    annotations.write_text(json.dumps([entry | dict(references=[text]) for entry in entries]))
+    captions = [dict(video_id=entry["video_id"], caption=text) for entry in entries]
+    raw, _, output = run_command(captions, annotations=annotations)
+    assert raw["metrics"]["BLEU_4"] < 0.9 and "7 of 7 captions have capitals or punctuation" in output
+    cleaned, _, output = run_command(captions, "--clean_captions", annotations=annotations)
+    assert cleaned["metrics"]["BLEU_4"] == pytest.approx(1) and "capitals" not in output
+
+
+def test_reasons_name_the_annotations_that_lack_labels(predictions, records):
+    bare = dataclasses.replace(records[2], tsum=(), vsum_onehot=None)
+    results, _ = score_entries(predictions, [*records[:2], bare, *records[3:]])
+    assert set(results["metrics"]) == {"VT_CLIPScore"} and results["baselines"] == {}
+    keyframes, captions, _ = results["left_out"]
+    assert keyframes.endswith(f"left out: the annotations have no key-frames of 1 of 7 videos, such as {bare.video_id}")
+    assert captions.endswith(f"left out: the annotations have no captions of 1 of 7 videos, such as {bare.video_id}")
 
 
 def test_captions_are_scored_against_all_references(predictions, records, tmp_path):

@@ -209,6 +209,13 @@ UNREAD = {
         "",
         [(2, "[soon] A man walks.", "expected a time"), (1, "Summary", "found no bracket")],
     ),
+    "text apart from the times": (
+        "Selected frames: [5, 12]\n\nSummary: A man lifts weights.",
+        [5, 12],
+        [],
+        "",
+        [(3, "Summary: A man lifts weights.", "found no bracket")],
+    ),
     "empty": ("", [], [], "", [(1, "", "found no bracket")]),
     "thinking without an end": ("<think>\n[3] A man walks.", [], [], "", [(1, "", "found no bracket")]),
     "line after a thinking block": (
@@ -295,6 +302,13 @@ def test_command(tmp_path, capsys):
     )
 
 
+def test_further_fields_are_ignored(tmp_path):
+    answers, out = tmp_path / "answers.jsonl", tmp_path / "p.jsonl"
+    write_answers(answers, dict(video_id="a", answer="[3] A man.", question="What happens?", model="x"))
+    parse.main([str(answers), "--out", str(out)])
+    assert read_lines(out) == [dict(video_id="a", keyframes=[3.0], caption="A man.")]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -302,12 +316,11 @@ def test_command(tmp_path, capsys):
         ("[]", "line 2: found a list of 0, expected an object"),
         (dict(answer="[3]"), "line 2: video_id: missing"),
         (dict(video_id="b"), "line 2: video b: answer: missing"),
-        (dict(video_id="", answer="[3]"), "line 2: video : video_id: found '', expected a name"),
+        (dict(video_id="", answer="[3]"), "line 2: video_id: found '', expected a name"),
         (dict(video_id="x\n", answer="[3]"), r"line 2: video_id: found 'x\n', expected a name"),
         (dict(video_id="b", answer=3), "line 2: video b: answer: found 3, expected text"),
-        (dict(video_id="b", anwser="[3]"), "line 2: video b: anwser: unknown field; did you mean answer?"),
-        (dict(video_id="b", answer="[3]", tokens={}), "line 2: video b: tokens: unknown field; did you mean token?"),
-        (dict(video_id="b", answer="[3]", model="x"), "line 2: video b: model: unknown field"),
+        (dict(video_id="b", anwser="[3]"), "video b: answer: missing; anwser: unknown field; did you mean answer?"),
+        (dict(video_id="b", response="[3]"), "line 2: video b: answer: missing; response: unknown field"),
         (dict(video_id="b", answer="", token={"<f0>": "3"}), "token: <f0>: found '3', expected a finite number"),
         (dict(video_id="b", answer="", token={"<f0>": -1}), "video b: token: <f0>: found -1, expected at least 0"),
         (dict(video_id="a", answer="[3]"), "line 2: video a: found again, expected each video once"),

@@ -198,6 +198,20 @@ def test_star_of_rows_with_several_seeds(write_run, capsys):
     assert "cover the sampling of videos and of" in out and "of the videos alone" in out
 
 
+def test_other_systems_have_no_settings(write_run, capsys):
+    """Results of `python -m metrics` have no configuration; it is not taken for the defaults."""
+    a, b = write_run("a", dict(F1=[0.1, 0.2]), kernel_size=3), write_run("b", dict(F1=[0.2, 0.2]), kernel_size=9)
+    other = write_run("other", dict(F1=[0.3, 0.2]))
+    path = other / "results_test.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(config=None)))
+    assert (read_run(other).settings, read_run(other).seed) == ({}, None)
+    for folders, names in (((a, b, other), ["kernel_size"]), ((a, other), []), ((other, a), [])):
+        out = run_compare(capsys, *folders, "--format", "csv", "--metrics", "F1")
+        rows = {row[""]: row for row in csv.DictReader(io.StringIO(out))}
+        header = list(rows[str(other)])
+        assert header[1 : header.index("F1")] == names and not any(rows[str(other)][name] for name in names)
+
+
 def test_f1_relative_to_random(write_run, capsys):
     baselines = dict(random=dict(F1=0.1, Kendall=0.0), human=dict(F1=0.4, Kendall=0.5), middle=dict(F1=0.12))
     scores = [dict(F1=np.array([0.2, 0.3]) + shift, Kendall=np.array([0.1, 0.2])) for shift in (0.0, 0.041)]
