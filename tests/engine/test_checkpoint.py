@@ -132,7 +132,7 @@ def test_resuming_with_other_settings_or_data_raises(build_run, tmp_path, caplog
         ValueError, match=r"settings: init_lr \(was 1e-05, is 0.5\), batch_size \(was 16, is 3\); expected the same"
     ):
         build_run(config=other)[0].resume("auto")
-    with pytest.raises(ValueError, match="ann_root .other training videos, captions or labels"):
+    with pytest.raises(ValueError, match="ann_root, subset .other training videos, captions or labels"):
         build_run(data="those")[0].resume("auto")
     assert build_run(config=Config(num_workers=7, ckpt_steps=2))[0].resume("auto").epoch == 1
     progress = build_run("new", config=other)[0].resume(str(tmp_path / "run/checkpoint.pth"))
