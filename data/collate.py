@@ -27,7 +27,7 @@ class Batch:
         lengths: B numbers of real frames.
         num_labels: B numbers of annotated frames, before any cut.
         caption_ids: (B, L) int64, padded with [PAD], on the host; None if the dataset does not tokenize.
-        clip_vision: (B, T, C) float32; None without VT-CLIP features.
+        clip_vision: (B, T, C) float32, on the host; None without VT-CLIP features.
     """
 
     video_ids: list[str]
@@ -52,7 +52,6 @@ class Batch:
             self,
             video_embeddings=self.video_embeddings.to(device, non_blocking=True),
             vsum_labels=self.vsum_labels.to(device, non_blocking=True),
-            clip_vision=None if self.clip_vision is None else self.clip_vision.to(device, non_blocking=True),
         )
 
     def pin_memory(self) -> Self:
@@ -63,7 +62,6 @@ class Batch:
             video_mask=self.video_mask.pin_memory(),
             vsum_labels=self.vsum_labels.pin_memory(),
             caption_ids=None if self.caption_ids is None else self.caption_ids.pin_memory(),
-            clip_vision=None if self.clip_vision is None else self.clip_vision.pin_memory(),
         )
 
 

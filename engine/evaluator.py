@@ -131,7 +131,7 @@ class Evaluator:
             )
             predictions.append(prediction)
         if batch.clip_vision is not None and rows is not None:
-            padded = batch.clip_vision.cpu().numpy()  # (B, T, C)
+            padded = batch.clip_vision.numpy()  # (B, T, C)
             vision = [frames[:length] for frames, length in zip(padded, batch.lengths)]
             records = [dataset.records[index] for index in batch.indices]
             predictions = add_clip_scores(predictions, records, vision, self.vt_clip)

@@ -100,7 +100,8 @@ def f_clip_baselines(
 
     Args:
         labels: labels of N videos.
-        features: (T, C) CLIP features of the frames of each video; longer ones are cut to the labels.
+        features: (T, C) CLIP features of the frames of each video; if their length is not that of the labels, both are
+            cut to the shorter.
         seeds: as of `random_baseline`.
     Returns:
         baseline -> F_CLIP, averaged over the videos; without `human` if no video has two annotators.
@@ -108,18 +109,18 @@ def f_clip_baselines(
     generators = [np.random.default_rng(seed) for seed in seeds]
     scores: dict[str, list[float]] = {}
     for video, frames in zip(labels, features):
-        R, T = video.keyframes.shape
-        similarity = clip_similarity(frames[:T], frames[:T])
+        T = min(len(frames), video.keyframes.shape[1])
+        keyframes, similarity = video.keyframes[:, :T], clip_similarity(frames[:T], frames[:T])
         random_sets = select_top_rows(np.stack([rng.random(T) for rng in generators])).astype(bool)  # (seeds, T)
         values: dict[str, float | np.floating] = dict(
-            random=np.mean([f_clip(similarity, selected, video.keyframes) for selected in random_sets]),
-            uniform=f_clip(similarity, uniform_frames(T), video.keyframes),
-            middle=f_clip(similarity, middle_frames(T), video.keyframes),
+            random=np.mean([f_clip(similarity, selected, keyframes) for selected in random_sets]),
+            uniform=f_clip(similarity, uniform_frames(T), keyframes),
+            middle=f_clip(similarity, middle_frames(T), keyframes),
         )
-        if R > 1:
-            selections = video.keyframes.astype(bool)
+        if len(keyframes) > 1:
+            selections = keyframes.astype(bool)
             values["human"] = np.mean(
-                [f_clip(similarity, selections[r], np.delete(video.keyframes, r, axis=0)) for r in range(R)]
+                [f_clip(similarity, selections[r], np.delete(keyframes, r, axis=0)) for r in range(len(keyframes))]
             )
         for name, value in values.items():
             scores.setdefault(name, []).append(float(value))

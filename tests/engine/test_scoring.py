@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -353,6 +354,13 @@ def test_clip_features_give_alignment_scores(run_command, predictions, records, 
         set(chance) == {"random", "human", "uniform", "middle"} and max(chance.values()) < results["metrics"]["F_CLIP"]
     )
     assert results["clip_encoder"]["text"] == flags[-1] and len(results["vt_clip_sha256"]) == 64
+    shorter = shutil.copytree(flags[1], tmp_path / "clip")
+    path = shorter / f"{records[0].video_id}.npz"
+    np.savez(path, vision=np.load(path)["vision"][:-3])
+    cut, cut_scores, _ = run_command(predictions, "--clip_root", str(shorter))
+    assert cut["metrics"]["F1"] == results["metrics"]["F1"]
+    assert cut["baselines"]["random"]["F_CLIP"] != results["baselines"]["random"]["F_CLIP"]
+    assert cut_scores[0]["F_CLIP"] != scores[0]["F_CLIP"] and cut_scores[1]["F_CLIP"] == scores[1]["F_CLIP"]
     as_sets = [
         dict(video_id=record.video_id, keyframes=np.flatnonzero(record.vsum_onehot[0]).tolist(), caption="")
         for record in records
