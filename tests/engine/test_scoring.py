@@ -356,7 +356,8 @@ def test_clip_features_give_alignment_scores(run_command, predictions, records, 
     assert results["clip_encoder"]["text"] == flags[-1] and len(results["vt_clip_sha256"]) == 64
     shorter = shutil.copytree(flags[1], tmp_path / "clip")
     path = shorter / f"{records[0].video_id}.npz"
-    np.savez(path, vision=np.load(path)["vision"][:-3])
+    vision = np.load(path)["vision"]
+    np.savez(path, vision=vision[: len(vision) // 2])
     cut, cut_scores, _ = run_command(predictions, "--clip_root", str(shorter))
     assert cut["metrics"]["F1"] == results["metrics"]["F1"]
     assert cut["baselines"]["random"]["F_CLIP"] != results["baselines"]["random"]["F_CLIP"]
