@@ -131,6 +131,13 @@ def _parse(line: str, source: str) -> Prediction:
         raise ValueError(f"{source}: {video}{describe_first_error(error)}") from None
 
 
+def write_prediction_lines(path: str | os.PathLike, predictions: Sequence[Prediction]) -> None:
+    """Write predictions, one JSON object per line."""
+    with atomic_write(path) as file:
+        for prediction in predictions:
+            file.write(json.dumps(prediction.to_dict(), allow_nan=False) + "\n")
+
+
 def write_predictions(
     output_dir: str | os.PathLike, split: str, predictions: Sequence[Prediction], records: Sequence[VideoRecord]
 ) -> None:
@@ -144,9 +151,7 @@ def write_predictions(
     """
     folder = pathlib.Path(output_dir, "result")
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(pathlib.Path(output_dir, f"predictions_{split}.jsonl")) as file:
-        for prediction in predictions:
-            file.write(json.dumps(prediction.to_dict(), allow_nan=False) + "\n")
+    write_prediction_lines(pathlib.Path(output_dir, f"predictions_{split}.jsonl"), predictions)
     if predictions[0].caption is None:
         for name in (f"{split}.json", f"gt_{split}.json"):
             (folder / name).unlink(missing_ok=True)  # of an earlier evaluation

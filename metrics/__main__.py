@@ -6,7 +6,7 @@ from typing import Any
 
 from data.annotations import load_annotations, read_subset
 from data.captions import pre_caption
-from engine.predictions import Prediction, read_predictions
+from engine.predictions import Prediction, read_predictions, write_prediction_lines
 from engine.scoring import describe_subset, format_table, score_predictions, score_subset, write_scores
 from utils.command_line import OneLineParser
 from utils.files import make_folder
@@ -18,7 +18,11 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("predictions", help="JSON lines, such as predictions_{split}.jsonl; fields: docs/evaluation.md")
     add("annotations", help="{split}_videoxum.json")
-    add("--output_dir", help="folder for results and scores per video; without it, the table is only printed")
+    add(
+        "--output_dir",
+        help="folder for predictions, results and scores per video; '': only print the table",
+        default="",
+    )
     add("--clean_captions", action="store_true", help='clean captions as the references are: no . ! " ( ) * # : ; ~')
     add("--subset", metavar="FILE", help="file of video ids, one per line: score these videos only")
     add("--also_subset", metavar="FILE", help="file of video ids: score these videos, too, under `subsets`")
@@ -75,6 +79,9 @@ def main(argv: list[str] | None = None) -> None:
     results |= extra_results
     split = pathlib.Path(args.predictions).stem.removeprefix("predictions_")
     if output_dir is not None:
+        path = output_dir / f"predictions_{split}.jsonl"
+        if not path.exists() or not path.samefile(args.predictions):
+            write_prediction_lines(path, predictions)
         write_scores(output_dir, split, results, scores)
     print(format_table(results, split))
     for name, part in results.get("subsets", {}).items():

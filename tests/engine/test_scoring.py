@@ -12,6 +12,7 @@ from engine.predictions import Prediction, read_predictions, write_predictions
 from engine.scoring import format_table, score_predictions
 from metrics.__main__ import main
 from metrics.baselines import BASELINES
+from report.__main__ import main as report_main
 from tests.helpers.documents import read_document
 
 
@@ -161,6 +162,17 @@ def run_command(mini_root, tmp_path, capsys):
         return json.loads((tmp_path / "out/results_test.json").read_text()), scores, capsys.readouterr().out
 
     return run
+
+
+def test_results_of_other_systems_have_a_report(run_command, records, mini_root, tmp_path):
+    entries = [dict(video_id=r.video_id, segments=[[1, 4.5]], caption="A red circle spins.") for r in records]
+    run_command(entries, "--clip_root", str(mini_root / "feat/vt_clipscore"))
+    copy = read_predictions(tmp_path / "out/predictions_test.jsonl")
+    assert [(p.video_id, p.segments) for p in copy] == [(entry["video_id"], [[1.0, 4.5]]) for entry in entries]
+    assert all(prediction.f_clip is not None for prediction in copy)
+    report_main([str(tmp_path / "out"), "--annotations", str(mini_root / "anno/test_videoxum.json"), "--by", "F1"])
+    page = (tmp_path / "out/report.html").read_text()
+    assert "A red circle spins." in page and "The model selected 0:01–0:05." in page
 
 
 def test_sets_of_frames_are_scored_by_f1_alone(run_command, records):
