@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data.annotations import LABEL_KINDS, LabelKind, Subset, fingerprint, load_annotations
+from data.captions import pre_caption
 from data.features import open_features, require_length
 
 
@@ -60,6 +61,7 @@ class VideoXum(Dataset[Sample]):
         subset: restrict the split to these videos; None keeps all.
     Attributes:
         records: the annotated videos.
+        subset: see above.
         num_frames: number of frames of each video, before any cut.
     Raises:
         FileNotFoundError, ValueError: invalid annotations or missing files; on reading a sample, invalid features.
@@ -81,6 +83,7 @@ class VideoXum(Dataset[Sample]):
         subset: Subset | None = None,
     ) -> None:
         self.records = load_annotations(ann_file, needs=needs, subset=subset)
+        self.subset = subset
         self.prompt = prompt
         self.max_frames = max_frames
         self.max_words = max_words
@@ -133,7 +136,8 @@ class VideoXum(Dataset[Sample]):
             stop = min(len(vision), num_frames, self.max_frames or num_frames)
             clip_vision = torch.from_numpy(vision[:stop])
         labels = record.labels if record.labels is not None else np.zeros((0, num_frames), np.uint8)
-        caption = self.prompt + next(iter(record.captions(self.max_words)), "")
+        texts = record.reference_texts
+        caption = self.prompt + (pre_caption(texts[0], self.max_words) if texts else "")
         return Sample(
             video_id=record.video_id,
             index=record.index,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from data.video.decoding import DecodeJob
 
 PROVENANCE_FILE = "extraction.json"
+# Settings that earlier versions did not record -> their value in them.
+UNRECORDED_SETTINGS = {"vit_position_antialias": True}
 
 
 class FeatureWriter:
@@ -47,7 +49,8 @@ class FeatureWriter:
                 f"{self.root}: --out: found features without provenance ({path.name}), such as released ones, expected "
                 "none: use another folder"
             )
-        if path.is_file() and (stored := read_provenance(path)) != provenance:
+        unrecorded = {name: value for name, value in UNRECORDED_SETTINGS.items() if name in provenance}
+        if path.is_file() and (stored := unrecorded | read_provenance(path)) != provenance:
             if not overwrite:
                 name = next((name for name in provenance if stored.get(name) != provenance[name]), "settings")
                 raise ValueError(

@@ -62,7 +62,6 @@ class Evaluator:
             split: open_split(config, context, split, clip_root=clip_root, clip_width=clip_width)
             for split in config.splits
         }
-        self.subset = read_subset(config.subset) if config.subset else None
         self.also_subset = read_subset(config.also_subset) if config.also_subset else None
         if self.also_subset is not None:  # fail now, not after training
             for split, dataset in self.datasets.items():
@@ -187,18 +186,18 @@ class Evaluator:
             raise interrupt.Interrupted(interrupt.stop_requested() or "a signal to another process")
 
     def _score(self, split: SplitName, by_index: dict[int, Prediction], origin: dict[str, Any]) -> dict[str, Any]:
-        records = self.datasets[split].records
+        dataset = self.datasets[split]
+        records = dataset.records
         assert sorted(by_index) == list(range(len(records))), "missing or unexpected videos"
         predictions = [by_index[i] for i in range(len(records))]
         write_predictions(self.config.output_dir, split, predictions, records)
-        clip_features = self.datasets[split].clip_features
-        frame_features = None if clip_features is None else clip_features.load
+        frame_features = None if dataset.clip_features is None else dataset.clip_features.load
         results, scores = score_predictions(
             predictions, records, self.baselines.get(split), frame_features=frame_features
         )
         self.baselines[split] = results["baselines"]
-        if self.subset is not None:
-            results["subset"] = describe_subset(self.subset, records)
+        if dataset.subset is not None:
+            results["subset"] = describe_subset(dataset.subset, records)
         if self.also_subset is not None:
             name = self.also_subset.name
             known = self.baselines.get(f"{split} {name}")

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from data.annotations import VideoRecord, load_annotations
-from data.feature_writer import PROVENANCE_FILE, FeatureWriter, read_provenance
+from data.feature_writer import FeatureWriter
 from data.video.decoding import DecodeJob, DecodeResult, FrameChunk, decode_videos
 from data.video.files import find_videos
 from models.frame_encoders import FrameEncoder, blip_frame_encoder, clip_frame_encoder
@@ -33,8 +33,6 @@ from utils.log import progress_bar, setup_logging
 logger = logging.getLogger(__name__)
 
 ARRAY_NAMES = {"blip": "features", "vt_clipscore": "vision"}  # folder, and encoder's name -> array in its files
-# Settings that earlier versions did not record -> their value in them.
-UNRECORDED_SETTINGS = {"vit_position_antialias": True}
 LOG_SECONDS = 60
 
 
@@ -268,21 +266,9 @@ def prepare_writers(
     }
     if context.is_main:
         for name, writer in writers.items():
-            writer.prepare(_comparable_provenance(encoders.provenance[name], writer.root), overwrite)
+            writer.prepare(encoders.provenance[name], overwrite)
     distributed.barrier()
     return writers
-
-
-def _comparable_provenance(provenance: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
-    """Omit the settings that an earlier version had at the same value but did not record in the folder."""
-    recorded = read_provenance(folder / PROVENANCE_FILE)
-    if not recorded:
-        return provenance
-    return {
-        name: value
-        for name, value in provenance.items()
-        if name in recorded or name not in UNRECORDED_SETTINGS or UNRECORDED_SETTINGS[name] != value
-    }
 
 
 def run_extraction(args: argparse.Namespace) -> int:

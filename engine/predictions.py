@@ -118,17 +118,31 @@ def read_predictions(path: str | os.PathLike) -> list[Prediction]:
 
 
 def _parse(line: str, source: str) -> Prediction:
+    entry, source = parse_video_line(line, source)
+    try:
+        return Prediction.model_validate(entry)
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{source}: {describe_first_error(error)}") from None
+
+
+def parse_video_line(line: str, source: str) -> tuple[Any, str]:
+    """Parse the JSON line of a video.
+
+    Args:
+        line: the text.
+        source: file and line, for messages.
+    Returns:
+        the JSON value, and the source with the video's id, if it has a printable one.
+    Raises:
+        ValueError: it is not JSON.
+    """
     try:
         entry = parse_json(line)
     except ValueError as error:
         raise ValueError(f"{source}: not valid JSON ({error})") from None
-    try:
-        return Prediction.model_validate(entry)
-    except pydantic.ValidationError as error:
-        video_id = entry.get("video_id") if isinstance(entry, dict) else None
-        is_named = isinstance(video_id, str) and video_id.isprintable()
-        video = f"video {video_id}: " if is_named else ""
-        raise ValueError(f"{source}: {video}{describe_first_error(error)}") from None
+    video_id = entry.get("video_id") if isinstance(entry, dict) else None
+    is_named = isinstance(video_id, str) and video_id and video_id.isprintable()
+    return entry, f"{source}: video {video_id}" if is_named else source
 
 
 def write_prediction_lines(path: str | os.PathLike, predictions: Sequence[Prediction]) -> None:

@@ -126,13 +126,13 @@ def score_predictions(
     computed: dict[str, MetricScores] = {}
     known = {name: row for name, row in (baselines or {}).items() if name in BASELINES}
     if has_labels and (first.saliency is not None or first.has_selection):
+        labels = [_build_pair_labels(*pair) for pair in pairs]
         if first.saliency is not None:
             _check_saliency(pairs, refuse_binary, source)
-            scored.append(_score_saliency(pairs))
+            scored.append(_score_saliency(pairs, labels))
         else:
-            selections, results["selected_fraction"] = _score_selections(pairs, source)
+            selections, results["selected_fraction"] = _score_selections(pairs, labels, source)
             scored.append(selections)
-        labels = [_build_pair_labels(*pair) for pair in pairs]
         computed |= _compute_baselines("keyframes", labels, known)
         if first.f_clip is not None and frame_features is not None and "F_CLIP" not in computed["random"]:
             features = (frame_features(record.video_id) for _, record in pairs)
@@ -224,7 +224,7 @@ def _check_saliency(pairs: MatchedPairs, refuse_binary: bool, source: str) -> No
         budget, count = frame_budget(len(saliency)), int(select_top_frames(saliency).sum())
         if set(prediction.saliency) == {0, 1} and saliency.sum() <= budget:
             binary.append(prediction.video_id)
-        elif count > MAX_TIED_FRAMES * (budget + 1):
+        elif count > MAX_TIED_FRAMES * (budget + 1) or (len(saliency) > 1 and np.ptp(saliency) == 0):
             tied.append((prediction.video_id, count / len(saliency)))
     if binary:
         text = (
@@ -247,22 +247,21 @@ def _check_saliency(pairs: MatchedPairs, refuse_binary: bool, source: str) -> No
         )
 
 
-def _score_saliency(pairs: MatchedPairs) -> SplitScores:
-    per_video = [keyframe_scores(np.array(p.saliency), _build_pair_labels(p, record)) for p, record in pairs]
+def _score_saliency(pairs: MatchedPairs, labels: Sequence[AnnotatorLabels]) -> SplitScores:
+    per_video = [keyframe_scores(np.array(prediction.saliency), video) for (prediction, _), video in zip(pairs, labels)]
     return average(per_video), per_video
 
 
-def _score_selections(pairs: MatchedPairs, source: str) -> tuple[SplitScores, float]:
+def _score_selections(pairs: MatchedPairs, labels: Sequence[AnnotatorLabels], source: str) -> tuple[SplitScores, float]:
     """Score predicted sets of frames; returns the scores, and the mean fraction of the frames that is selected."""
     per_video: list[MetricScores] = []
     fractions: list[float] = []
     outside: list[str] = []
-    for prediction, record in pairs:
-        labels = build_labels(record)
-        selected, is_cut = prediction.select_frames(labels.keyframes.shape[1])
+    for (prediction, _), video in zip(pairs, labels):
+        selected, is_cut = prediction.select_frames(video.keyframes.shape[1])
         outside += [prediction.video_id] * is_cut
         fractions.append(float(selected.mean()))
-        scores = score_selections(selected[None].astype(np.float64), labels)
+        scores = score_selections(selected[None].astype(np.float64), video)
         per_video.append({name: float(values[0]) for name, values in scores.items()})
     if outside:
         logger.warning(

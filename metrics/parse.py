@@ -25,6 +25,7 @@ from typing import Annotated, Any
 
 import pydantic
 
+from engine.predictions import parse_video_line
 from utils.command_line import OneLineParser
 from utils.files import atomic_write, make_folder, parse_json, read_text
 from utils.log import run_main
@@ -155,15 +156,9 @@ def read_answers(path: str | os.PathLike) -> dict[int, Answer]:
 
 
 def _parse_line(line: str, source: str) -> Answer:
-    try:
-        entry = parse_json(line)
-    except ValueError as error:
-        raise ValueError(f"{source}: not valid JSON ({error})") from None
+    entry, source = parse_video_line(line, source)
     unknown = ""
     if isinstance(entry, dict):
-        video_id = entry.get("video_id")
-        if isinstance(video_id, str) and video_id and video_id.isprintable():
-            source = f"{source}: video {video_id}"
         fields = [field for field in entry if field not in Answer.model_fields]
         unknown = "".join(f"; {printable(f)}: unknown field{suggest_name(f, Answer.model_fields)}" for f in fields)
     try:

@@ -265,8 +265,8 @@ def test_antialiasing_of_position_table(flags, tmp_path):
     note.write_text(json.dumps(earlier))
     before = path.stat().st_mtime_ns
     extract_features.main([*argv, "--vit_position_antialias", "true"])
-    assert path.stat().st_mtime_ns == before and json.loads(note.read_text()) == earlier
-    with pytest.raises(ValueError, match=r"extraction.json: vit_position_antialias: found None, expected False: "):
+    assert path.stat().st_mtime_ns == before and json.loads(note.read_text()) == recorded
+    with pytest.raises(ValueError, match=r"extraction.json: vit_position_antialias: found True, expected False: "):
         extract_features.main(off)
     extract_features.main([*off, "--overwrite"])
     assert json.loads(note.read_text())["vit_position_antialias"] is False

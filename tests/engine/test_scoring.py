@@ -260,6 +260,9 @@ def test_saliency_of_0_and_1_is_refused_by_the_command(run_command, predictions,
     run_command(predictions)
     expected = f"video {records[3].video_id}: saliency: found equal values, so that F1 selects 100% of the frames"
     assert f"{expected}; likewise in 1 of 7 videos" in caplog.text
+    short = dataclasses.replace(records[0], vsum_onehot=records[0].vsum_onehot[:, :2])
+    score_predictions([Prediction(video_id=short.video_id, saliency=[0.3, 0.3])], [short])
+    assert f"video {short.video_id}: saliency: found equal values" in caplog.text  # two frames
     caplog.clear()
     predictions[3]["saliency"] = [0.9, 0.8] + [-1.0] * (T - 2)  # fewer frames are ranked than F1 selects
     run_command(predictions)
