@@ -146,6 +146,7 @@ def _read_summe_video(path: pathlib.Path) -> BenchmarkVideo:
             arrays.require(field in fields, f"{context}: {field}", "nothing", "an array of numbers")
         n = arrays.check_count(fields["nFrames"], f"{context}: nFrames")
         selected = arrays.check_numbers(fields["user_score"], f"{context}: user_score", (n, None)).T > 0  # (R, n)
+        arrays.require(len(selected) > 1, f"{context}: user_score", "1 annotator", "at least 2")
         return BenchmarkVideo(
             arrays.require_name(path.stem, context),
             n,
@@ -161,7 +162,6 @@ def _duration(array: np.ndarray, context: str, n: int) -> float:
 def check_selections(array: np.ndarray, context: str, n: int) -> np.ndarray:
     """Check the annotators' selections and return them as (R, n) uint8."""
     arrays.check_numbers(array, context, (None, n))
-    arrays.require(len(array) > 1, context, "1 annotator", "at least 2")
     arrays.require(np.isin(array, (0, 1)).all(), context, "other values", "0 and 1")
     return array.astype(np.uint8)
 

@@ -152,14 +152,14 @@ def score_annotators(reference: Reference) -> dict[str, float]:
     """Score the annotators of one video against each other by the metrics of `score_frames`.
 
     τ and ρ are averaged over all pairs of annotators; for `_mean`, each annotator is correlated with the mean of the
-    others; F1 compares each annotator's summary with those of the others.
+    others; F1 compares each annotator's summary with those of the others. {} for a single annotator.
     """
     result: dict[str, float] = {}
     summaries = reference.user_summary
-    if summaries is not None:
+    if summaries is not None and len(summaries) > 1:
         table = without_diagonal(binary_f1(summaries.astype(np.float64), summaries))  # (R, R - 1)
         result["F1"] = float(np.mean([reference.reduce(row) for row in table]))
-    if reference.user_values is not None:
+    if reference.user_values is not None and len(reference.user_values) > 1:
         values = reference.user_values
         first, second = np.triu_indices(len(values), 1)
         result |= _mean_correlations(values[first], values[second])

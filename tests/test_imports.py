@@ -117,7 +117,7 @@ WITHOUT_TORCH = [
     *[[script, "--help"] for script in sorted(SCRIPTS)],
     *[[script, "--no_such_flag"] for script in sorted(SCRIPTS)],
     *[["-m", module, "--help"] for module in ("data.download", "data.check", "data.pack", "metrics", "report")],
-    ["-m", "metrics.parse", "--help"],
+    *[["-m", module, "--help"] for module in ("metrics.parse", "engine.export_h5")],
     *[["-m", module, "--help"] for module in ("report.compare", "report.card", "models.weights", "utils.download")],
 ]
 
