@@ -5,6 +5,10 @@
 
     OUT/blip/{video_id}.npz           features (T, 768 or 1024)
     OUT/vt_clipscore/{video_id}.npz   vision (T, 512), with annotations also text (1, 512)
+
+Other encoders: --encoder timm:vit_base_patch16_dinov3.lvd1689m open_clip:ViT-B-16-SigLIP2=siglip2
+
+    OUT/siglip2/{video_id}.npz        features (T, D), with annotations and a text encoder also text (1, D)
 """
 
 import argparse
@@ -13,20 +17,31 @@ from collections.abc import Sequence
 
 from utils.command_line import OneLineParser, parse_bool
 from utils.device_names import check_device_name
+from utils.encoder_names import BLIP_WEIGHTS, NAME_FORMS, VT_CLIP_WEIGHTS, EncoderName
 from utils.log import run_main
 from utils.precision import PRECISION_NAMES, canonical_precision
-
-BLIP = "outputs/blip/model_base_capfilt_large.pth"
-VT_CLIP = "outputs/vt_clipscore/vt_clip.pth"
+from utils.text import is_file_name
 
 
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = parser.add_argument
     add("--videos", nargs="+", required=True, metavar="PATH", help="folder, .txt list of paths, or video files")
-    add("--out", required=True, help="output folder, with subfolders blip/ and vt_clipscore/")
-    add("--blip", help=f"checkpoint (path or URL) with BLIP's image encoder; '': no BLIP features ({BLIP})")
-    add("--vt_clip", help=f"VT-CLIP or CLIP: file, URL or name on open_clip's hub; '': no such features ({VT_CLIP})")
+    add("--out", required=True, help="output folder, with a subfolder per encoder: blip/, vt_clipscore/, ...")
+    add("--blip", help=f"checkpoint (path or URL) with BLIP's image encoder; '': no BLIP features ({BLIP_WEIGHTS})")
+    add(
+        "--vt_clip",
+        help=f"VT-CLIP or CLIP: file, URL or name on open_clip's hub; '': no such features ({VT_CLIP_WEIGHTS})",
+    )
+    add(
+        "--encoder",
+        nargs="+",
+        type=_encoder,
+        default=[],
+        metavar="NAME[=FOLDER]",
+        help=f"encoders, in place of the defaults of --blip and --vt_clip, and subfolders of OUT: {NAME_FORMS}",
+    )
+    add("--text_tokenizer", default="", metavar="FOLDER", help="tokenizer of open_clip models that use one of the hub")
     add("--annotations", nargs="+", default=[], metavar="FILE", help="annotation files: numbers of frames, captions")
     add("--image_size", type=int, default=224, help="side of BLIP's frames in pixels (%(default)s)")
     add(
@@ -41,7 +56,6 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--num_workers", type=int, help="decoding processes per process (default: its share of the cores)")
     add("--device", type=_device, default="auto", help="auto, cpu, cuda, or cuda:N for one process (%(default)s)")
     add("--overwrite", action="store_true", help="replace existing features, and remove those of other settings")
-    parser.set_defaults(default_blip=BLIP, default_vt_clip=VT_CLIP)
     args = parser.parse_args(argv)
     for name, least in dict(image_size=1, batch_size=1, num_workers=0).items():
         value = getattr(args, name)
@@ -55,6 +69,18 @@ def _device(text: str) -> str:
         return check_device_name(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _encoder(text: str) -> tuple[EncoderName, str]:
+    """Parse NAME[=FOLDER]: the name, and the folder or its default. Names may have `=` in a URL or path."""
+    name, separator, folder = text.rpartition("=")
+    try:
+        if separator and is_file_name(folder) and not folder.endswith((".pth", ".safetensors")):
+            return EncoderName.parse(name), folder
+        encoder = EncoderName.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return encoder, encoder.folder
 
 
 def main(argv: Sequence[str] | None = None) -> None:

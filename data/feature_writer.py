@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from data.video.decoding import DecodeJob
 
 PROVENANCE_FILE = "extraction.json"
+# Entries of the provenance that earlier versions did not record; the hash of the weights identifies the encoder, too.
+UNRECORDED = ("encoder", "transform")
 # Settings that earlier versions did not record -> their value in them.
 UNRECORDED_SETTINGS = {"vit_position_antialias": True}
+NOT_COMPARED = ("name",)  # with the path of the weights
 
 
 class FeatureWriter:
@@ -49,12 +52,15 @@ class FeatureWriter:
                 f"{self.root}: --out: found features without provenance ({path.name}), such as released ones, expected "
                 "none: use another folder"
             )
-        unrecorded = {name: value for name, value in UNRECORDED_SETTINGS.items() if name in provenance}
-        if path.is_file() and (stored := unrecorded | read_provenance(path)) != provenance:
+        unrecorded = {name: provenance[name] for name in UNRECORDED if name in provenance}
+        unrecorded |= {name: value for name, value in UNRECORDED_SETTINGS.items() if name in provenance}
+        stored = unrecorded | read_provenance(path) if path.is_file() else provenance
+        different = [name for name in provenance if stored.get(name) != provenance[name] and name not in NOT_COMPARED]
+        if different:
             if not overwrite:
-                name = next((name for name in provenance if stored.get(name) != provenance[name]), "settings")
+                name = different[0]
                 raise ValueError(
-                    f"{path}: {name}: found {stored.get(name)}, expected {provenance.get(name)}: these features were "
+                    f"{path}: {name}: found {stored.get(name)}, expected {provenance[name]}: these features were "
                     "extracted with other settings; --overwrite replaces them, another --out keeps both"
                 )
             for features in self.root.glob("*.npz"):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 PACKED_FORMAT = "packed features 2"
+# Array -> array that is read in its place if a file does not have it: VT-CLIPScore and F_CLIP may be of any encoder.
+SUBSTITUTES = {"vision": "features"}
 
 
 def open_features(
@@ -29,7 +31,7 @@ def open_features(
     Args:
         root: folder.
         video_ids: the videos needed.
-        field: array in the files, `features` of the frame encoder or `vision` of VT-CLIP.
+        field: array in the files: `features` of the frame encoder, or `vision` of VT-CLIP (else `features`).
         width: D, columns expected; None takes any.
         description: name of the features, for messages.
     Raises:
@@ -136,9 +138,9 @@ class PackedFeatures:
                 tensors = {video_id: file.get_tensor(video_id) for video_id in video_ids}
         except (safetensors.SafetensorError, OSError) as error:
             raise ValueError(f"{context}: damaged ({error}); pack the features again") from None
-        for name, expected in (("format", PACKED_FORMAT), ("field", self.field)):
-            if metadata.get(name) != expected:
-                raise ValueError(f"{context}: {name}: found {metadata.get(name)!r}, expected {expected!r}")
+        for name, expected in (("format", (PACKED_FORMAT,)), ("field", _accepted_names(self.field))):
+            if metadata.get(name) not in expected:
+                raise ValueError(f"{context}: {name}: found {metadata.get(name)!r}, expected {expected[0]!r}")
         for video_id, tensor in tensors.items():
             if video_id in self.videos:
                 raise ValueError(f"{context}: video {video_id}: found in {self.path(video_id)} too")
@@ -208,8 +210,9 @@ def load_features(root: str | os.PathLike, video_id: str, field: str, width: int
     try:
         with zipfile.ZipFile(path) as archive:
             names, array = archive.namelist(), None
-            if f"{field}.npy" in names:  # `read` verifies the checksum
-                array = np.load(io.BytesIO(archive.read(f"{field}.npy")), allow_pickle=False)
+            member = _find_member(field, names)
+            if member:  # `read` verifies the checksum
+                array = np.load(io.BytesIO(archive.read(member)), allow_pickle=False)
     except FileNotFoundError:
         raise FileNotFoundError(f"{context}: no such file") from None
     except Exception as error:  # damaged bytes raise nearly anything in zipfile and NumPy's header parser
@@ -264,8 +267,33 @@ def read_shape(path: str | os.PathLike, name: str) -> tuple[int, ...]:
     Raises:
         Exception: of nearly any type, if the file is missing or damaged or has no such array.
     """
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+    with zipfile.ZipFile(path) as archive, archive.open(_find_member(name, archive.namelist())) as member:
         is_first = np.lib.format.read_magic(member) == (1, 0)
         read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
         shape, _, _ = read(member)
     return shape
+
+
+def read_width(root: str | os.PathLike) -> int:
+    """Read the width of the first file of a folder of frame features, by name, or of its packed features.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder has no features, or the file is damaged.
+    """
+    if is_packed(root):
+        packed = PackedFeatures(root, "features")
+        return packed.shape(min(packed.videos))[1]
+    names = [path.stem for path in pathlib.Path(root).glob("*.npz") if not path.name.startswith(".")]
+    if not names:
+        raise FileNotFoundError(f"{root}: frame features: found no .npz file, expected one per video")
+    return NpzFeatures(root, "features").shape(min(names))[1]
+
+
+def _accepted_names(field: str) -> tuple[str, ...]:
+    """Names of the arrays that are read for a field, in order of preference."""
+    return (field, SUBSTITUTES[field]) if field in SUBSTITUTES else (field,)
+
+
+def _find_member(field: str, names: list[str]) -> str:
+    """Name of an array's member of an `.npz` archive; "" if it has none."""
+    return next((f"{name}.npy" for name in _accepted_names(field) if f"{name}.npy" in names), "")

@@ -4,8 +4,8 @@ Axes: n frames of a chunk, T frames of a video at 1 fps, D feature width.
 """
 
 import argparse
-import dataclasses
 import datetime
+import functools
 import json
 import logging
 import os
@@ -21,31 +21,51 @@ from data.annotations import VideoRecord, load_annotations
 from data.feature_writer import FeatureWriter
 from data.video.decoding import DecodeJob, DecodeResult, FrameChunk, decode_videos
 from data.video.files import find_videos
-from models.frame_encoders import FrameEncoder, blip_frame_encoder, clip_frame_encoder
-from models.vt_clip import VTClip, list_hub_clips, load_clip
-from models.weights import hash_weights
+from models.frame_encoders import EncoderOptions, FrameEncoder, load_frame_encoder
+from models.vt_clip import list_hub_clips
 from utils import distributed, interrupt
 from utils.distributed import DistContext
 from utils.download import is_url
+from utils.encoder_names import DEFAULT_FOLDERS, DEFAULT_WEIGHTS, EncoderName
 from utils.files import make_folder
 from utils.log import progress_bar, setup_logging
 
 logger = logging.getLogger(__name__)
 
-ARRAY_NAMES = {"blip": "features", "vt_clipscore": "vision"}  # folder, and encoder's name -> array in its files
 LOG_SECONDS = 60
+ARRAY_NAMES = {"vt_clipscore": "vision"}  # folder -> array of its frame features, if it is not `features`
 
 
-def find_checkpoint(flag: str, source: str | None, default: str) -> str:
-    """Path, URL or name of an encoder's checkpoint, or "" if there is none to use.
+def name_encoders(args: argparse.Namespace) -> dict[str, EncoderName]:
+    """List the encoders that the arguments name, or whose default checkpoints exist.
 
     Args:
-        flag: `--blip` or `--vt_clip`.
-        source: its value; None if it was not given.
-        default: checkpoint to use if the flag was not given and this file exists.
+        args: parsed arguments of `extract_features.py`.
+    Returns:
+        Folder of the features -> name of the encoder.
     Raises:
         FileNotFoundError: a requested checkpoint is missing.
+        ValueError: there is no encoder, or two have the same folder.
     """
+    names: dict[str, EncoderName] = {}
+    for flag, library, source in (("--blip", "blip", args.blip), ("--vt_clip", "vt_clip", args.vt_clip)):
+        is_default = source is None and not args.encoder
+        weights = _find_checkpoint(flag, source, DEFAULT_WEIGHTS[library] if is_default else "")
+        if weights:
+            names[DEFAULT_FOLDERS[library]] = EncoderName(library, weights=weights)
+    for name, folder in args.encoder:
+        if folder in names:
+            raise ValueError(
+                f"--encoder: {name}: found the folder {folder} of {names[folder]}, expected another: {name}=FOLDER"
+            )
+        names[folder] = name
+    if not names:
+        raise ValueError("--encoder, --blip, --vt_clip: found no encoder, expected at least one")
+    return names
+
+
+def _find_checkpoint(flag: str, source: str | None, default: str) -> str:
+    """Path, URL or name of the checkpoint of `--blip` or `--vt_clip`, or "" if there is none to use."""
     path = default if source is None else source
     is_name = flag == "--vt_clip" and path in list_hub_clips()
     if not path or is_name or is_url(path) or pathlib.Path(path).is_file():
@@ -122,63 +142,28 @@ def count_default_workers() -> int:
     return max(1, cores - 1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Encoders:
-    """The encoders of an extraction.
-
-    Attributes:
-        frame_encoders: encoder's name -> encoder.
-        clip: VT-CLIP, or None.
-        provenance: encoder's name -> provenance of its features.
-    """
-
-    frame_encoders: dict[str, FrameEncoder]
-    clip: VTClip | None
-    provenance: dict[str, dict[str, Any]]
-
-    @torch.inference_mode()
-    def encode_caption(self, caption: str) -> np.ndarray:
-        """Encode a caption by VT-CLIP: (1, C) float32."""
-        assert self.clip is not None, "captions are encoded with VT-CLIP only"
-        return self.clip.encode_text([caption]).float().cpu().numpy()
-
-
-def load_encoders(args: argparse.Namespace, context: DistContext) -> Encoders:
-    """Load the encoders that the arguments name, or whose default checkpoints exist.
+def load_encoders(args: argparse.Namespace, context: DistContext) -> dict[str, FrameEncoder]:
+    """Load the encoders of `name_encoders`, on the device of this process.
 
     Args:
         args: parsed arguments of `extract_features.py`.
         context: rank, world size and device of this process.
+    Returns:
+        Folder of the features -> encoder.
     Raises:
         FileNotFoundError, ValueError: a checkpoint is missing or invalid.
     """
-    blip = find_checkpoint("--blip", args.blip, args.default_blip)
-    clip_source = find_checkpoint("--vt_clip", args.vt_clip, args.default_vt_clip)
-    if not blip and not clip_source:
-        raise ValueError("--blip, --vt_clip: found no checkpoint, expected at least one of the two")
-    frame_encoders: dict[str, FrameEncoder] = {}
-    sha256: dict[str, str] = {}
-    clip = None
+    names = name_encoders(args)
+    options = EncoderOptions(
+        args.precision,
+        image_size=args.image_size,
+        position_antialias=args.vit_position_antialias,
+        with_text=bool(args.annotations),
+        text_tokenizer=args.text_tokenizer,
+    )
     with distributed.local_main_first(context):
-        if blip:
-            frame_encoders["blip"] = blip_frame_encoder(
-                blip, args.image_size, args.precision, position_antialias=args.vit_position_antialias
-            )
-            sha256["blip"] = hash_weights(frame_encoders["blip"].image_encoder)
-        if clip_source:
-            clip = load_clip(clip_source)
-            frame_encoders["vt_clipscore"] = clip_frame_encoder(clip, args.precision)
-            sha256["vt_clipscore"] = hash_weights(clip.clip)
-            clip.to(context.device)
-    antialias = {"blip": dict(vit_position_antialias=args.vit_position_antialias)}
-    provenance = {
-        name: dict(image_size=encoder.transform.size)
-        | antialias.get(name, {})  # before the hash of the resampled table, as the first difference is reported
-        | dict(precision=args.precision, weights_sha256=sha256[name])
-        for name, encoder in frame_encoders.items()
-    }
-    on_device = {name: encoder.to(context.device) for name, encoder in frame_encoders.items()}
-    return Encoders(on_device, clip, provenance)
+        encoders = {folder: load_frame_encoder(name, options) for folder, name in names.items()}
+    return {folder: encoder.to(context.device) for folder, encoder in encoders.items()}
 
 
 def extract(
@@ -187,7 +172,6 @@ def extract(
     writers: Mapping[str, FeatureWriter],
     failures: FailureLog,
     *,
-    encode_text: Callable[[str], np.ndarray],
     chunk: int,
     workers: int,
     context: DistContext,
@@ -199,7 +183,6 @@ def extract(
         encoders: encoder's name -> encoder.
         writers: encoder's name -> writer.
         failures: records the videos that cannot be extracted.
-        encode_text: caption -> (1, C) float32.
         chunk, workers: see `encode_videos`.
         context: rank, world size and device of this process.
     Returns:
@@ -217,7 +200,7 @@ def extract(
                 T = max(map(len, features.values()))
                 _warn_if_short(result, T)
                 for name, rows in features.items():
-                    writers[name].write(result.job.video_id, rows, encode_text)
+                    writers[name].write(result.job.video_id, rows, functools.partial(_encode_caption, encoders[name]))
                 videos, frames = videos + 1, frames + T
             now = time.monotonic()
             speed = f"{frames / (now - start):.1f} frames/s"
@@ -227,6 +210,11 @@ def extract(
                 logger.info("%d of %d videos, %s", videos + failures.count, len(jobs), speed)
                 logged = now
     return videos, frames
+
+
+def _encode_caption(encoder: FrameEncoder, caption: str) -> np.ndarray:
+    """Encode a caption: (1, C) float32."""
+    return encoder.encode_text([caption]).cpu().numpy()
 
 
 def _describe_non_finite(job: DecodeJob, features: Iterable[np.ndarray]) -> str | None:
@@ -249,9 +237,9 @@ def _warn_if_short(result: DecodeResult, T: int) -> None:
 
 def prepare_writers(
     root: pathlib.Path,
-    encoders: Encoders,
+    encoders: Mapping[str, FrameEncoder],
     records: Mapping[str, VideoRecord],
-    overwrite: bool,
+    args: argparse.Namespace,
     context: DistContext,
 ) -> dict[str, FeatureWriter]:
     """Build the writer of each encoder's features; the first process prepares their folders.
@@ -261,14 +249,24 @@ def prepare_writers(
     """
     captions = {video_id: record.captions()[0] for video_id, record in records.items() if record.reference_texts}
     writers = {
-        name: FeatureWriter(root / name, ARRAY_NAMES[name], captions if name == "vt_clipscore" else {})
-        for name in encoders.frame_encoders
+        folder: FeatureWriter(
+            root / folder, ARRAY_NAMES.get(folder, "features"), {} if encoder.text_encoder is None else captions
+        )
+        for folder, encoder in encoders.items()
     }
     if context.is_main:
-        for name, writer in writers.items():
-            writer.prepare(encoders.provenance[name], overwrite)
+        for folder, writer in writers.items():
+            writer.prepare(_provenance(encoders[folder], args), args.overwrite)
     distributed.barrier()
     return writers
+
+
+def _provenance(encoder: FrameEncoder, args: argparse.Namespace) -> dict[str, Any]:
+    """Provenance of an encoder's features. The hash is last: the first difference between two is reported."""
+    provenance = encoder.describe() | dict(precision=args.precision)
+    if encoder.architecture == "blip":
+        provenance["vit_position_antialias"] = args.vit_position_antialias
+    return provenance | dict(weights_sha256=provenance.pop("weights_sha256"))
 
 
 def run_extraction(args: argparse.Namespace) -> int:
@@ -294,16 +292,15 @@ def run_extraction(args: argparse.Namespace) -> int:
     failures = FailureLog(root / "failures.jsonl")
     if context.is_main:
         failures.path.unlink(missing_ok=True)
-    writers = prepare_writers(root, encoders, records, args.overwrite, context)
+    writers = prepare_writers(root, encoders, records, args, context)
     jobs = make_jobs(videos, records)[context.rank :: context.world_size]
     todo = [job for job in jobs if args.overwrite or not all(w.is_complete(job) for w in writers.values())]
     start = time.monotonic()
     written = extract(
         todo,
-        encoders.frame_encoders,
+        encoders,
         writers,
         failures,
-        encode_text=encoders.encode_caption,
         chunk=args.batch_size,
         workers=count_default_workers() if args.num_workers is None else args.num_workers,
         context=context,

@@ -1,19 +1,36 @@
-"""Frame encoders: decoded frames -> features, by an image encoder with its normalization and precision.
+"""Frame encoders by name: decoded frames -> features, by an image encoder with its preprocessing and precision.
 
-Axes: n frames, S image side, D feature width.
+Axes: n frames, N texts, S image side, D feature width.
 """
 
+import dataclasses
+import functools
+import logging
 import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
 from torch import nn
 
 from models.blip_vit import load_blip_vit
-from models.vt_clip import VTClip
+from models.vt_clip import VTClip, load_clip
+from models.weights import describe_mismatches, extract_state_dict, hash_weights, read_checkpoint
 from utils.device import autocast
+from utils.download import is_url, resolve_file
+from utils.encoder_names import NAME_FORMS, EncoderName
 from utils.frame_transform import FrameTransform
 from utils.precision import PrecisionName
+from utils.validation import suggest_name
+
+if TYPE_CHECKING:
+    import open_clip
+
+logger = logging.getLogger(__name__)
+
+EncodeTexts = Callable[[Sequence[str]], torch.Tensor]  # N texts -> (N, D), not normalized
 
 
 def normalize(pixels: torch.Tensor, transform: FrameTransform) -> torch.Tensor:
@@ -23,21 +40,51 @@ def normalize(pixels: torch.Tensor, transform: FrameTransform) -> torch.Tensor:
 
 
 class FrameEncoder(nn.Module):
-    """An image encoder whose input is decoded frames.
+    """An image encoder whose input is decoded frames, and the text encoder of the same model, if it has one.
 
     Args:
         image_encoder: (N, 3, S, S) normalized pixels -> (N, D).
         transform: preprocessing of the frames.
-        precision: autocast precision.
+        precision: autocast precision of the image encoder.
+        name: its name; None for an encoder without one.
+        architecture: `library:architecture`, which identifies the encoder together with its weights.
+        model: the module that the weights' hash is of; None is `image_encoder`.
+        text_encoder: N texts -> (N, D); None without one.
     """
 
-    def __init__(self, image_encoder: nn.Module, transform: FrameTransform, precision: PrecisionName = "fp32") -> None:
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        transform: FrameTransform,
+        precision: PrecisionName = "fp32",
+        *,
+        name: EncoderName | None = None,
+        architecture: str = "",
+        model: nn.Module | None = None,
+        text_encoder: EncodeTexts | None = None,
+    ) -> None:
         super().__init__()
         self.image_encoder = image_encoder
         self.transform = transform
         self.precision = precision
+        self.name = name
+        self.architecture = architecture
+        self.model = image_encoder if model is None else model
+        self.text_encoder = text_encoder
         self.device_anchor: torch.Tensor  # on the module's device
         self.register_buffer("device_anchor", torch.empty(0), persistent=False)
+
+    @functools.cached_property
+    def width(self) -> int:
+        """D, columns of the features.
+
+        Raises:
+            ValueError: the image encoder's output is not one vector per image.
+        """
+        features = self(np.zeros((1, self.transform.size, self.transform.size, 3), np.uint8))
+        if features.ndim != 2:
+            raise ValueError(f"{self.name}: encoder: found output {tuple(features.shape)}, expected (1, width), pooled")
+        return features.shape[1]
 
     @torch.inference_mode()
     def forward(self, pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -46,6 +93,62 @@ class FrameEncoder(nn.Module):
         images = normalize(torch.as_tensor(pixels).to(device, non_blocking=True), self.transform)
         with autocast(self.precision, device):
             return self.image_encoder(images).float()
+
+    @torch.inference_mode()
+    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+        """Encode N texts: (N, D) float32, not normalized; only with a text encoder."""
+        assert self.text_encoder is not None, f"{self.name} has no text encoder"
+        return self.text_encoder(texts).float()
+
+    def describe(self) -> dict[str, Any]:
+        """Describe the encoder in plain values: name, architecture, preprocessing, SHA-256 of the weights."""
+        return dict(
+            name=str(self.name),
+            encoder=self.architecture,
+            image_size=self.transform.size,
+            transform=self.transform.as_dict(),
+            weights_sha256=hash_weights(self.model),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderOptions:
+    """Options of frame encoders.
+
+    Attributes:
+        precision: autocast precision.
+        image_size: S of BLIP's image encoder; the others have that of their data configuration.
+        position_antialias: see `load_blip_vit`.
+        with_text: load the text encoder as well, if the model has one.
+        text_tokenizer: folder of the text encoder's tokenizer; "" is the library's, which may need the hub.
+    """
+
+    precision: PrecisionName = "fp32"
+    image_size: int = 224
+    position_antialias: bool = True
+    with_text: bool = False
+    text_tokenizer: str = ""
+
+
+def load_frame_encoder(name: str | EncoderName, options: EncoderOptions | None = None) -> FrameEncoder:
+    """Load a frame encoder.
+
+    Args:
+        name: `blip[:PATH_OR_URL]`, `vt_clip[:PATH_OR_URL]`, `timm:MODEL[@WEIGHTS]`, `open_clip:MODEL[@TAG_OR_PATH]` or
+            `transformers:MODEL_OR_FOLDER`. WEIGHTS is a file (safetensors or .pth) or a tag on the library's hub;
+            without it, the library's default weights.
+        options: None is `EncoderOptions()`.
+    Returns:
+        The encoder in evaluation mode, float32, on the CPU, with the preprocessing of the library's data configuration.
+    Raises:
+        ValueError: unknown library or model, or weights that do not fit.
+        FileNotFoundError: weights are missing, or the hub is not available.
+    """
+    name = EncoderName.parse(name) if isinstance(name, str) else name
+    if name.library not in FRAME_ENCODERS:
+        hint = suggest_name(name.library, FRAME_ENCODERS)
+        raise ValueError(f"encoder: found {str(name)!r}, expected {NAME_FORMS}{hint}")
+    return FRAME_ENCODERS[name.library](name, options or EncoderOptions()).eval()
 
 
 def blip_frame_encoder(
@@ -56,10 +159,289 @@ def blip_frame_encoder(
     position_antialias: bool = True,
 ) -> FrameEncoder:
     """Load BLIP's image encoder, for whole frames resized to a square; see `load_blip_vit`."""
-    vit = load_blip_vit(path, image_size, position_antialias=position_antialias)
-    return FrameEncoder(vit, FrameTransform(image_size), precision).eval()
+    options = EncoderOptions(precision, image_size, position_antialias)
+    return _load_blip(EncoderName("blip", weights=str(path)), options).eval()
 
 
-def clip_frame_encoder(clip: VTClip, precision: PrecisionName = "fp32") -> FrameEncoder:
-    """Wrap VT-CLIP's image tower, for the center of frames at its image size."""
-    return FrameEncoder(clip.clip.visual, FrameTransform(clip.image_size, crop=True), precision).eval()
+def clip_frame_encoder(
+    clip: VTClip, precision: PrecisionName = "fp32", *, name: EncoderName | None = None
+) -> FrameEncoder:
+    """Wrap VT-CLIP's towers; the image tower encodes the center of frames at its image size."""
+    transform = FrameTransform(clip.image_size, crop=True)
+    return FrameEncoder(
+        clip.clip.visual,
+        transform,
+        precision,
+        name=name,
+        architecture="vt_clip",
+        model=clip.clip,
+        text_encoder=clip.encode_text,
+    ).eval()
+
+
+def _load_blip(name: EncoderName, options: EncoderOptions) -> FrameEncoder:
+    vit = load_blip_vit(name.weights, options.image_size, position_antialias=options.position_antialias)
+    return FrameEncoder(vit, FrameTransform(options.image_size), options.precision, name=name, architecture="blip")
+
+
+def _load_vt_clip(name: EncoderName, options: EncoderOptions) -> FrameEncoder:
+    return clip_frame_encoder(load_clip(name.weights), options.precision, name=name)
+
+
+def _load_timm(name: EncoderName, options: EncoderOptions) -> FrameEncoder:
+    """Load a model of timm without its classifier, with the preprocessing of `timm.data`."""
+    import timm
+    import timm.data
+
+    path = _find_weights_file(name)
+    model_name = f"{name.model}.{name.weights}" if name.weights and path is None else name.model
+    if not timm.is_model(model_name) and not model_name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        _raise_unknown_model(name, timm.list_models() + timm.list_pretrained())
+    try:
+        model = timm.create_model(model_name, pretrained=path is None, num_classes=0)
+    except Exception as error:  # of timm, the hub's client or its HTTP library
+        raise _cannot_load(name, error) from None
+    if path is not None:
+        _load_timm_weights(model, name.model, path)
+    config = timm.data.resolve_model_data_config(model)
+    _, height, width = config["input_size"]
+    _require_supported(name, "crop_mode", config["crop_mode"], ("center", "squash"))
+    _require_square(name, (height, width))
+    transform = FrameTransform(
+        size=height,
+        crop=config["crop_mode"] == "center",
+        interpolation=config["interpolation"],
+        mean=config["mean"],
+        std=config["std"],
+        resize_size=int(height / config["crop_pct"]),
+    )
+    return FrameEncoder(model, transform, options.precision, name=name, architecture=f"timm:{name.model}")
+
+
+def _load_timm_weights(model: nn.Module, model_name: str, path: str | os.PathLike) -> None:
+    """Load a file in timm's layout; its classifier, which the model does not have, is ignored."""
+    state = extract_state_dict(read_checkpoint(path), path)
+    classifier = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    prefixes = tuple(f"{part}." for part in ((classifier,) if isinstance(classifier, str) else classifier))
+    expected = model.state_dict()
+    state = {key: value for key, value in state.items() if key in expected or not key.startswith(prefixes)}
+    mismatches = describe_mismatches(state, expected, set(expected))
+    if mismatches:
+        raise ValueError(f"{path}: encoder: does not fit timm's {model_name}; {mismatches}")
+    model.load_state_dict(state)
+
+
+class _OpenClipImages(nn.Module):
+    """The image encoder of an open_clip model, not normalized."""
+
+    def __init__(self, clip: "open_clip.CLIP") -> None:
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.clip.encode_image(images)
+
+
+def _load_open_clip(name: EncoderName, options: EncoderOptions) -> FrameEncoder:
+    """Load a model of open_clip, with the preprocessing of its weights."""
+    import open_clip
+
+    path = _find_weights_file(name)
+    tags = open_clip.list_pretrained_tags_by_model(name.model)
+    weights = str(path or name.weights or (tags[0] if len(tags) == 1 else ""))
+    if not name.model.startswith(("hf-hub:", "local-dir:")):  # these name weights, too
+        if name.model not in open_clip.list_models():
+            _raise_unknown_model(name, open_clip.list_models())
+        if path is None and weights not in tags:
+            expected = f"a file or one of {', '.join(tags)}" if tags else "a file"
+            raise ValueError(f"{name}: encoder: weights: found {weights!r}, expected {expected}")
+    # A file is of one of the tags' trainings.
+    configs = [open_clip.get_pretrained_cfg(name.model, tag) for tag in (tags if path else [weights])]
+    if path is not None:
+        read_checkpoint(path)  # raises with one line
+    try:
+        clip = open_clip.create_model(
+            name.model,
+            pretrained=weights or None,
+            force_quick_gelu=all(config.get("quick_gelu", False) for config in configs) and bool(configs),
+        )
+    except Exception as error:  # of open_clip, the hub's client or its HTTP library
+        raise _cannot_load(name, error) from None
+    return FrameEncoder(
+        _OpenClipImages(clip),
+        _open_clip_transform(name, clip.visual.preprocess_cfg, configs),
+        options.precision,
+        name=name,
+        architecture=f"open_clip:{name.model}",
+        model=clip,
+        text_encoder=_open_clip_texts(name, clip, options) if options.with_text else None,
+    )
+
+
+def _open_clip_transform(
+    name: EncoderName, default: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]
+) -> FrameTransform:
+    """Convert open_clip's preprocessing.
+
+    Args:
+        name: name of the encoder.
+        default: configuration of the model.
+        configs: configurations of its weights, which take precedence if they agree.
+    """
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    variants = [{key: config[key] for key in keys if key in config} for config in configs]
+    config = dict(default)
+    if variants and all(variant == variants[0] for variant in variants):
+        config |= variants[0]
+    elif variants:
+        logger.warning("%s: its weights have different preprocessing, found a file: used the model's default", name)
+    _require_supported(name, "resize_mode", config["resize_mode"], ("shortest", "squash"))
+    height, width = (config["size"],) * 2 if isinstance(config["size"], int) else config["size"]
+    _require_square(name, (height, width))
+    return FrameTransform(
+        size=height,
+        crop=config["resize_mode"] == "shortest",
+        interpolation=config["interpolation"],
+        mean=config["mean"],
+        std=config["std"],
+    )
+
+
+def _open_clip_texts(name: EncoderName, clip: "open_clip.CLIP", options: EncoderOptions) -> EncodeTexts | None:
+    """Return the text encoder of an open_clip model; None, with a warning, if its tokenizer is not available."""
+    import open_clip
+
+    config = (open_clip.get_model_config(name.model) or {}).get("text_cfg", {})
+    try:
+        if options.text_tokenizer and "hf_tokenizer_name" in config:
+            tokenizer = open_clip.HFTokenizer(
+                options.text_tokenizer,
+                context_length=config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH),
+                tokenizer_mode=config.get("tokenizer_mode"),
+                **config.get("tokenizer_kwargs", {}),
+            )
+        else:
+            tokenizer = open_clip.get_tokenizer(name.model)
+    except Exception as error:  # of transformers or the hub's client
+        if options.text_tokenizer:
+            reason = _summarize_error(error)
+            raise ValueError(f"{options.text_tokenizer}: text_tokenizer: not a tokenizer ({reason})") from None
+        logger.warning(
+            "%s: text features are omitted: the tokenizer %s is not available without the hub; "
+            "--text_tokenizer FOLDER names a local one",
+            name,
+            config.get("hf_tokenizer_name", ""),
+        )
+        return None
+
+    def encode_texts(texts: Sequence[str]) -> torch.Tensor:
+        return clip.encode_text(tokenizer(list(texts)).to(clip.logit_scale.device))
+
+    return encode_texts
+
+
+class _PooledOutput(nn.Module):
+    """The pooled output of a vision model of transformers."""
+
+    def __init__(self, vision_model: nn.Module) -> None:
+        super().__init__()
+        self.vision_model = vision_model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.vision_model(pixel_values=images).pooler_output
+
+
+def _load_transformers(name: EncoderName, options: EncoderOptions) -> FrameEncoder:
+    """Load a vision model of transformers, or the image tower of a CLIP, with its image processor's preprocessing."""
+    from transformers import AutoImageProcessor, AutoModel
+
+    try:
+        processor = AutoImageProcessor.from_pretrained(name.weights)
+        model = AutoModel.from_pretrained(name.weights, dtype=torch.float32)
+    except Exception as error:  # of transformers, the hub's client or its HTTP library
+        raise _cannot_load(name, error) from None
+    vision_model = getattr(model, "vision_model", model)
+    transform = _transformers_transform(name, processor.to_dict())
+    return FrameEncoder(
+        _PooledOutput(vision_model),
+        transform,
+        options.precision,
+        name=name,
+        architecture=f"transformers:{vision_model.config.model_type}",
+    )
+
+
+def _transformers_transform(name: EncoderName, config: Mapping[str, Any]) -> FrameTransform:
+    """Convert the settings of an image processor of transformers."""
+    from PIL import Image
+
+    size, crop_size = config["size"], config.get("crop_size") if config.get("do_center_crop") else None
+    crop = "shortest_edge" in size
+    if crop and crop_size is None:
+        raise ValueError(f"{name}: encoder: found frames of any aspect ratio (no crop_size), expected a square")
+    resized = (size["shortest_edge"],) * 2 if crop else (size["height"], size["width"])
+    cropped = resized if crop_size is None else (crop_size["height"], crop_size["width"])
+    _require_square(name, resized)
+    _require_square(name, cropped)
+    return FrameTransform(
+        size=cropped[0],
+        crop=crop,
+        interpolation=Image.Resampling(config["resample"]).name.lower(),
+        mean=tuple(config["image_mean"]),
+        std=tuple(config["image_std"]),
+        resize_size=resized[0],
+    )
+
+
+def _find_weights_file(name: EncoderName) -> pathlib.Path | None:
+    """Local path of the weights; None if they are a tag on the library's hub.
+
+    Raises:
+        FileNotFoundError: they have the form of a path, and there is no such file.
+    """
+    if is_url(name.weights):
+        return pathlib.Path(resolve_file(name.weights))
+    path = pathlib.Path(name.weights)
+    if name.weights and path.is_file():
+        return path
+    if path.parent != pathlib.Path(".") or path.suffix in (".pth", ".pt", ".bin", ".safetensors"):
+        raise FileNotFoundError(f"{name.weights}: encoder: no such file")
+    return None
+
+
+def _raise_unknown_model(name: EncoderName, known: Sequence[str]) -> NoReturn:
+    hint = suggest_name(name.model, known)
+    raise ValueError(f"encoder: found {str(name)!r}, expected a model of {name.library}{hint}")
+
+
+def _cannot_load(name: EncoderName, error: Exception) -> Exception:
+    """The error of a library as one line that names the remedy."""
+    local = f"{name.library}:FOLDER" if name.library == "transformers" else f"{name.library}:{name.model}@FILE"
+    return FileNotFoundError(
+        f"{name}: encoder: cannot be loaded ({_summarize_error(error)}); without the hub, --encoder {local} names "
+        "local weights"
+    )
+
+
+def _summarize_error(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _require_supported(name: EncoderName, field: str, value: str, supported: Sequence[str]) -> None:
+    if value not in supported:
+        raise ValueError(f"{name}: encoder: {field}: found {value!r}, expected {' or '.join(supported)}")
+
+
+def _require_square(name: EncoderName, size: tuple[int, int]) -> None:
+    if size[0] != size[1]:
+        raise ValueError(f"{name}: encoder: found frames of {size[0]} x {size[1]} pixels, expected a square")
+
+
+# Library -> loader.
+FRAME_ENCODERS: dict[str, Callable[[EncoderName, EncoderOptions], FrameEncoder]] = {
+    "blip": _load_blip,
+    "vt_clip": _load_vt_clip,
+    "timm": _load_timm,
+    "open_clip": _load_open_clip,
+    "transformers": _load_transformers,
+}

@@ -280,7 +280,7 @@ def test_antialiasing_of_position_table(flags, tmp_path):
     [
         (["--videos", "none"], "none: videos: no such file or folder"),
         (["--videos", "."], ".: videos: found none, expected files that end in .3gp"),
-        (["--blip", "", "--vt_clip", ""], "--blip, --vt_clip: found no checkpoint, expected at least one of the two"),
+        (["--blip", "", "--vt_clip", ""], "--encoder, --blip, --vt_clip: found no encoder, expected at least one"),
         (["--blip", "no.pth"], "no.pth: --blip: no such file"),
         (["--out", __file__], f"{__file__}: --out: found a file, expected a folder"),
         (["--batch_size", "0"], "--batch_size: found 0, expected at least 1"),

@@ -11,7 +11,6 @@ def preprocess(image: Image.Image, transform: FrameTransform) -> np.ndarray:
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms import functional as F
 
-    mode = InterpolationMode(transform.interpolation)
-    if not transform.crop:
-        return np.asarray(F.resize(image, [transform.size, transform.size], mode))
-    return np.asarray(F.center_crop(F.resize(image, transform.size, mode), transform.size))
+    side = transform.resize_size or transform.size
+    resized = F.resize(image, side if transform.crop else [side, side], InterpolationMode(transform.interpolation))
+    return np.asarray(F.center_crop(resized, transform.size))
