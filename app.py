@@ -17,6 +17,7 @@ from data.video.files import find_videos
 from engine.config import Config
 from summary.demo.service import Limits, SummaryService
 from utils.command_line import load_settings
+from utils.encoder_names import NAME_FORMS
 from utils.log import run_main, setup_logging
 
 
@@ -32,6 +33,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument
     add("--blip", default=None, help="checkpoint (path or URL) with BLIP's image encoder (default: `pretrained`)")
+    add("--encoder", default=None, help=f"another frame encoder (default: the checkpoint's): {NAME_FORMS}")
     add("--examples", nargs="*", default=[], metavar="VIDEO", help="example videos: files, folders, .txt lists")
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
     add("--port", type=at_least_one(int), default=7860, help="port to listen on (default: 7860)")
@@ -54,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from summary import Summarizer
 
-    summarizer = Summarizer(config, blip=args.blip)
+    summarizer = Summarizer(config, blip=args.blip, encoder=args.encoder)
     with tempfile.TemporaryDirectory(prefix="vtsum-app-", ignore_cleanup_errors=True) as root:
         work_dir, cache_dir = pathlib.Path(root, "work"), pathlib.Path(root, "files")
         work_dir.mkdir()

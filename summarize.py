@@ -20,6 +20,7 @@ from data.video.files import find_videos
 from engine.config import Config
 from summary.selection import METHODS, check_selection
 from utils.command_line import load_settings
+from utils.encoder_names import NAME_FORMS
 from utils.log import one_line, run_main, setup_logging
 from utils.text import printable, printable_path
 
@@ -33,6 +34,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="checkpoint (path, https:// or hf://) with BLIP's image encoder (default: `pretrained`)",
     )
+    add("--encoder", default=None, help=f"another frame encoder (default: the checkpoint's): {NAME_FORMS}")
     add("--budget", type=float, default=0.15, help="fraction of the video to keep (default: 0.15)")
     add(
         "--method",
@@ -51,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from summary import Summarizer
 
-    summarizer = Summarizer(config, blip=args.blip)
+    summarizer = Summarizer(config, blip=args.blip, encoder=args.encoder)
     failed = False
     for path in videos.values():
         try:

@@ -278,8 +278,10 @@ def read_width(root: str | os.PathLike) -> int:
     """Read the width of the first file of a folder of frame features, by name, or of its packed features.
 
     Raises:
-        FileNotFoundError, ValueError: the folder has no features, or the file is damaged.
+        FileNotFoundError, ValueError: no such folder, it has no features, or the file is damaged.
     """
+    if not pathlib.Path(root).is_dir():
+        raise FileNotFoundError(f"{root}: frame features: no such folder")
     if is_packed(root):
         packed = PackedFeatures(root, "features")
         return packed.shape(min(packed.videos))[1]

@@ -10,13 +10,14 @@ from typing import Any, Self
 import torch
 
 from engine.config import TrainingConfig
+from engine.encoders import require_same_encoder
 from engine.optimizer_state import match_optimizer_state
 from models.weights import (
     DamagedCheckpoint,
     describe_mismatches,
-    extract_config,
     extract_state_dict,
     read_checkpoint,
+    read_notes,
 )
 from utils import distributed
 from utils.distributed import DistContext
@@ -110,6 +111,7 @@ class Checkpointer:
         config: settings of the run.
         model, optimizer, scaler: saved and restored; the optimizer is built from `model.named_parameters()`.
         data_fingerprint: hash that identifies the training data.
+        encoder: description of the encoder of the frame features, {} if it is not known.
     Attributes:
         current_path: path of the checkpoint with the current weights, None if there is none.
     """
@@ -124,6 +126,7 @@ class Checkpointer:
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler | None = None,
         data_fingerprint: str = "",
+        encoder: dict[str, Any] | None = None,
     ) -> None:
         self.folder = pathlib.Path(folder)
         self.context = context
@@ -132,6 +135,7 @@ class Checkpointer:
         self.optimizer = optimizer
         self.scaler = scaler
         self.data_fingerprint = data_fingerprint
+        self.encoder = encoder or {}
         self.current_path: pathlib.Path | None = None
         self._rank_state: dict[str, Any] | None = None  # this process's entry of the restored checkpoint
 
@@ -161,6 +165,8 @@ class Checkpointer:
                 data=self.data_fingerprint,
                 versions=environment_info(),
             )
+            if self.encoder:
+                checkpoint["encoder"] = self.encoder
             if self.scaler is not None and self.scaler.is_enabled():
                 checkpoint["scaler"] = self.scaler.state_dict()
             with atomic_write(self[NEWEST], "wb") as file:
@@ -262,6 +268,7 @@ class Checkpointer:
             raise ValueError(
                 f"{path}: resume: missing {', '.join(missing)}, expected the checkpoint.pth of a training run"
             )
+        require_same_encoder(read_notes(checkpoint).encoder, self.encoder, path)
         self._check_settings(path, checkpoint, is_same_run)
         try:
             state, processes = self._read_progress(checkpoint)
@@ -280,7 +287,7 @@ class Checkpointer:
             state.last_scored_epoch = state.epoch - 1
             batch_size = self.config.batch_size
             state.batches_done = (
-                state.batches_done * extract_config(checkpoint).get("batch_size", batch_size) // batch_size
+                state.batches_done * read_notes(checkpoint).config.get("batch_size", batch_size) // batch_size
             )
         return state
 
@@ -322,7 +329,7 @@ class Checkpointer:
 
     def _check_settings(self, path: str | os.PathLike, checkpoint: dict[str, Any], is_same_run: bool) -> None:
         """Compare settings and data with those of the checkpoint's training."""
-        trained, current = self.config.canonical(extract_config(checkpoint)), self.config.as_dict()
+        trained, current = self.config.canonical(read_notes(checkpoint).config), self.config.as_dict()
         different = [
             f"{name} (was {repr(trained[name])[:60]}, is {current[name]!r})"
             for name in self.config.resume_critical_fields()

@@ -38,6 +38,7 @@ class Config(Settings):
     )
     name_aliases: ClassVar[dict[str, str]] = {"print_freq": "log_freq"}  # of the published code
     aliases: ClassVar[dict[str, dict[str, str]]] = {"precision": PRECISION_ALIASES}
+    written_if_set: ClassVar[frozenset[str]] = frozenset({"vit"})
 
     # Data
     video_embeddings_root: str = option(
@@ -89,7 +90,13 @@ class Config(Settings):
         "v2vt", "both summaries (v2vt), only the visual (v2v) or only the textual one (v2t)"
     )
     vit: Literal["base", "large"] = option(
-        "base", "width of the frame features: base 768, large 1024, as BLIP's image encoders"
+        "base", "if set, the width that frame features must have: base 768, large 1024, as BLIP's image encoders"
+    )
+    feature_width: int = option(
+        0, "width that the frame features must have, a multiple of 64 or projected; 0: that of the first file", ge=0
+    )
+    feature_projection: bool = option(
+        False, "project the frame features to 768 columns by a learned linear layer, for BLIP's cross-attention"
     )
     tt_depth: int = option(1, "blocks of the temporal transformer; 0: none", ge=0)
     kernel_size: int = option(5, "window of the context aggregation in frames: kernel_size // 2 to each side", ge=1)

@@ -17,9 +17,10 @@ from data.dataset import VideoXum
 from data.loaders import EvalBatchSampler, make_loader
 from engine.alignment import add_clip_scores, describe_clip_encoder
 from engine.config import Config, SplitName
+from engine.encoders import read_encoder, require_same_encoder
 from engine.predictions import Prediction, write_predictions
 from engine.scoring import describe_subset, format_table, score_predictions, score_subset, write_scores
-from engine.setup import build_model, check_paths, init_run, load_trained, open_split
+from engine.setup import build_model, check_paths, init_run, load_trained, open_split, resolve_feature_width
 from metrics.captions import require_java, start_meteor
 from models.vt_clip import VTClip, load_vt_clip
 from models.vtsum_blip import NUM_POSITIONS, VTSumBLIP
@@ -156,6 +157,7 @@ class Evaluator:
             config=self.config.as_dict(),
             trained_with=trained_with,
             processes=self.context.world_size,
+            encoder=read_encoder(self.config.video_embeddings_root) or None,
             **self.clip_provenance,
             versions=environment_info(),
             checkpoint_sha256=compute_sha256(checkpoint) if checkpoint and self.context.is_main else None,
@@ -240,11 +242,14 @@ def evaluate_checkpoint(config: Config, notes: Sequence[str], source: str) -> No
     """
     check_paths(config, config.splits)
     context = init_run(config, notes, "eval.log")
+    config = resolve_feature_width(config)
     if context.is_main:
         write_settings(config, pathlib.Path(config.output_dir, "config_eval.yaml"))
     allow_tf32(config.tf32)
     with distributed.local_main_first(context):
         checkpoint = resolve_file(source)
     model = build_model(config)
-    trained_with = load_trained(config, model, checkpoint)
-    Evaluator(config, context).evaluate(model.to(context.device), checkpoint=checkpoint, trained_with=trained_with)
+    trained = load_trained(config, model, checkpoint)
+    require_same_encoder(trained.encoder, read_encoder(config.video_embeddings_root), source)
+    evaluator = Evaluator(config, context)
+    evaluator.evaluate(model.to(context.device), checkpoint=checkpoint, trained_with=trained.config)

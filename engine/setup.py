@@ -1,16 +1,20 @@
 """Setup of a run: process group, output folder, log, seed, checks, model and initial weights."""
 
 import logging
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from data.annotations import LABELS_OF_TASK, MissingLabels, annotation_path, read_subset
 from data.dataset import VideoXum
+from data.features import read_width
 from engine.checkpoint import NEWEST, PREVIOUS
 from engine.config import Config, TrainingConfig
+from engine.encoders import read_encoder, require_same_encoder
+from models.temporal import HEAD_WIDTH
 from models.vtsum_blip import FEATURE_WIDTHS, VTSumBLIP, v2vt_sum
-from models.weights import IncompatibleCheckpoint, load_weights
+from models.weights import CheckpointNotes, IncompatibleCheckpoint, load_weights
 from utils import distributed
 from utils.distributed import DistContext
 from utils.download import is_url, resolve_file
@@ -21,7 +25,7 @@ from utils.seed import seed_everything
 logger = logging.getLogger(__name__)
 
 # Settings that are compared with those in a checkpoint before it is evaluated.
-ARCHITECTURE_SETTINGS = ("model", "vit", "tt_depth", "kernel_size", "prompt")
+ARCHITECTURE_SETTINGS = ("model", "vit", "feature_width", "feature_projection", "tt_depth", "kernel_size", "prompt")
 
 
 def init_run(config: TrainingConfig, notes: Sequence[str], log_file: str) -> DistContext:
@@ -67,13 +71,53 @@ def check_paths(config: Config, splits: Sequence[str]) -> None:
         )
 
 
+def with_feature_width(config: Config, width: int, source: str | os.PathLike) -> Config:
+    """Set `feature_width`, and `vit` for the widths that have a name.
+
+    Args:
+        config: settings of the run.
+        width: width of the frame features.
+        source: their folder or encoder, for messages.
+    Raises:
+        ValueError: `feature_width` or `vit` is set to another width, or heads do not divide it.
+    """
+    required = {"feature_width": config.feature_width or width}
+    if "vit" in config.model_fields_set:
+        required["vit"] = FEATURE_WIDTHS[config.vit]
+    for name, expected in required.items():
+        if width != expected:
+            raise ValueError(
+                f"{source}: {name}: found frame features of width {width}, expected {expected}, as {name}: "
+                f"{getattr(config, name)} is set; without it, any width is accepted"
+            )
+    if width % HEAD_WIDTH and not config.feature_projection:
+        raise ValueError(
+            f"{source}: feature_width: found {width}, expected a multiple of {HEAD_WIDTH}, the width of a head; "
+            "--feature_projection projects the features to another width"
+        )
+    changes: dict[str, Any] = {"feature_width": width}
+    for name, named_width in FEATURE_WIDTHS.items():
+        if named_width == width:
+            changes["vit"] = name
+    return config.replace(**changes)
+
+
+def resolve_feature_width(config: Config) -> Config:
+    """Set `feature_width` and `vit` to those of the first feature file of `video_embeddings_root`.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or another width is set.
+    """
+    return with_feature_width(config, read_width(config.video_embeddings_root), config.video_embeddings_root)
+
+
 def open_split(config: Config, context: DistContext, split: str, **options: Any) -> VideoXum:
     """Open a split of the dataset, with the labels that the task needs, and check its features.
 
     All processes call it together; each checks a part of the features.
 
     Args:
-        config: settings of the run.
+        config: settings of the run, with the `feature_width` of `resolve_feature_width`.
         context: rank, world size and device of this process.
         split: name of the split.
         options: further arguments of `VideoXum`.
@@ -84,7 +128,7 @@ def open_split(config: Config, context: DistContext, split: str, **options: Any)
         dataset = VideoXum(
             annotation_path(config.ann_root, split),
             config.video_embeddings_root,
-            width=FEATURE_WIDTHS[config.vit],
+            width=config.feature_width,
             prompt=config.prompt,
             needs=LABELS_OF_TASK[config.task],
             subset=read_subset(config.subset) if config.subset else None,
@@ -110,7 +154,8 @@ def build_model(config: Config) -> VTSumBLIP:
         tt_depth=config.tt_depth,
         kernel_size=config.kernel_size,
         loss_type=config.loss_type,
-        vit=config.vit,
+        feature_width=config.feature_width or FEATURE_WIDTHS[config.vit],
+        feature_projection=config.feature_projection,
         prompt=config.prompt,
         max_text_length=config.max_text_length,
         med_config=config.med_config,
@@ -148,7 +193,8 @@ def load_initial_weights(config: Config, context: DistContext, model: VTSumBLIP)
         return
     with distributed.local_main_first(context):
         path = resolve_file(source)
-    load_weights(model, path, position_init=config.position_init)
+    notes = load_weights(model, path, position_init=config.position_init)
+    require_same_encoder(notes.encoder, read_encoder(config.video_embeddings_root), source)
     logger.info("weights: from %s", source)
 
 
@@ -172,7 +218,7 @@ def find_weights_to_evaluate(config: Config) -> str:
     return source
 
 
-def load_trained(config: Config, model: VTSumBLIP, source: str | pathlib.Path) -> dict[str, Any]:
+def load_trained(config: Config, model: VTSumBLIP, source: str | pathlib.Path) -> CheckpointNotes:
     """Load the weights of a trained model; log the settings that differ from those it was trained with.
 
     Args:
@@ -180,19 +226,19 @@ def load_trained(config: Config, model: VTSumBLIP, source: str | pathlib.Path) -
         model: parameters are copied in place.
         source: path of the checkpoint.
     Returns:
-        the configuration in the checkpoint, {} if it has none.
+        The notes in the checkpoint.
     Raises:
         FileNotFoundError, ValueError: see `load_weights`; if it does not fit, the message lists the settings that
             differ.
     """
     try:
-        trained = load_weights(model, source)
+        notes = load_weights(model, source)
     except IncompatibleCheckpoint as error:
         causes = _differences(config, error.trained_with, (*ARCHITECTURE_SETTINGS, "task", "med_config", "tokenizer"))
         raise ValueError("; ".join([str(error), *causes])) from None
-    for difference in _differences(config, trained, ARCHITECTURE_SETTINGS):
+    for difference in _differences(config, notes.config, ARCHITECTURE_SETTINGS):
         logger.warning("%s", difference)
-    return trained
+    return notes
 
 
 def _differences(config: Config, trained: dict[str, Any], names: Sequence[str]) -> list[str]:

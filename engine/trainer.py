@@ -69,6 +69,7 @@ class TrainingSetup:
         optimizer: optimizer of the model's trained parameters.
         scaler: gradient scaler, disabled except for fp16.
         data_fingerprint: hash that identifies the training data.
+        encoder: description of the encoder of the frame features, {} if it is not known.
         accumulate: batches per process and optimizer step.
         ckpt_steps: optimizer steps between checkpoints within an epoch; 0: none.
     """
@@ -81,6 +82,7 @@ class TrainingSetup:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     data_fingerprint: str
+    encoder: dict[str, Any] = dataclasses.field(default_factory=dict)
     accumulate: int = 1
     ckpt_steps: int = 0
 
@@ -124,6 +126,7 @@ class Trainer:
             optimizer=setup.optimizer,
             scaler=setup.scaler,
             data_fingerprint=setup.data_fingerprint,
+            encoder=setup.encoder,
         )
         self.state = TrainState()
         self._epoch_start = 0.0

@@ -13,8 +13,16 @@ from data.dataset import VideoXum
 from data.loaders import TrainBatchSampler, make_loader
 from engine.checkpoint import BEST, NEWEST
 from engine.config import Config
+from engine.encoders import read_encoder
 from engine.evaluator import Evaluator
-from engine.setup import build_model, check_paths, init_run, load_initial_weights, open_split
+from engine.setup import (
+    build_model,
+    check_paths,
+    init_run,
+    load_initial_weights,
+    open_split,
+    resolve_feature_width,
+)
 from engine.trackers import attach_trackers
 from engine.trainer import Trainer, TrainingSetup
 from models.tokenizer import CaptionTokenizer
@@ -154,6 +162,7 @@ def build_vtsum_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrain
     """
     check_paths(config, ("train", *config.splits))
     context = init_run(config, notes, "train.log")
+    config = resolve_feature_width(config)
     allow_tf32(config.tf32)
     output_dir = pathlib.Path(config.output_dir)
     model = build_model(config)
@@ -178,6 +187,7 @@ def build_vtsum_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrain
         ),
         scaler=gradient_scaler(config.precision, context.device),
         data_fingerprint=dataset.fingerprint(),
+        encoder=read_encoder(config.video_embeddings_root),
         accumulate=config.accumulate,
         ckpt_steps=config.ckpt_steps,
     )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from data.eccv16 import read_eccv16
-from data.features import open_features
+from data.features import open_features, read_width
 from data.tvsum_summe import BenchmarkVideo, add_shots, is_tvsum_mat, read_summe, read_tvsum_mat
 from engine.config import Config
 from engine.score_files import has_plausible_length, make_splits, read_scores, read_splits, scores_of_videos
@@ -82,17 +82,18 @@ def score_zero_shot(
     """
     import torch
 
-    from engine.setup import build_model, load_trained
-    from models.vtsum_blip import FEATURE_WIDTHS
+    from engine.encoders import read_encoder, require_same_encoder
+    from engine.setup import build_model, load_trained, with_feature_width
     from utils.device import allow_tf32, autocast, pick_device
 
     device = pick_device(config.device)
     allow_tf32(config.tf32)
     video_ids = [video.video_id for video in videos]
-    features = open_features(root, video_ids, "features", FEATURE_WIDTHS[config.vit], "frame features")
-    config = config.replace(task="v2v")  # captions are not scored here
+    config = with_feature_width(config, read_width(root), root).replace(task="v2v")  # captions are not scored here
+    features = open_features(root, video_ids, "features", config.feature_width, "frame features")
     model = build_model(config)
-    load_trained(config, model, resolve_file(config.pretrained_model))
+    trained = load_trained(config, model, resolve_file(config.pretrained_model))
+    require_same_encoder(trained.encoder, read_encoder(root), config.pretrained_model)
     model = model.to(device).eval()
     scores: list[np.ndarray] = []
     shots: list[Shots | None] = []

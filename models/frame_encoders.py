@@ -310,13 +310,14 @@ def _open_clip_transform(
 def _open_clip_texts(name: EncoderName, clip: "open_clip.CLIP", options: EncoderOptions) -> EncodeTexts | None:
     """Return the text encoder of an open_clip model; None, with a warning, if its tokenizer is not available."""
     import open_clip
+    from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 
     config = (open_clip.get_model_config(name.model) or {}).get("text_cfg", {})
     try:
         if options.text_tokenizer and "hf_tokenizer_name" in config:
-            tokenizer = open_clip.HFTokenizer(
+            tokenizer = HFTokenizer(
                 options.text_tokenizer,
-                context_length=config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH),
+                context_length=config.get("context_length", DEFAULT_CONTEXT_LENGTH),
                 tokenizer_mode=config.get("tokenizer_mode"),
                 **config.get("tokenizer_kwargs", {}),
             )

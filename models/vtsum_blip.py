@@ -18,12 +18,13 @@ from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES, next_token_targets
 from models.med_config import TextDecoderConfig
 from models.packed_linear import prepacked_linears
 from models.ragged import RaggedLayout, exclude_attention_from_compilation, to_device, unique_index_select
-from models.temporal import ContextAggregation, TemporalTransformer, interpolate_positions
+from models.temporal import HEAD_WIDTH, ContextAggregation, TemporalTransformer, interpolate_positions
 from models.text_decoder import TextDecoder
 from models.tokenizer import CaptionTokenizer
 from models.weights import POSITION_INITS, load_weights
 
 FEATURE_WIDTHS = {"base": 768, "large": 1024}
+PROJECTED_WIDTH = FEATURE_WIDTHS["base"]  # that BLIP's cross-attention is trained with
 NUM_POSITIONS = 512
 ARCHITECTURES = ("vtsum_blip_tt", "vtsum_blip_tt_ca")
 TASKS = ("v2vt", "v2v", "v2t")
@@ -33,7 +34,7 @@ class VTSumBLIP(nn.Module):
     """Temporal transformer, optional context aggregation, saliency head and caption decoder.
 
     Args:
-        width: D.
+        width: D, a multiple of 64.
         tt_depth: blocks of the temporal transformer; 0: no temporal transformer, and the position table is added once.
         kernel_size: window of the context aggregation in frames; None: no context aggregation.
         decoder_config: sizes of the caption decoder; None: no decoder (task v2v).
@@ -44,6 +45,7 @@ class VTSumBLIP(nn.Module):
         max_text_length: truncate captions given as text to this many tokens, prompt and [SEP] included.
         grad_ckpt: recompute activations in the backward pass.
         ckpt_layer: number of last layers of each stack to which `grad_ckpt` applies; 0 is all.
+        feature_width: width of the frame features if a linear layer projects them to `width`; None: not projected.
     Source: VideoXum (Lin et al., 2023) and its released implementation.
     """
 
@@ -61,6 +63,7 @@ class VTSumBLIP(nn.Module):
         max_text_length: int = 128,
         grad_ckpt: bool = False,
         ckpt_layer: int = 0,
+        feature_width: int | None = None,
     ) -> None:
         super().__init__()
         self.keyframe_loss = KEYFRAME_LOSSES[loss_type]
@@ -80,6 +83,7 @@ class VTSumBLIP(nn.Module):
         self.text_decoder = None
         if decoder_config is not None:
             self.text_decoder = TextDecoder(decoder_config, width, grad_ckpt=grad_ckpt, ckpt_layer=ckpt_layer)
+        self.feature_projection = None if feature_width is None else nn.Linear(feature_width, width)
         self.register_load_state_dict_pre_hook(_drop_position_ids)
 
     def position_table(self, T: int) -> torch.Tensor:
@@ -94,7 +98,7 @@ class VTSumBLIP(nn.Module):
         """Compute frame states from frame features.
 
         Args:
-            video_embeddings: (B, T, D) float, frame features at 1 fps.
+            video_embeddings: (B, T, D) float, frame features at 1 fps (with a feature projection, of their own width).
             video_mask: (B, T), 1 = real frame; padding comes last. A mask on the host avoids a host sync.
         Returns:
             (B, T, D) states, 0 at padding, and the mask as bool on the states' device.
@@ -111,7 +115,10 @@ class VTSumBLIP(nn.Module):
             raise ValueError(f"video_embeddings, video_mask: found shapes {shapes}, expected (B, T, D) and (B, T)")
         frame_layout = RaggedLayout.from_mask(video_mask, "video_mask", video_embeddings.device)
         positions = F.embedding(frame_layout.columns, self.position_table(frame_layout.size))  # (n, D)
-        x = frame_layout.pack(video_embeddings) + positions
+        x = frame_layout.pack(video_embeddings)  # (n, feature width)
+        if self.feature_projection is not None:
+            x = self.feature_projection(x)  # (n, D)
+        x = x + positions
         if self.tt is not None:
             x = self.tt(x, frame_layout) + positions  # QUIRK-3: the table is added a second time
         if self.local_atten_head is not None:
@@ -339,6 +346,8 @@ def v2vt_sum(
     vit_grad_ckpt: bool = False,
     vit_ckpt_layer: int = 0,
     position_init: str = "blip",
+    feature_width: int = 0,
+    feature_projection: bool = False,
 ) -> VTSumBLIP:
     """Build a VTSUM-BLIP model and load its weights.
 
@@ -348,7 +357,7 @@ def v2vt_sum(
         tt_depth: blocks of the temporal transformer; 0: none, see `VTSumBLIP`.
         kernel_size: window of the context aggregation in frames; `vtsum_blip_tt` ignores it.
         loss_type: key-frame loss, a key of `models.losses.KEYFRAME_LOSSES`.
-        vit: `base` (D = 768) or `large` (D = 1024), the width of the frame features.
+        vit: `base` (D = 768) or `large` (D = 1024), the width of the frame features if `feature_width` is 0.
         prompt: text that every caption begins with.
         max_text_length: truncate training captions to this many tokens, prompt and [SEP] included.
         med_config: JSON file with the decoder's sizes; a relative path is also resolved against the repository.
@@ -358,6 +367,8 @@ def v2vt_sum(
         vit_grad_ckpt: recompute activations in the backward pass: same result, less memory.
         vit_ckpt_layer: number of last layers of each stack to which `vit_grad_ckpt` applies; 0 is all.
         position_init: frames' position table if `pretrained` is of BLIP: `blip` or `normal`, see `load_weights`.
+        feature_width: D of the frame features, a multiple of 64 unless they are projected.
+        feature_projection: project the frame features to 768 columns by a linear layer.
     Returns:
         `VTSumBLIP` in training mode.
     Raises:
@@ -371,13 +382,20 @@ def v2vt_sum(
     _require_choice("position_init", position_init, POSITION_INITS)
     _require_integer("tt_depth", tt_depth, 0)
     _require_integer("kernel_size", kernel_size, 1)
+    _require_integer("feature_width", feature_width, 0)
+    feature_width = feature_width or FEATURE_WIDTHS[vit]
+    if feature_width % HEAD_WIDTH and not feature_projection:
+        raise ValueError(
+            f"feature_width: found {feature_width}, expected a multiple of {HEAD_WIDTH}, the width of a head; "
+            "feature_projection: true projects the frame features to another width"
+        )
     decoder_config = caption_tokenizer = None
     if task != "v2v":
         decoder_config = TextDecoderConfig.from_json(med_config)
         caption_tokenizer = CaptionTokenizer(tokenizer, prompt)
         _require_fit(decoder_config, med_config, caption_tokenizer, tokenizer, max_text_length)
     model = VTSumBLIP(
-        width=FEATURE_WIDTHS[vit],
+        width=PROJECTED_WIDTH if feature_projection else feature_width,
         tt_depth=tt_depth,
         kernel_size=kernel_size if version == "vtsum_blip_tt_ca" else None,
         decoder_config=decoder_config,
@@ -388,6 +406,7 @@ def v2vt_sum(
         max_text_length=max_text_length,
         grad_ckpt=vit_grad_ckpt,
         ckpt_layer=vit_ckpt_layer,
+        feature_width=feature_width if feature_projection else None,
     )
     if pretrained:
         load_weights(model, pretrained, position_init=position_init)

@@ -7,6 +7,7 @@ torch is imported lazily: `python -m models.weights --help` does not need it.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import logging
@@ -34,6 +35,9 @@ StateDict = dict[str, "torch.Tensor"]
 DECODER = "text_decoder."
 DECODER_POSITIONS = "text_decoder.bert.embeddings.position_embeddings.weight"
 POSITION_TABLE = "position_embeddings.weight"
+FEATURE_PROJECTION = "feature_projection.weight"
+# Endings of the parameters of BLIP's decoder, besides the position table, that depend on the width of the features.
+FRAME_KEYS_AND_VALUES = ("crossattention.self.key.weight", "crossattention.self.value.weight")
 POSITION_INITS = ("blip", "normal")  # of the frames' position table, when BLIP's weights are loaded
 # Parts of a checkpoint that a smaller model may not have: prefix -> description.
 OPTIONAL_PARTS = {
@@ -58,7 +62,7 @@ def read_checkpoint(source: str | os.PathLike) -> Any:
         source: path or URL of a file of `torch.save` (zip format, PyTorch 1.6 and later), or of a safetensors file.
     Returns:
         The content of the file, tensors on the CPU. They are memory-mapped: the file may be replaced, but not changed
-        in place. For a safetensors file: `model`, and `config` from its metadata.
+        in place. For a safetensors file: `model`, and the `CheckpointNotes` of its metadata.
     Raises:
         FileNotFoundError: no such file.
         TorchScriptArchive: the file is a TorchScript archive.
@@ -98,27 +102,52 @@ def _read_zip(path: str | os.PathLike) -> Any:
 
 def _read_safetensors(path: str | os.PathLike) -> dict[str, dict[str, Any]]:
     with safetensors.safe_open(path, framework="pt") as file:
-        config = json.loads((file.metadata() or {}).get("config", "{}"))
-        return dict(model={name: file.get_tensor(name) for name in file.keys()}, config=config)  # noqa: SIM118
+        metadata = file.metadata() or {}
+        notes = {name: json.loads(metadata.get(name, "{}")) for name in NOTES}
+        return dict(model={name: file.get_tensor(name) for name in file.keys()}, **notes)  # noqa: SIM118
 
 
-def write_weights(path: str | os.PathLike, state: StateDict, config: dict[str, Any]) -> None:
+@dataclasses.dataclass(frozen=True)
+class CheckpointNotes:
+    """What a checkpoint records about its training, in plain values.
+
+    Attributes:
+        config: the settings.
+        encoder: the encoder of the frame features, as `models.frame_encoders.FrameEncoder.describe` has it.
+    """
+
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    encoder: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+NOTES = tuple(field.name for field in dataclasses.fields(CheckpointNotes))
+
+
+def read_notes(checkpoint: Any) -> CheckpointNotes:
+    """Return the notes in a checkpoint; {} for those that it does not have."""
+    entries = checkpoint if isinstance(checkpoint, dict) else {}
+    return CheckpointNotes(**{name: entries[name] for name in NOTES if isinstance(entries.get(name), dict)})
+
+
+def write_weights(path: str | os.PathLike, state: StateDict, notes: CheckpointNotes) -> None:
     """Write parameters as safetensors, if the name ends in .safetensors, or by `torch.save`.
 
     Args:
         path: file to write or replace.
         state: parameters by name.
-        config: dictionary of plain values, stored with them.
+        notes: stored with them.
     """
     import safetensors.torch
     import torch
 
+    entries = {name: note for name, note in dataclasses.asdict(notes).items() if note or name == "config"}
     state = {name: value.contiguous().clone() for name, value in state.items()}  # safetensors refuses shared storage
     with atomic_write(path, "wb") as file:
         if str(path).endswith(".safetensors"):
-            file.write(safetensors.torch.save(state, metadata=dict(format="pt", config=json.dumps(config))))
+            metadata = {name: json.dumps(note) for name, note in entries.items()}
+            file.write(safetensors.torch.save(state, metadata=dict(format="pt", **metadata)))
         else:
-            torch.save(dict(model=state, config=config), file)
+            torch.save(dict(model=state, **entries), file)
 
 
 def extract_state_dict(checkpoint: Any, path: str | os.PathLike) -> StateDict:
@@ -161,6 +190,18 @@ def hash_weights(module: "torch.nn.Module") -> str:
     return digest.hexdigest()
 
 
+def read_feature_width(state: StateDict, path: str | os.PathLike) -> int:
+    """Return the width of the frame features that the parameters of a VTSUM-BLIP are for.
+
+    Raises:
+        ValueError: they are not those of a VTSUM-BLIP.
+    """
+    table = state.get(FEATURE_PROJECTION, state.get(POSITION_TABLE))
+    if table is None or table.ndim != 2:
+        raise ValueError(f"{path}: model: found no {POSITION_TABLE}, expected a checkpoint of VTSUM-BLIP")
+    return table.shape[1]
+
+
 def is_blip_state_dict(state: StateDict) -> bool:
     """Whether parameter names are those of BLIP, not of VTSUM-BLIP."""
     return POSITION_TABLE not in state and any(name.startswith(("visual_encoder.", DECODER)) for name in state)
@@ -193,12 +234,15 @@ class IncompatibleCheckpoint(ValueError):
         self.trained_with = trained_with
 
 
-def load_weights(model: "torch.nn.Module", source: str | os.PathLike, *, position_init: str = "blip") -> dict[str, Any]:
+def load_weights(
+    model: "torch.nn.Module", source: str | os.PathLike, *, position_init: str = "blip"
+) -> CheckpointNotes:
     """Load a checkpoint of BLIP or of VTSUM-BLIP, distinguished by their parameter names, into a model.
 
-    A BLIP checkpoint does not change the temporal transformer, context aggregation and saliency head. A VTSUM-BLIP
-    checkpoint must match exactly, except that parts that the model does not have (context aggregation, a head) are
-    ignored with a warning.
+    A BLIP checkpoint does not change the temporal transformer, context aggregation and saliency head. If its features
+    have another width, it does not change the position table and the decoder's keys and values of the frames either,
+    with a warning. A VTSUM-BLIP checkpoint must match exactly, except that parts that the model does not have (context
+    aggregation, a head) are ignored with a warning.
 
     Args:
         model: `VTSumBLIP`; parameters are copied in place.
@@ -206,7 +250,7 @@ def load_weights(model: "torch.nn.Module", source: str | os.PathLike, *, positio
         position_init: for a BLIP checkpoint, `blip` copies the decoder's position table to the frames'; `normal` leaves
             the frames' as initialized, N(0, 1). Ignored for a VTSUM-BLIP checkpoint.
     Returns:
-        The configuration in the checkpoint, {} if it has none.
+        The notes in the checkpoint.
     Raises:
         FileNotFoundError, ValueError: see `read_checkpoint`.
         IncompatibleCheckpoint: parameters are missing, extra or of another shape.
@@ -218,7 +262,9 @@ def load_weights(model: "torch.nn.Module", source: str | os.PathLike, *, positio
     if is_blip_state_dict(state):
         required = {name for name in expected if name.startswith(DECODER)}
         state = convert_blip_state_dict(state, position_init)
-        _drop_position_table_of_other_width(state, expected[POSITION_TABLE].shape[1], source)
+        other_widths = _find_other_widths(state, expected, source)
+        state = {name: value for name, value in state.items() if name not in other_widths}
+        required -= set(other_widths)
     for prefix, part in OPTIONAL_PARTS.items():
         extra = [name for name in state if name.startswith(prefix)]
         if extra and not any(name.startswith(prefix) for name in expected):
@@ -227,21 +273,29 @@ def load_weights(model: "torch.nn.Module", source: str | os.PathLike, *, positio
     mismatches = describe_mismatches(state, expected, required)
     if mismatches:
         message = f"{source}: checkpoint does not fit the model; {mismatches}"
-        raise IncompatibleCheckpoint(message, extract_config(checkpoint))
+        raise IncompatibleCheckpoint(message, read_notes(checkpoint).config)
     require_finite_parameters(state, source)
     model.load_state_dict(state, strict=False)
-    return extract_config(checkpoint)
+    return read_notes(checkpoint)
 
 
-def _drop_position_table_of_other_width(state: StateDict, width: int, source: str | os.PathLike) -> None:
-    if POSITION_TABLE in state and state[POSITION_TABLE].shape[-1:] != (width,):
-        table = state.pop(POSITION_TABLE)
+def _find_other_widths(state: StateDict, expected: StateDict, source: str | os.PathLike) -> list[str]:
+    """List the parameters of BLIP that are for frame features of another width, and log a warning that names them."""
+    names = [
+        name
+        for name, value in state.items()
+        if (name == POSITION_TABLE or name.endswith(FRAME_KEYS_AND_VALUES))
+        and name in expected
+        and value.shape[-1:] != expected[name].shape[-1:]
+    ]
+    if names:
         logger.warning(
-            "%s: the position table is %d wide and the frame features %d: position_embeddings is randomly initialized",
+            "%s: frame features are %d wide, found other widths in the checkpoint: randomly initialized: %s",
             source,
-            table.shape[-1],
-            width,
+            expected[POSITION_TABLE].shape[1],
+            _first(names),
         )
+    return names
 
 
 def describe_mismatches(state: StateDict, expected: StateDict, required: set[str]) -> str:
@@ -268,12 +322,6 @@ def describe_mismatches(state: StateDict, expected: StateDict, required: set[str
         "wrong shape": shapes,
     }
     return "; ".join(f"{kind}: {_first(names)}" for kind, names in names_by_kind.items() if names)
-
-
-def extract_config(checkpoint: Any) -> dict[str, Any]:
-    """Return the configuration in a checkpoint, {} if it has none."""
-    config = checkpoint.get("config") if isinstance(checkpoint, dict) else None
-    return config if isinstance(config, dict) else {}
 
 
 def _first(names: Sequence[str], count: int = 5) -> str:
@@ -306,7 +354,7 @@ def _convert(args: argparse.Namespace) -> None:
         print(f"{args.source}: executing the TorchScript archive to read its parameters")
         checkpoint = _execute_torchscript(resolve_file(args.source))
     state = extract_state_dict(checkpoint, args.source)
-    write_weights(args.out, state, extract_config(checkpoint))
+    write_weights(args.out, state, read_notes(checkpoint))
     num_parameters = sum(value.numel() for value in state.values())
     print(f"{args.out}: {len(state)} tensors, {num_parameters} parameters, {os.path.getsize(args.out)} bytes")
 

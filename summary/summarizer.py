@@ -20,10 +20,11 @@ from data.video.decoding import DecodeJob
 from data.video.files import derive_video_id
 from data.video.reader import VideoFile
 from engine.config import Config
+from engine.encoders import encoder_name, require_same_encoder
 from engine.extraction import encode_videos
-from engine.setup import build_model, load_trained
-from models.frame_encoders import blip_frame_encoder
-from models.vtsum_blip import FEATURE_WIDTHS
+from engine.setup import build_model, load_trained, with_feature_width
+from models.frame_encoders import EncoderOptions, FrameEncoder, load_frame_encoder
+from models.weights import extract_state_dict, read_checkpoint, read_feature_width, read_notes
 from summary.page import write_page
 from summary.selection import select_frames, selected_segments
 from summary.skim import write_skim
@@ -55,13 +56,15 @@ class Summarizer:
         config: a YAML file, or a `Config`.
         pretrained_model: VTSUM-BLIP checkpoint (path, https:// or hf://); None is the configuration's.
         blip: checkpoint (likewise) with BLIP's image encoder; None is the configuration's `pretrained`.
+        encoder: name of another frame encoder, see `models.frame_encoders.load_frame_encoder`; None is the one that the
+            checkpoint was trained with, if it records it, else BLIP's.
         settings: further settings that override the configuration's.
     Attributes:
         config: the `Config`, with overrides.
         model: the `VTSumBLIP`.
-        encoder: BLIP's `FrameEncoder`.
+        encoder: the `FrameEncoder`.
         device: device of model and encoder.
-        checkpoints: role (`model`, `blip`) -> path and SHA-256.
+        checkpoints: role -> provenance: `model`, with path and SHA-256, and `encoder`; BLIP's is `blip`, as `model`.
     Raises:
         FileNotFoundError, ValueError: a file is missing or invalid, or the models do not fit each other.
     """
@@ -71,6 +74,7 @@ class Summarizer:
         config: str | os.PathLike | Config,
         pretrained_model: str | os.PathLike | None = None,
         blip: str | os.PathLike | None = None,
+        encoder: str | None = None,
         **settings: Any,
     ) -> None:
         if pretrained_model is not None:
@@ -79,27 +83,27 @@ class Summarizer:
             config = config.replace(**settings)
         else:
             config = Config(**(read_settings(config, Config) | settings))
-        blip = config.pretrained if blip is None else blip
         if not config.pretrained_model:
             raise ValueError("pretrained_model: missing, expected a VTSUM-BLIP checkpoint (--pretrained_model PATH)")
-        if not blip:
-            raise ValueError("blip: missing, expected a checkpoint with BLIP's image encoder (--blip PATH)")
         if config.task == "v2t":
             raise ValueError("task: found v2t, expected v2vt or v2v, which predict saliency")
-        paths = dict(model=resolve_file(config.pretrained_model), blip=resolve_file(blip))
-        model = build_model(config)
-        load_trained(config, model, paths["model"])
-        encoder = blip_frame_encoder(paths["blip"], config.image_size, position_antialias=config.vit_position_antialias)
-        width, expected = encoder.image_encoder.embed_dim, FEATURE_WIDTHS[config.vit]
-        if width != expected:
+        path = resolve_file(config.pretrained_model)
+        checkpoint = read_checkpoint(path)
+        self.encoder = _load_encoder(config, read_notes(checkpoint).encoder, blip, encoder)
+        config = with_feature_width(config, self.encoder.width, str(self.encoder.name))
+        expected = read_feature_width(extract_state_dict(checkpoint, path), path)
+        if self.encoder.width != expected:
             raise ValueError(
-                f"{blip}: BLIP's image encoder: found width {width}, expected {expected} for vit {config.vit}"
+                f"{self.encoder.name}: encoder: found features of width {self.encoder.width}, expected {expected}, "
+                f"which {path} was trained with"
             )
+        model = build_model(config)
+        load_trained(config, model, path)
         self.config = config
         self.device = pick_device(config.device)
         self.model = model.to(self.device).eval()
-        self.encoder = encoder.to(self.device)
-        self.checkpoints = {role: dict(path=str(path), sha256=compute_sha256(path)) for role, path in paths.items()}
+        self.encoder.to(self.device)
+        self.checkpoints = dict(model=_describe_file(path)) | _describe_encoder(self.encoder)
 
     def summarize(
         self,
@@ -165,13 +169,13 @@ class Summarizer:
                 bar.update(count)
                 on_second(float(encoded))
 
-            encoders = {"blip": self.encoder}
+            encoders = {"encoder": self.encoder}
             ((result, features),) = encode_videos(
                 [job], encoders, chunk=FRAMES_PER_BATCH, workers=0, on_frames=on_frames
             )
         if result.video is None:
             raise ValueError(result.reason)
-        return result.video, features["blip"]
+        return result.video, features["encoder"]
 
     def _predict(self, features: np.ndarray) -> tuple[str | None, np.ndarray]:
         """Predict caption (None for task v2v) and saliency (T,) in [0, 1] from frame features (T, D)."""
@@ -186,6 +190,42 @@ class Summarizer:
             )
         assert logits is not None  # of the saliency head
         return None if captions is None else captions[0], logits.double().sigmoid().cpu().numpy()
+
+
+def _load_encoder(
+    config: Config, trained: dict[str, Any], blip: str | os.PathLike | None, encoder: str | None
+) -> FrameEncoder:
+    """Load the frame encoder and check that the model was trained on its features.
+
+    Args:
+        config: the configuration.
+        trained: the encoder in the model's checkpoint, {} if it is not known.
+        blip, encoder: as in `Summarizer`.
+    """
+    if blip is not None and encoder is not None:
+        raise ValueError(f"encoder: found {encoder} and the checkpoint {blip} of BLIP, expected one of the two")
+    is_blip = trained.get("encoder", "blip") == "blip"
+    source = config.pretrained if blip is None else blip
+    if encoder is None and (is_blip or blip is not None):
+        if not source:
+            raise ValueError("blip: missing, expected a checkpoint with BLIP's image encoder (--blip PATH)")
+        encoder = f"blip:{source}"
+    options = EncoderOptions(image_size=config.image_size, position_antialias=config.vit_position_antialias)
+    loaded = load_frame_encoder(encoder or encoder_name(trained), options)
+    require_same_encoder(trained, loaded.describe() if trained else {}, config.pretrained_model)
+    return loaded
+
+
+def _describe_encoder(encoder: FrameEncoder) -> dict[str, dict[str, str]]:
+    """Provenance of an encoder: role -> entries."""
+    assert encoder.name is not None
+    if encoder.name.library == "blip":
+        return dict(blip=_describe_file(resolve_file(encoder.name.weights)))
+    return dict(encoder=dict(name=str(encoder.name), weights_sha256=encoder.describe()["weights_sha256"]))
+
+
+def _describe_file(path: str | os.PathLike) -> dict[str, str]:
+    return dict(path=str(path), sha256=compute_sha256(path))
 
 
 @contextlib.contextmanager

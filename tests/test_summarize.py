@@ -182,9 +182,16 @@ def test_another_feature_width_raises(summary_settings, mini_videos, tmp_path):
     vit = VisionTransformer(img_size=32, embed_dim=1024, depth=1, num_heads=16, num_classes=0)
     state = {f"visual_encoder.{name}": value for name, value in vit.state_dict().items()}
     torch.save(dict(model=state), tmp_path / "large.pth")
-    message = "large.pth: BLIP's image encoder: found width 1024, expected 768 for vit base"
-    with pytest.raises(ValueError, match=message):
-        Summarizer(**(summary_settings | dict(blip=tmp_path / "large.pth", image_size=32)))
+    for settings, message in (
+        ({}, r"large.pth: encoder: found features of width 1024, expected 768, which .* was trained with"),
+        (dict(vit="base"), "large.pth: vit: found frame features of width 1024, expected 768, as vit: base is set"),
+        (
+            dict(feature_width=64),
+            "large.pth: feature_width: found frame features of width 1024, expected 64, as feature",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Summarizer(**(summary_settings | dict(blip=tmp_path / "large.pth", image_size=32) | settings))
 
 
 def test_failed_summary_keeps_the_previous_one(summarizer, mini_videos, tmp_path, monkeypatch):

@@ -85,6 +85,8 @@ class Settings(pydantic.BaseModel):
     name_aliases: ClassVar[dict[str, str]] = {}
     # Name of a setting -> value in an earlier version -> current value.
     aliases: ClassVar[dict[str, dict[str, str]]] = {}
+    # Settings that are compared only if they are set: a default of theirs is not written.
+    written_if_set: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -113,8 +115,12 @@ class Settings(pydantic.BaseModel):
         return value
 
     def replace(self, **changes: Any) -> Self:
-        """Return a validated copy with other values."""
-        return type(self)(**(dict(self) | changes))
+        """Return a validated copy with other values; those of the others that were not set stay so."""
+        return type(self)(**(self.set_values() | changes))
+
+    def set_values(self) -> dict[str, Any]:
+        """Values by name that a YAML file, a flag or an argument has set."""
+        return {name: value for name, value in self if name in self.model_fields_set}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name, in the order of the fields."""
@@ -268,8 +274,11 @@ def _read_one(path: str, cls: type[Settings]) -> dict[str, Any]:
 
 def write_settings(settings: Settings, path: str | os.PathLike) -> None:
     """Write the resolved settings as YAML that reads back to the same values."""
+    values = settings.as_dict()
+    for name in settings.written_if_set - settings.model_fields_set:
+        del values[name]
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared as None
     with atomic_write(path) as file:
-        yaml.dump(settings.as_dict(), file)
+        yaml.dump(values, file)

@@ -162,14 +162,37 @@ def test_position_table_may_stay_as_initialized(blip, mini_model, tmp_path):
     assert torch.equal(model.position_embeddings.weight, before)
 
 
-def test_blip_position_table_is_skipped_for_wider_features(blip, mini_model, tmp_path, caplog):
-    options = dict(med_config=write_wide_config(tmp_path), vit="large")
-    model = mini_model(**options)
-    before = model.position_embeddings.weight.clone()
+@pytest.mark.parametrize("position_init", ["blip", "normal"])
+def test_blip_parameters_of_another_width_are_skipped(blip, mini_model, tmp_path, caplog, position_init):
+    """One warning names the position table and the keys and values of the frames; all others are loaded."""
+    med_config = write_wide_config(tmp_path)
+    donor = mini_model(med_config=med_config)
+    model = mini_model(med_config=med_config, feature_width=512)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     with caplog.at_level(logging.WARNING):
-        load_weights(model, blip(mini_model(**options)))
-    assert "768 wide and the frame features 1024: position_embeddings is randomly initialized" in caplog.text
-    assert torch.equal(model.position_embeddings.weight, before)
+        load_weights(model, blip(donor), position_init=position_init)
+    (message,) = caplog.messages
+    assert "frame features are 512 wide, found other widths in the checkpoint: randomly initialized: " in message
+    assert "0.crossattention.self.key.weight" in message and ("position_embeddings" in message) == (
+        position_init == "blip"
+    )
+    after, source = model.state_dict(), donor.state_dict()
+    for name in (name for name in source if name.startswith("text_decoder.")):
+        is_skipped = name.endswith(("crossattention.self.key.weight", "crossattention.self.value.weight"))
+        assert torch.equal(after[name], before[name] if is_skipped else source[name]), name
+    assert torch.equal(after["position_embeddings.weight"], before["position_embeddings.weight"])
+
+
+def test_blip_parameters_of_projected_features(blip, mini_model, tmp_path, caplog):
+    med_config = write_wide_config(tmp_path)
+    donor, model = (
+        mini_model(med_config=med_config),
+        mini_model(med_config=med_config, feature_width=500, feature_projection=True),
+    )
+    with caplog.at_level(logging.WARNING):
+        load_weights(model, blip(donor))
+    assert not caplog.messages
+    assert_common_weights_equal(model.text_decoder, donor.text_decoder)
 
 
 def test_incomplete_blip_decoder_raises(blip, mini_model, tmp_path):

@@ -1,0 +1,37 @@
+"""The frame encoder of features and of checkpoints: what their notes say about it, and whether they agree."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from data.feature_writer import PROVENANCE_FILE, read_provenance
+
+# Entries that identify an encoder with its preprocessing. Features of other precisions are similar: they may be mixed.
+IDENTITY = ("encoder", "image_size", "vit_position_antialias", "transform", "weights_sha256")
+
+
+def read_encoder(feature_root: str | os.PathLike) -> dict[str, Any]:
+    """Read which encoder made a folder of features; {} if it is not known, as for the released features."""
+    return read_provenance(pathlib.Path(feature_root, PROVENANCE_FILE))
+
+
+def encoder_name(encoder: Mapping[str, Any]) -> str:
+    """Name of an encoder by its description; "" if it is not known."""
+    return str(encoder.get("name") or encoder.get("encoder") or "")
+
+
+def require_same_encoder(trained: Mapping[str, Any], used: Mapping[str, Any], source: str | os.PathLike) -> None:
+    """Raise a ValueError unless features are of the encoder that a model was trained on.
+
+    Args:
+        trained: description of the encoder in the checkpoint.
+        used: description of the encoder of the features; what one of the two does not have is not compared.
+        source: path of the checkpoint.
+    """
+    for name in IDENTITY:
+        if name in trained and name in used and trained[name] != used[name]:
+            raise ValueError(
+                f"{source}: encoder: {name}: found {used[name]}, expected {trained[name]}: the model was trained on "
+                f"features of {encoder_name(trained) or 'another encoder'}"
+            )
