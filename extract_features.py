@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from data.registry import add_dataset_option
 from utils.command_line import OneLineParser, parse_bool
 from utils.device_names import check_device_name
 from utils.log import run_main
@@ -28,6 +29,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--blip", help=f"checkpoint (path or URL) with BLIP's image encoder; '': no BLIP features ({BLIP})")
     add("--vt_clip", help=f"VT-CLIP or CLIP: file, URL or name on open_clip's hub; '': no such features ({VT_CLIP})")
     add("--annotations", nargs="+", default=[], metavar="FILE", help="annotation files: numbers of frames, captions")
+    add_dataset_option(parser)
     add("--image_size", type=int, default=224, help="side of BLIP's frames in pixels (%(default)s)")
     add(
         "--vit_position_antialias",

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import extract_features
-from data.annotations import load_annotations
 from data.features import load_features
 from data.mini.encoders import FRAME_SIZE
+from data.registry import load_annotations
 from data.video.preprocessing import preprocess
 from data.video.reader import VideoFile, to_upright_rgb
 from models.blip_vit import load_blip_vit

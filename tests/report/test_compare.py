@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from data.annotations import load_annotations
+from data.registry import load_annotations
 from engine.config import Config
 from engine.predictions import Prediction
 from engine.scoring import score_predictions, write_scores
