@@ -74,7 +74,7 @@ class _ConversationRecord(pydantic.BaseModel):
     @pydantic.model_validator(mode="after")
     def _check_length(self) -> Self:
         R, T = self.vsum_onehot.shape
-        if R != 1 or T != self.meta.sampled_frames:
+        if R != 1 or self.meta.sampled_frames != T:
             raise ValueError(
                 f"vsum_onehot: found {R} rows of {T} values, expected one of {self.meta.sampled_frames}, as in "
                 "sampled_frames"

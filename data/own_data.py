@@ -24,6 +24,7 @@ from data.annotations import (
 )
 from data.video.timeline import count_sampled_frames, sampling_times
 from utils.files import parse_json, read_text
+from utils.text import printable
 from utils.validation import suggest_name
 
 _LABEL_FIELDS = ("vsum_onehot", "importance", "segments")
@@ -63,7 +64,7 @@ class _OwnRecord(pydantic.BaseModel):
     def _refuse_unknown_keys(cls, entry: Any) -> Any:
         for key in entry if isinstance(entry, dict) else ():
             if key not in cls.model_fields:
-                raise ValueError(f"{ascii(key)[1:61]}: unknown key{suggest_name(key, cls.model_fields)}")
+                raise ValueError(f"{printable(key)}: unknown key{suggest_name(key, cls.model_fields)}")
         return entry
 
     @pydantic.model_validator(mode="after")
