@@ -99,4 +99,8 @@ def add_dataset_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-DATASETS: dict[str, DatasetReader] = dict(videoxum=VIDEOXUM, instruct_v2xum=INSTRUCT_V2XUM, own=OWN_DATA)
+DATASETS: dict[str, DatasetReader] = {
+    "videoxum": VIDEOXUM,
+    "instruct_v2xum": INSTRUCT_V2XUM,
+    "own": OWN_DATA,
+}

@@ -145,18 +145,18 @@ def test_settings_have_to_name_the_files_of_instruct_v2xum(train, v2xum, tmp_pat
 
 def test_own_data_gives_the_numbers_of_videoxum(train, write_own_data, mini_root, tmp_path):
     """The same content in VideoXum's format."""
-    own = train("own_run", *FLAGS, *write_own_data("captions", "vsum_onehot"), config="datasets/own.yaml")
+    folder = train("own_run", *FLAGS, *write_own_data("captions", "vsum_onehot"), config="datasets/own.yaml")
     anno = tmp_path / "videoxum"
     anno.mkdir()
     for split in SPLITS:
         entries = [entry | dict(references=[" ".join(entry.pop("tsum"))]) for entry in read_mini(mini_root, split)]
         (anno / f"{split}_videoxum.json").write_text(json.dumps(entries))
     videoxum = train("videoxum_run", *FLAGS, "--ann_root", str(anno), config="datasets/videoxum.yaml")
-    assert read_log(own) == read_log(videoxum)
+    assert read_log(folder) == read_log(videoxum)
     names = ("metrics", "baselines", "num_videos")
-    assert [read_results(own)[name] for name in names] == [read_results(videoxum)[name] for name in names]
-    assert (own / "scores_test.jsonl").read_bytes() == (videoxum / "scores_test.jsonl").read_bytes()
-    assert (own / "predictions_test.jsonl").read_bytes() == (videoxum / "predictions_test.jsonl").read_bytes()
+    assert [read_results(folder)[name] for name in names] == [read_results(videoxum)[name] for name in names]
+    assert (folder / "scores_test.jsonl").read_bytes() == (videoxum / "scores_test.jsonl").read_bytes()
+    assert (folder / "predictions_test.jsonl").read_bytes() == (videoxum / "predictions_test.jsonl").read_bytes()
     with pytest.raises(ValueError, match="a run with other settings: dataset .was 'own', is 'videoxum'."):
         train("own_run", *FLAGS, "--ann_root", str(anno), config="datasets/videoxum.yaml")
 
