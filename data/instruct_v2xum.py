@@ -76,8 +76,8 @@ class _ConversationRecord(pydantic.BaseModel):
         R, T = self.vsum_onehot.shape
         if R != 1 or self.meta.sampled_frames != T:
             raise ValueError(
-                f"vsum_onehot: found {R} rows of {T} values, expected one of {self.meta.sampled_frames}, as in "
-                "sampled_frames"
+                f"vsum_onehot: found {R} rows of {T} values, expected one of {abbreviate(self.meta.sampled_frames)}, "
+                "as in sampled_frames"
             )
         return self
 

@@ -27,6 +27,7 @@ from utils.files import parse_json, read_text
 from utils.text import printable
 from utils.validation import suggest_name
 
+MAX_DURATION = 1_000_000  # seconds; the memory of key-frames grows with it
 _LABEL_FIELDS = ("vsum_onehot", "importance", "segments")
 
 
@@ -46,7 +47,7 @@ class _OwnRecord(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True)
 
     video_id: VideoId
-    duration: Duration
+    duration: Annotated[Duration, pydantic.Field(le=MAX_DURATION)]
     captions: (
         Annotated[
             list[str],

@@ -79,6 +79,7 @@ def test_documented_example(write_file, tmp_path):
         (make_record("a/b"), "line 1: video_id: found 'a/b', expected a name, not a path"),
         (dict(video_id="v"), "video v: duration: missing"),
         (make_record(duration=-1), "video v: duration: found -1, expected more than 0"),
+        (make_record(duration=2e6), "video v: duration: found 2000000.0, expected at most 1000000"),
         (make_record(captoins=["A."]), "video v: captoins: unknown key; did you mean captions?"),
         (make_record(tsum=["A."]), "video v: tsum: unknown key"),
         (make_record(**{"a\nb": 1}), "video v: a\\nb: unknown key"),
