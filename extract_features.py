@@ -15,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from data.registry import add_dataset_option
 from utils.command_line import OneLineParser, parse_bool
 from utils.device_names import check_device_name
 from utils.encoder_names import BLIP_WEIGHTS, NAME_FORMS, VT_CLIP_WEIGHTS, EncoderName
@@ -43,6 +44,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--text_tokenizer", default="", metavar="FOLDER", help="tokenizer of open_clip models that use one of the hub")
     add("--annotations", nargs="+", default=[], metavar="FILE", help="annotation files: numbers of frames, captions")
+    add_dataset_option(parser)
     add("--image_size", type=int, default=224, help="side of BLIP's frames in pixels (%(default)s)")
     add(
         "--vit_position_antialias",

@@ -13,9 +13,9 @@ import numpy as np
 
 from benchmarks.records import Row
 from benchmarks.workload import BASE_WIDTH, draw_lengths
-from data.annotations import NUM_ANNOTATORS
 from data.features import NpzFeatures, PackedFeatures, open_features
 from data.pack import pack_features
+from data.videoxum import NUM_ANNOTATORS
 
 
 def write_random_features(root: pathlib.Path, count: int) -> list[str]:

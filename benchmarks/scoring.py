@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 from benchmarks.machine import time_call
 from benchmarks.records import Row
 from benchmarks.workload import draw_lengths
-from data.annotations import NUM_ANNOTATORS
+from data.videoxum import NUM_ANNOTATORS
 from metrics import AnnotatorLabels, human_baseline, keyframe_scores, random_baseline
 
 MAX_PEER_VIDEOS = 100  # the peer would take minutes for all of them

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from data.annotations import NUM_ANNOTATORS
+from data.videoxum import NUM_ANNOTATORS
 from models.vtsum_blip import FEATURE_WIDTHS, VTSumBLIP, v2vt_sum
 
 # 21 quantiles (0, 5, … 100%) of 601 ActivityNet videos: seconds, and tokens of the reference caption with its prompt.

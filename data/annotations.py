@@ -1,19 +1,17 @@
-"""Annotation JSON -> validated `VideoRecord`s, ordered by duration.
+"""Annotated videos: `VideoRecord`, and what the readers of annotation files have in common.
 
-Axes: R annotators, T frames at 1 fps. The annotators' key-frames are `vsum_onehot` in files and records, `vsum_labels`
-in batches, and `keyframes` in `metrics`. Files may grade frames by `importance` instead.
+Each data set has a reader (`data/videoxum.py`, ...); `data.registry.DATASETS` lists them. Axes: R annotators, T frames
+at 1 fps. The annotators' key-frames are `vsum_onehot` in files and records, `vsum_labels` in batches, and `keyframes`
+in `metrics`. Files may grade frames by `importance` instead.
 """
 
-import contextlib
 import dataclasses
-import gc
 import hashlib
-import logging
 import math
 import os
 import pathlib
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import pydantic
@@ -23,20 +21,11 @@ from utils.files import read_json, read_text
 from utils.text import is_file_name
 from utils.validation import abbreviate, describe_first_error
 
-logger = logging.getLogger(__name__)
-
-# Of VideoXum, as published.
-NUM_ANNOTATORS = 10
-NUM_VIDEOS = dict(train=8000, val=2001, test=4000)
-
 LabelKind = Literal["captions", "keyframes"]
 LABEL_KINDS: tuple[LabelKind, ...] = ("captions", "keyframes")
 LABELS_OF_TASK: dict[str, tuple[LabelKind, ...]] = dict(v2vt=LABEL_KINDS, v2v=("keyframes",), v2t=("captions",))
-# Kind of labels -> the field that is missing, and what is expected.
-_MISSING_LABELS: dict[LabelKind, str] = dict(
-    captions="tsum: missing, expected one sentence per segment, or references (whole captions)",
-    keyframes="vsum_onehot: missing, expected a row of 0 and 1 per annotator, or importance (rows from 0 to 1)",
-)
+
+RecordModel = TypeVar("RecordModel", bound=pydantic.BaseModel)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,23 +80,6 @@ class VideoRecord:
         return bool(self.reference_texts) if kind == "captions" else self.labels is not None
 
 
-def annotation_path(ann_root: str | os.PathLike, split: str) -> pathlib.Path:
-    """Path of a split's annotation file in the folder of annotations."""
-    return pathlib.Path(ann_root, f"{split}_videoxum.json")
-
-
-@contextlib.contextmanager
-def _paused_gc() -> Iterator[None]:
-    """Disable garbage collection within the block: scanning the growing list of records doubles the loading time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 class MissingLabels(ValueError):
     """A video lacks labels that are needed."""
 
@@ -138,7 +110,7 @@ class Subset:
         selected = [record for record in records if record.video_id in self.video_ids]
         if not selected:
             raise ValueError(f"{self.path}: subset: found none of the {len(records)} videos of {source}")
-        return _reindex(selected)
+        return reindex(selected)
 
 
 def read_subset(path: str | os.PathLike) -> Subset:
@@ -159,83 +131,9 @@ def hash_video_ids(records: Sequence[VideoRecord]) -> str:
     return hashlib.sha256("\n".join(sorted(record.video_id for record in records)).encode()).hexdigest()
 
 
-def _reindex(records: list[VideoRecord]) -> list[VideoRecord]:
+def reindex(records: Sequence[VideoRecord]) -> list[VideoRecord]:
+    """Number records by their position."""
     return [dataclasses.replace(record, index=index) for index, record in enumerate(records)]
-
-
-@_paused_gc()
-def load_annotations(
-    path: str | os.PathLike, *, needs: Collection[LabelKind] = LABEL_KINDS, subset: Subset | None = None
-) -> list[VideoRecord]:
-    """Read an annotation file.
-
-    Args:
-        path: JSON file with a list of records with `video_id` and `duration`; captions are `tsum` or `references`,
-            key-frames `vsum_onehot` or `importance`.
-        needs: labels that every record must have.
-        subset: keep these videos only; None keeps all.
-    Returns:
-        records by duration, ascending; records of equal duration keep the file's order.
-    Raises:
-        FileNotFoundError: no such file.
-        MissingLabels: a video lacks labels that are needed.
-        ValueError: the file is not such a list, a field is bad or missing, or no video is left; the message names file,
-            video and field.
-    """
-    entries = read_json(path, "annotations")
-    if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{path}: annotations: found {abbreviate(entries)}, expected a list of records")
-    records: dict[str, VideoRecord] = {}
-    warnings: list[str] = []
-    for number, entry in enumerate(entries):
-        try:
-            fields = _Record.model_validate(entry)
-        except pydantic.ValidationError as error:
-            raise ValueError(f"{path}: {_name(entry, number)}: {describe_first_error(error)}") from None
-        if fields.video_id in records:
-            raise ValueError(f"{path}: video {fields.video_id}: video_id: found twice, expected once")
-        problems = fields.optional_field_problems()
-        warnings += [f"video {fields.video_id}: {field}: {problem}" for field, problem in problems.items()]
-        has_spans = fields.tsum is not None and "timestamps" not in problems
-        spans = tuple(map(tuple, fields.timestamps or ())) if has_spans else ()
-        record = records[fields.video_id] = VideoRecord(
-            video_id=fields.video_id,
-            index=-1,
-            duration=fields.duration,
-            tsum=tuple(fields.tsum or ()),
-            references=tuple(fields.references or ()),
-            vsum_onehot=fields.vsum_onehot,
-            importance=fields.importance,
-            spans=spans,
-        )
-        _require_labels(record, needs, path)
-    if warnings:
-        logger.warning("%s: %d unexpected values in optional fields, the first: %s", path, len(warnings), warnings[0])
-    ordered = _reindex(sorted(records.values(), key=lambda record: record.duration))
-    _warn_of_other_annotators(ordered, path)
-    return ordered if subset is None else subset.select(ordered, path)
-
-
-def _require_labels(record: VideoRecord, needs: Collection[LabelKind], path: str | os.PathLike) -> None:
-    for kind in needs:
-        if not record.has_labels(kind):
-            raise MissingLabels(f"{path}: video {record.video_id}: {_MISSING_LABELS[kind]}")
-
-
-def _warn_of_other_annotators(records: list[VideoRecord], path: str | os.PathLike) -> None:
-    """Log a warning if a file of VideoXum's size does not have VideoXum's annotators."""
-    counts = {record.video_id: len(record.labels) for record in records if record.labels is not None}
-    others = [video_id for video_id, count in counts.items() if count != NUM_ANNOTATORS]
-    if others and len(records) in NUM_VIDEOS.values():
-        logger.warning(
-            "%s: %d of %d videos do not have VideoXum's %d annotators; video %s has %d",
-            path,
-            len(others),
-            len(records),
-            NUM_ANNOTATORS,
-            others[0],
-            counts[others[0]],
-        )
 
 
 def fingerprint(records: list[VideoRecord]) -> str:
@@ -250,9 +148,65 @@ def fingerprint(records: list[VideoRecord]) -> str:
     return digest.hexdigest()
 
 
-def _name(entry: Any, number: int) -> str:
-    video_id = entry.get("video_id") if isinstance(entry, dict) else None
-    return f"video {video_id}" if isinstance(video_id, str) and is_file_name(video_id) else f"record {number}"
+@dataclasses.dataclass(frozen=True)
+class DatasetReader:
+    """The format of a data set's annotation files.
+
+    Attributes:
+        read: path of a file -> its records in the file's order, with index -1. It raises FileNotFoundError and
+            ValueError: the message names file, video and field.
+        file_names: names of the file of a `{split}`, of which the first that exists is read; () if they are not known.
+        missing_labels: kind of labels -> the field that is missing, and what is expected.
+        title: name of a published data set.
+        repository: its id on the Hugging Face hub.
+    """
+
+    read: Callable[[str | os.PathLike], Iterator[VideoRecord]]
+    file_names: tuple[str, ...] = ()
+    missing_labels: Mapping[LabelKind, str] = dataclasses.field(default_factory=dict)
+    title: str = ""
+    repository: str = ""
+
+
+def read_entries(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a JSON file with a list of records: position in the list, for messages -> entry.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or it is not such a list.
+    """
+    entries = read_json(path, "annotations")
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{path}: annotations: found {abbreviate(entries)}, expected a list of records")
+    return {f"record {number}": entry for number, entry in enumerate(entries)}
+
+
+def validate_entries(
+    path: str | os.PathLike, entries: Mapping[str, Any], model: type[RecordModel], id_field: str = "video_id"
+) -> Iterator[RecordModel]:
+    """Validate the entries of a file, and that each video occurs once.
+
+    Args:
+        path: the file, for messages.
+        entries: position in the file -> entry.
+        model: model of an entry.
+        id_field: its field with the video's id.
+    Raises:
+        ValueError: an entry is invalid; the message names file, video and field.
+    """
+    video_ids: set[str] = set()
+    for position, entry in entries.items():
+        try:
+            fields = model.model_validate(entry)
+        except pydantic.ValidationError as error:
+            video_id = entry.get(id_field) if isinstance(entry, dict) else None
+            if isinstance(video_id, str) and is_file_name(video_id):
+                position = f"video {video_id}"
+            raise ValueError(f"{path}: {position}: {describe_first_error(error)}") from None
+        video_id = getattr(fields, id_field)
+        if video_id in video_ids:
+            raise ValueError(f"{path}: video {video_id}: {id_field}: found twice, expected once")
+        video_ids.add(video_id)
+        yield fields
 
 
 def _require_name(video_id: str) -> str:
@@ -261,7 +215,13 @@ def _require_name(video_id: str) -> str:
     return video_id
 
 
-def _to_keyframes(rows: Any) -> np.ndarray:
+def as_rows(value: Any) -> Any:
+    """Convert a flat row, of one annotator, to a list of rows; other values are returned unchanged."""
+    is_flat = isinstance(value, list) and bool(value) and not any(isinstance(item, list) for item in value)
+    return [value] if is_flat else value
+
+
+def to_keyframes(rows: Any) -> np.ndarray:
     """Convert R rows of 0 and 1, or false and true, to (R, T) uint8."""
     labels = _to_matrix(rows)
     if labels is not None and ((labels == 0) | (labels == 1)).all():
@@ -269,7 +229,7 @@ def _to_keyframes(rows: Any) -> np.ndarray:
     raise _describe_bad_rows(rows, lambda value: value in (0, 1), "0 and 1, or false and true")
 
 
-def _to_importance(rows: Any) -> np.ndarray:
+def to_importance(rows: Any) -> np.ndarray:
     """Convert R rows of numbers in [0, 1] to (R, T) float32."""
     importance = _to_matrix(rows)
     if importance is not None and ((importance >= 0) & (importance <= 1)).all():
@@ -297,58 +257,9 @@ def _describe_bad_rows(rows: Any, is_valid: Callable[[float], bool], expected: s
     return ValueError(f"found {shape}, expected one row per annotator, of the same length, at least 1 frame")
 
 
-class _Record(pydantic.BaseModel):
-    """One record of the file."""
-
-    model_config = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True)
-
-    video_id: Annotated[str, pydantic.AfterValidator(_require_name)]
-    duration: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
-    tsum: Annotated[list[str], pydantic.Field(min_length=1)] | None = None
-    references: Annotated[list[str], pydantic.Field(min_length=1)] | None = None
-    vsum_onehot: Annotated[np.ndarray, pydantic.BeforeValidator(_to_keyframes)] | None = None
-    importance: Annotated[np.ndarray, pydantic.BeforeValidator(_to_importance)] | None = None
-    # Optional: unexpected values are reported, not refused.
-    sampled_frames: Any = None
-    timestamps: Any = None
-    vsum: Any = None
-
-    @pydantic.model_validator(mode="after")
-    def _require_one_kind_of_labels(self) -> Self:
-        if self.vsum_onehot is not None and self.importance is not None:
-            raise ValueError("importance: found vsum_onehot too, expected one of the two")
-        return self
-
-    def optional_field_problems(self) -> dict[str, str]:
-        """Describe unexpected values of the last three fields: field -> found and expected."""
-        problems: dict[str, str] = {}
-        field, labels = (
-            ("vsum_onehot", self.vsum_onehot) if self.importance is None else ("importance", self.importance)
-        )
-        if labels is not None and self.sampled_frames not in (None, labels.shape[1]):
-            problems["sampled_frames"] = (
-                f"found {abbreviate(self.sampled_frames)}, expected {labels.shape[1]} as in {field}"
-            )
-        if self.tsum is None:
-            return problems
-        segments = len(self.tsum)
-        if self.timestamps is not None and not (
-            _has_length(self.timestamps, segments) and all(map(_is_span, self.timestamps))
-        ):
-            problems["timestamps"] = (
-                f"found {abbreviate(self.timestamps)}, expected [start, end] for each of {segments} sentences"
-            )
-        if self.vsum is not None and not _has_length(self.vsum, segments):
-            problems["vsum"] = f"found {abbreviate(self.vsum)}, expected one entry for each of {segments} segments"
-        return problems
-
-
-def _has_length(value: Any, length: int) -> bool:
-    return isinstance(value, list) and len(value) == length
-
-
-def _is_span(value: Any) -> bool:
-    return _has_length(value, 2) and all(map(is_number, value))
+def is_span(value: Any) -> bool:
+    """Whether a JSON value is a list of two numbers."""
+    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
 
 
 def is_number(value: Any) -> bool:
@@ -359,3 +270,10 @@ def is_number(value: Any) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+# Types of the fields that the records of several data sets have.
+VideoId = Annotated[str, pydantic.AfterValidator(_require_name)]
+Duration = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+Keyframes = Annotated[np.ndarray, pydantic.BeforeValidator(to_keyframes)]
+Importance = Annotated[np.ndarray, pydantic.BeforeValidator(to_importance)]

@@ -1,6 +1,6 @@
-"""Check that VideoXum is complete and readable: `python -m data.check ROOT [--own_data] [--list FILE]`.
+"""Check that a data set is complete and readable: `python -m data.check ROOT [--dataset NAME] [--list FILE]`.
 
-    ROOT/anno/{train,val,test}_videoxum.json
+    ROOT/anno/{train,val,test}_videoxum.json    or the files of another data set
     ROOT/feat/{blip,vt_clipscore}           {video_id}.npz, or packed by data.pack
     ROOT/feat/{blip,vt_clipscore}_packed    used if the folder above does not exist
 
@@ -15,19 +15,13 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from data.annotations import (
-    LABEL_KINDS,
-    LABELS_OF_TASK,
-    NUM_ANNOTATORS,
-    NUM_VIDEOS,
-    VideoRecord,
-    annotation_path,
-    load_annotations,
-)
+from data.annotations import LABEL_KINDS, LABELS_OF_TASK, VideoRecord
 from data.features import NpzFeatures, PackedFeatures, is_packed, require_finite
-from utils.command_line import OneLineParser
+from data.registry import add_dataset_option, annotation_path, load_annotations
+from data.videoxum import NUM_ANNOTATORS, NUM_VIDEOS
+from utils.command_line import OneLineParser, StoreMapping
 from utils.files import atomic_write
 from utils.log import progress_bar, run_main
 from utils.text import printable
@@ -93,53 +87,69 @@ class CheckReport:
         print("complete" if self.is_complete else "NOT complete")
 
 
-def check(root: str | os.PathLike, parts: Iterable[str] = PARTS, own_data: bool = False) -> CheckReport:
+def check(
+    root: str | os.PathLike,
+    parts: Iterable[str] = PARTS,
+    own_data: bool = False,
+    dataset: str = "videoxum",
+    ann_files: Mapping[str, str] | None = None,
+) -> CheckReport:
     """Check a dataset on the disk.
 
     Args:
         root: its folder.
         parts: which of `PARTS` to check; the annotations are always read.
-        own_data: accept any splits, of any number of videos.
+        own_data: the dataset is not VideoXum, but in its format.
+        dataset: a key of `DATASETS`; others than VideoXum may have any splits, of any number of videos.
+        ann_files: split -> annotation file, relative to `root/anno` or absolute: check these splits; None checks the
+            splits with the data set's file names.
     Raises:
-        FileNotFoundError: no such folder, or with `own_data` no annotations in it.
+        FileNotFoundError: no such folder, or no annotations in it.
+        ValueError: the data set has no file names of its own, and `ann_files` is None.
     """
     root = pathlib.Path(root)
     report = CheckReport()
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: dataset: no such folder")
-    records = read_annotations(root, report, own_data)
+    records = read_annotations(root, report, own_data, dataset, ann_files)
     for part in parts:
         if part in FEATURES:
             check_features(root, part, records, report)
     return report
 
 
-def read_annotations(root: pathlib.Path, report: CheckReport, own_data: bool) -> dict[str, VideoRecord]:
+def read_annotations(
+    root: pathlib.Path,
+    report: CheckReport,
+    own_data: bool = False,
+    dataset: str = "videoxum",
+    ann_files: Mapping[str, str] | None = None,
+) -> dict[str, VideoRecord]:
     """Read the annotations of all splits: video id -> record; adds lines and issues to the report."""
     records: dict[str, VideoRecord] = {}
     splits: dict[str, str] = {}
-    for split, expected in NUM_VIDEOS.items():
-        path = annotation_path(root / "anno", split)
-        if own_data and not path.exists():
+    is_videoxum = dataset == "videoxum" and not own_data
+    for split in ann_files or NUM_VIDEOS:
+        path = annotation_path(root / "anno", split, dataset, ann_files)
+        if not (is_videoxum or ann_files or path.exists()):
             continue
         try:
-            loaded = load_annotations(path, needs=() if own_data else LABEL_KINDS)
+            loaded = load_annotations(path, dataset=dataset, needs=LABEL_KINDS if is_videoxum else ())
         except (FileNotFoundError, ValueError) as error:
             report.add("annotations", str(error))
             continue
         report.lines.append(f"{path}: {len(loaded)} videos{_describe_labels(loaded)}")
         for text in _describe_missing_labels(loaded):
             report.add("labels", f"{path}: {text}")
-        if not own_data and len(loaded) != expected:
-            report.add("number", f"{path}: found {len(loaded)} videos, expected {expected}")
+        if is_videoxum and len(loaded) != NUM_VIDEOS[split]:
+            report.add("number", f"{path}: found {len(loaded)} videos, expected {NUM_VIDEOS[split]}")
         for record in loaded:
             if record.video_id in records:
                 report.add("twice", f"{path}: video {record.video_id}: found in {splits[record.video_id]} too")
             records[record.video_id], splits[record.video_id] = record, split
-    if own_data and not records and report.is_complete:
-        raise FileNotFoundError(
-            f"{annotation_path(root / 'anno', 'test')}: annotations: no such file, and no other split"
-        )
+    if not records and report.is_complete:
+        path = annotation_path(root / "anno", "test", dataset)
+        raise FileNotFoundError(f"{path}: annotations: no such file, and no other split")
     return records
 
 
@@ -266,11 +276,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--own_data",
         action="store_true",
-        help="check another dataset than VideoXum: any splits, of any number of videos",
+        help="check another dataset in VideoXum's format: any splits, of any number of videos",
+    )
+    add_dataset_option(parser)
+    parser.add_argument(
+        "--ann_files",
+        nargs="+",
+        action=StoreMapping,
+        metavar="SPLIT=FILE",
+        help="annotation files, relative to ROOT/anno or absolute (default: the data set's file names)",
     )
     add_options(parser)
     args = parser.parse_args(argv)
-    report = check(args.root, args.what, args.own_data)
+    for split in args.ann_files or ():
+        if split not in NUM_VIDEOS:
+            raise ValueError(f"--ann_files: found {split!r}, expected one of {', '.join(NUM_VIDEOS)}")
+    report = check(args.root, args.what, args.own_data, args.dataset, args.ann_files)
     report.show(args.list)
     if not report.is_complete:
         sys.exit(1)

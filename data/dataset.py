@@ -1,4 +1,4 @@
-"""The VideoXum dataset: annotations, features and captions -> unpadded `Sample`.
+"""The dataset of a split: annotations, features and captions -> unpadded `Sample`.
 
 Axes: T frames at 1 fps, R annotators, D and C widths of BLIP's and VT-CLIP's features.
 """
@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.annotations import LABEL_KINDS, LabelKind, Subset, fingerprint, load_annotations
+from data.annotations import LABEL_KINDS, LabelKind, Subset, fingerprint
 from data.captions import pre_caption
 from data.features import open_features, require_length
+from data.registry import load_annotations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +45,12 @@ class Sample:
 
 
 class VideoXum(Dataset[Sample]):
-    """One split of VideoXum, or of another dataset in its format.
+    """One split of VideoXum, or of another data set.
 
     Args:
-        ann_file: annotation JSON of the split.
+        ann_file: annotation file of the split.
         feature_root: folder of frame features.
+        dataset: format of the annotation file, a key of `DATASETS`.
         width: D, number of columns expected.
         prompt: beginning of every caption.
         max_frames: cut videos to this many frames; None does not cut.
@@ -72,6 +74,7 @@ class VideoXum(Dataset[Sample]):
         ann_file: str | os.PathLike,
         feature_root: str | os.PathLike,
         *,
+        dataset: str = "videoxum",
         width: int,
         prompt: str,
         max_frames: int | None = None,
@@ -82,7 +85,7 @@ class VideoXum(Dataset[Sample]):
         needs: Collection[LabelKind] = LABEL_KINDS,
         subset: Subset | None = None,
     ) -> None:
-        self.records = load_annotations(ann_file, needs=needs, subset=subset)
+        self.records = load_annotations(ann_file, dataset=dataset, needs=needs, subset=subset)
         self.subset = subset
         self.prompt = prompt
         self.max_frames = max_frames

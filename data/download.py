@@ -15,10 +15,12 @@ import shutil
 import sys
 from collections.abc import Iterable
 
-from data.annotations import NUM_VIDEOS, VideoRecord, annotation_path, load_annotations
+from data.annotations import VideoRecord
 from data.check import FEATURES, CheckReport, add_options, check_features, read_annotations
 from data.feature_writer import PROVENANCE_FILE
+from data.registry import annotation_path, load_annotations
 from data.unpack import unpack_archive
+from data.videoxum import NUM_VIDEOS
 from utils.command_line import OneLineParser
 from utils.files import atomic_write, compute_sha256, make_folder
 from utils.hub import download_hub_file
@@ -50,7 +52,7 @@ def download(root: str | os.PathLike, parts: Iterable[str]) -> CheckReport:
         for split in NUM_VIDEOS:
             download_annotations(root, split)
     report = CheckReport()
-    records = read_annotations(root, report, own_data=False)
+    records = read_annotations(root, report)
     for part in features:
         download_features(root, part, records, report)
     return report

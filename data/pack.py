@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import safetensors.numpy
 
-from data.annotations import load_annotations
 from data.feature_writer import PROVENANCE_FILE
 from data.features import PACKED_FORMAT, check_files, load_features
+from data.registry import add_dataset_option, load_annotations
 from utils.command_line import OneLineParser
 from utils.files import atomic_write, make_folder, remove_leftovers
 from utils.log import progress_bar, run_main
@@ -27,6 +27,7 @@ def pack_features(
     annotations: Sequence[str | os.PathLike],
     out: str | os.PathLike,
     *,
+    dataset: str = "videoxum",
     field: str,
     dtype: str,
 ) -> None:
@@ -34,8 +35,9 @@ def pack_features(
 
     Args:
         features: folder of `{video_id}.npz`.
-        annotations: annotation files; `{name}_videoxum.json` becomes `{name}.safetensors`.
+        annotations: annotation files; `{name}_videoxum.json` or `{name}.json` becomes `{name}.safetensors`.
         out: folder of the packed features, created if missing.
+        dataset: format of the annotation files, a key of `DATASETS`.
         field: array to pack, `features` of BLIP or `vision` of VT-CLIP.
         dtype: one of `DTYPES`.
     Raises:
@@ -43,7 +45,8 @@ def pack_features(
             different widths.
     """
     splits = {
-        pathlib.Path(path).stem.removesuffix("_videoxum"): load_annotations(path, needs=()) for path in annotations
+        pathlib.Path(path).stem.removesuffix("_videoxum"): load_annotations(path, dataset=dataset, needs=())
+        for path in annotations
     }
     if len(splits) < len(annotations):
         raise ValueError("annotations: found two files of the same name, expected a name for each split")
@@ -85,10 +88,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", required=True, help="folder of the packed features")
     parser.add_argument("--features", required=True, help="folder of {video_id}.npz")
     parser.add_argument("--annotations", required=True, nargs="+", help="annotation files; each becomes a packed file")
+    add_dataset_option(parser)
     parser.add_argument("--field", default="features", help="array to pack: features of BLIP, vision of VT-CLIP")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="float16 halves the size and rounds")
     args = parser.parse_args(argv)
-    pack_features(args.features, args.annotations, args.out, field=args.field, dtype=args.dtype)
+    pack_features(args.features, args.annotations, args.out, dataset=args.dataset, field=args.field, dtype=args.dtype)
 
 
 if __name__ == "__main__":

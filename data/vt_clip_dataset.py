@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from data.annotations import Subset, VideoRecord, fingerprint, load_annotations
+from data.annotations import Subset, VideoRecord, fingerprint
 from data.features import NpzFeatures, PackedFeatures, open_features
 from data.loaders import EvalBatchSampler, TrainBatchSampler
+from data.registry import load_annotations
 from data.video.preprocessing import preprocess
 from data.video.reader import VideoFile, to_upright_rgb
 from utils.frame_transform import FrameTransform
@@ -75,7 +76,8 @@ class VTClipDataset(Dataset[VTClipSample]):
     An item's key is (index, epoch): what is drawn depends only on seed, epoch and index.
 
     Args:
-        ann_file: annotation JSON of the split.
+        ann_file: annotation file of the split.
+        dataset: its format, a key of `DATASETS`.
         seed: random seed of the draws.
         select_keyframes: importance (R, T) -> key-frames (R, T), for videos whose frames are graded.
         subset: restrict the split to these videos; None keeps all.
@@ -95,6 +97,7 @@ class VTClipDataset(Dataset[VTClipSample]):
         self,
         ann_file: str | os.PathLike,
         *,
+        dataset: str = "videoxum",
         seed: int,
         select_keyframes: Callable[[np.ndarray], np.ndarray],
         subset: Subset | None = None,
@@ -104,7 +107,7 @@ class VTClipDataset(Dataset[VTClipSample]):
         transform: FrameTransform | None = None,
         frames: int = 8,
     ) -> None:
-        self.records = load_annotations(ann_file, subset=subset)
+        self.records = load_annotations(ann_file, dataset=dataset, subset=subset)
         self.select_keyframes = select_keyframes
         self.seed = seed
         self.videos = videos

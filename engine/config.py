@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
 
+from data.registry import DATASETS
 from metrics.registry import METRICS
 from utils.command_line import CommandLine, load_settings, reference_table
 from utils.device_names import check_device_name
@@ -13,11 +14,17 @@ from utils.settings import IgnoredKey, InvalidSetting, Settings, option
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+DatasetName = Literal[*DATASETS]  # type: ignore[valid-type]  # computed
 MetricName = Literal[*METRICS]  # type: ignore[valid-type]  # computed
 DeviceName = Annotated[str, pydantic.AfterValidator(check_device_name)]
 
 RESUME_HELP = (
     "auto: resume from output_dir's newest checkpoint, if any; PATH: the same, or else from PATH; '': start fresh"
+)
+DATASET_HELP = "data set, and the format of its annotation files"
+ANN_FILES_HELP = (
+    "annotation file of each split, relative to ann_root or absolute; splits that are not named have the data set's "
+    "file names: {split}_videoxum.json for videoxum, {split}.json or {split}.jsonl for own"
 )
 DEVICE_HELP = "auto (a GPU if there is one), cpu, cuda, or cuda:N, for one process only"
 
@@ -44,9 +51,9 @@ class Config(Settings):
     video_embeddings_root: str = option(
         "dataset/ActivityNet/feat/blip", "folder of frame features, {video_id}.npz", may_change_on_resume=True
     )
-    ann_root: str = option(
-        "dataset/ActivityNet/anno", "folder of {train,val,test}_videoxum.json", may_change_on_resume=True
-    )
+    dataset: DatasetName = option("videoxum", DATASET_HELP)
+    ann_root: str = option("dataset/ActivityNet/anno", "folder of the annotation files", may_change_on_resume=True)
+    ann_files: dict[SplitName, str] = option({}, ANN_FILES_HELP, may_change_on_resume=True)
     clip_root: str = option(
         "dataset/ActivityNet/feat/vt_clipscore",
         "folder of VT-CLIP features; '': no VT-CLIPScore",
@@ -191,7 +198,9 @@ class VTClipConfig(Settings):
 
     aliases: ClassVar[dict[str, dict[str, str]]] = {"precision": PRECISION_ALIASES}
 
-    ann_root: str = option("dataset/ActivityNet/anno", "folder of {train,val}_videoxum.json", may_change_on_resume=True)
+    dataset: DatasetName = option("videoxum", DATASET_HELP)
+    ann_root: str = option("dataset/ActivityNet/anno", "folder of the annotation files", may_change_on_resume=True)
+    ann_files: dict[SplitName, str] = option({}, ANN_FILES_HELP, may_change_on_resume=True)
     vision_root: str = option(
         "dataset/ActivityNet/clip_feat/vt_clipscore",
         "folder of features extracted with the CLIP of `clip`; used if videos is ''",

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from data.annotations import annotation_path, read_subset
+from data.annotations import read_subset
 from data.collate import Batch
 from data.dataset import VideoXum
 from data.loaders import EvalBatchSampler, make_loader
@@ -20,7 +20,15 @@ from engine.config import Config, SplitName
 from engine.encoders import read_encoder, require_same_encoder
 from engine.predictions import Prediction, write_predictions
 from engine.scoring import describe_subset, format_table, score_predictions, score_subset, write_scores
-from engine.setup import build_model, check_paths, init_run, load_trained, open_split, resolve_feature_width
+from engine.setup import (
+    annotation_file,
+    build_model,
+    check_paths,
+    init_run,
+    load_trained,
+    open_split,
+    resolve_feature_width,
+)
 from metrics.captions import require_java, start_meteor
 from models.vt_clip import VTClip, load_vt_clip
 from models.vtsum_blip import NUM_POSITIONS, VTSumBLIP
@@ -66,7 +74,7 @@ class Evaluator:
         self.also_subset = read_subset(config.also_subset) if config.also_subset else None
         if self.also_subset is not None:  # fail now, not after training
             for split, dataset in self.datasets.items():
-                self.also_subset.select(dataset.records, annotation_path(config.ann_root, split))
+                self.also_subset.select(dataset.records, annotation_file(config, split))
         self.baselines: dict[str, Any] = {}  # split, or split and subset -> baselines of the last evaluation
 
     def _load_vt_clip(self, clip_root: pathlib.Path | None) -> VTClip | None:

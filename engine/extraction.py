@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.annotations import VideoRecord, load_annotations
+from data.annotations import VideoRecord
 from data.feature_writer import FeatureWriter
+from data.registry import load_annotations
 from data.video.decoding import DecodeJob, DecodeResult, FrameChunk, decode_videos
 from data.video.files import find_videos
 from models.frame_encoders import EncoderOptions, FrameEncoder, load_frame_encoder
@@ -280,7 +281,11 @@ def run_extraction(args: argparse.Namespace) -> int:
         FileNotFoundError, ValueError: videos, annotations or checkpoints are missing or invalid.
     """
     videos = find_videos(args.videos)
-    records = {record.video_id: record for path in args.annotations for record in load_annotations(path, needs=())}
+    records = {
+        record.video_id: record
+        for path in args.annotations
+        for record in load_annotations(path, dataset=args.dataset, needs=())
+    }
     root = make_folder(args.out, "--out")
     # Processes work independently, perhaps for days, and synchronize only at the end.
     context = distributed.init_context(args.device, backend="gloo", timeout=datetime.timedelta(days=30))

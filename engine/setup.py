@@ -6,9 +6,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from data.annotations import LABELS_OF_TASK, MissingLabels, annotation_path, read_subset
+from data.annotations import LABELS_OF_TASK, MissingLabels, read_subset
 from data.dataset import VideoXum
 from data.features import read_width
+from data.registry import annotation_path
 from engine.checkpoint import NEWEST, PREVIOUS
 from engine.config import Config, TrainingConfig
 from engine.encoders import read_encoder, require_same_encoder
@@ -50,19 +51,25 @@ def init_run(config: TrainingConfig, notes: Sequence[str], log_file: str) -> Dis
     return context
 
 
+def annotation_file(config: TrainingConfig, split: str) -> pathlib.Path:
+    """Path of a split's annotation file, see `annotation_path`."""
+    return annotation_path(config.ann_root, split, config.dataset, config.ann_files)
+
+
 def check_paths(config: Config, splits: Sequence[str]) -> None:
     """Check that the data of a run exists, before anything slow.
 
     Raises:
         FileNotFoundError: an annotation file or the feature folder is missing.
-        ValueError: a file of video ids is invalid.
+        ValueError: a file of video ids is invalid, or the settings do not name the annotation files.
     """
     for subset in filter(None, (config.subset, config.also_subset)):
         read_subset(subset)
-    for path in [annotation_path(config.ann_root, split) for split in splits]:
+    for path in [annotation_file(config, split) for split in splits]:
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path}: annotations: no such file; run python -m data.download for VideoXum, or set ann_root"
+                f"{path}: annotations: no such file; run python -m data.download for VideoXum, or set ann_root or "
+                "ann_files"
             )
     if not pathlib.Path(config.video_embeddings_root).is_dir():
         raise FileNotFoundError(
@@ -126,8 +133,9 @@ def open_split(config: Config, context: DistContext, split: str, **options: Any)
     """
     try:
         dataset = VideoXum(
-            annotation_path(config.ann_root, split),
+            annotation_file(config, split),
             config.video_embeddings_root,
+            dataset=config.dataset,
             width=config.feature_width,
             prompt=config.prompt,
             needs=LABELS_OF_TASK[config.task],

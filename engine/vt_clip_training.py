@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from data.annotations import annotation_path, read_subset
+from data.annotations import read_subset
 from data.feature_writer import PROVENANCE_FILE, read_provenance
 from data.loaders import EvalBatchSampler, TrainBatchSampler, make_loader
 from data.video.files import find_videos
 from data.vt_clip_dataset import EpochIndexSampler, VTClipBatch, VTClipDataset, collate_vt_clip
 from engine.config import VTClipConfig
-from engine.setup import init_run
+from engine.setup import annotation_file, init_run
 from engine.trainer import Trainer, TrainingSetup
 from metrics.keyframes import select_top_rows
 from models.frame_encoders import clip_frame_encoder
@@ -125,7 +125,8 @@ def build_datasets(config: VTClipConfig, vt_clip: VTClip) -> tuple[VTClipDataset
     subset = read_subset(config.subset) if config.subset else None
     train, val = (
         VTClipDataset(
-            annotation_path(config.ann_root, split),
+            annotation_file(config, split),
+            dataset=config.dataset,
             seed=config.seed,
             select_keyframes=select_top_rows,
             subset=subset,

@@ -4,8 +4,9 @@ import argparse
 import pathlib
 from typing import Any
 
-from data.annotations import load_annotations, read_subset
+from data.annotations import read_subset
 from data.captions import pre_caption
+from data.registry import add_dataset_option, load_annotations
 from engine.predictions import Prediction, read_predictions, write_prediction_lines
 from engine.scoring import describe_subset, format_table, score_predictions, score_subset, write_scores
 from utils.command_line import OneLineParser
@@ -17,7 +18,8 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog="python -m metrics", description=__doc__.split(":")[0])
     add = parser.add_argument
     add("predictions", help="JSON lines, such as predictions_{split}.jsonl; fields: docs/evaluation.md")
-    add("annotations", help="{split}_videoxum.json")
+    add("annotations", help="annotation file of the split, such as {split}_videoxum.json")
+    add_dataset_option(parser)
     add(
         "--output_dir",
         help="folder for predictions, results and scores per video; '': only print the table",
@@ -55,8 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     args = _parse_arguments(argv)
     output_dir = make_folder(args.output_dir, "output_dir") if args.output_dir else None
     predictions = _clean_captions(read_predictions(args.predictions), args.clean_captions)
-    records = load_annotations(args.annotations, needs=())
-    extra_results: dict[str, Any] = {}
+    records = load_annotations(args.annotations, dataset=args.dataset, needs=())
+    extra_results: dict[str, Any] = dict(dataset=args.dataset)
     if args.subset:
         subset = read_subset(args.subset)
         records = subset.select(records, args.annotations)

@@ -6,9 +6,10 @@ It is filled from the run's folder; fields that only the author knows are **[fil
 import pathlib
 from typing import Any
 
+from data.registry import DATASETS
 from engine.config import SPLITS
 from metrics.registry import PAPER_METRICS, UNSCALED_METRICS, format_score
-from report.runs import Run, describe_baselines, format_setting, has_videoxum_size, read_run
+from report.runs import Run, describe_baselines, format_setting, has_all_published_videos, read_run
 from utils.command_line import OneLineParser
 from utils.files import atomic_write, compute_sha256
 from utils.log import run_main
@@ -72,28 +73,36 @@ def _describe_architecture(settings: dict[str, Any]) -> str:
     return ", ".join([*parts, f"task {settings['task']}", f"frame features of BLIP's {settings['vit']} ViT"])
 
 
+def _name_dataset(run: Run) -> tuple[str, str]:
+    """Return id on the hub and title of a run's data set; "" and a placeholder for your own data or parts of one."""
+    reader = DATASETS[run.dataset]
+    is_whole = has_all_published_videos(run) if run.dataset == "videoxum" else run.results.subset is None
+    return (reader.repository, reader.title) if reader.repository and is_whole else ("", "[fill in]")
+
+
 def _hub_metadata(name: str, runs: list[Run]) -> str:
     """Return the card's YAML metadata, which the hub reads."""
     from huggingface_hub import EvalResult, ModelCardData
 
+    datasets = [_name_dataset(run) for run in runs]
     eval_results = [
         EvalResult(
             task_type="video-summarization",
             task_name="Cross-modal video summarization",
-            dataset_type="jylins/videoxum" if has_videoxum_size(run) else "other",
-            dataset_name="VideoXum" if has_videoxum_size(run) else "[fill in]",
+            dataset_type=repository or "other",
+            dataset_name=title,
             dataset_split=run.split,
             metric_type=metric,
             metric_name=metric,
             metric_value=round(run.metrics[metric], 5),
         )
-        for run in runs
+        for run, (repository, title) in zip(runs, datasets)
         for metric in PAPER_METRICS
         if metric in run.metrics
     ]
     return ModelCardData(
         language="en",
-        datasets=["jylins/videoxum"] if all(map(has_videoxum_size, runs)) else None,
+        datasets=[datasets[0][0]] if all(repository for repository, _ in datasets) else None,
         tags=["video-summarization", "video-captioning", "vtsum-blip"],
         model_name=name,
         eval_results=eval_results,

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from data.annotations import NUM_VIDEOS
+from data.videoxum import NUM_VIDEOS
 from engine.config import SPLITS
 from metrics.baselines import BASELINES
 from metrics.registry import METRICS, PAPER_METRICS, format_score
@@ -27,7 +27,7 @@ from report.runs import (
     Run,
     align_scores,
     format_setting,
-    has_videoxum_size,
+    has_all_published_videos,
     published_rows,
     read_run,
 )
@@ -96,7 +96,7 @@ def score_table(groups: Sequence[Group], metrics: Sequence[str]) -> tuple[list[s
     columns = list(metrics)
     if random_f1 and "F1" in metrics:
         columns.insert(metrics.index("F1") + 1, RELATIVE_F1)
-    published_random_f1 = random_f1 if has_videoxum_size(run) else None  # of the paper's videos
+    published_random_f1 = random_f1 if has_all_published_videos(run) else None  # of the paper's videos
     # Label, settings, scores of each run, and F1 of random saliency.
     rows: list[tuple[str, list[str], list[dict[str, float]], float | None]] = []
     no_settings = [""] * len(names)
@@ -289,7 +289,7 @@ def describe_table(
             below.append("  seeds (Student's t; variance between seeds pooled over both rows).")
     if published_rows(run.split):
         below.append(ABOUT_F1)
-        if not has_videoxum_size(run):
+        if not has_all_published_videos(run):
             below.append(
                 f"Published rows are of VideoXum's {NUM_VIDEOS[run.split]:,} test videos, not of these videos."
             )

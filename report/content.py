@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from data.annotations import VideoRecord, annotation_path, load_annotations
+from data.annotations import VideoRecord
+from data.registry import annotation_path, load_annotations
 from engine.predictions import Prediction, read_predictions
 from engine.scoring import build_labels
 from metrics.keyframes import AnnotatorLabels, select_top_frames
@@ -92,11 +93,12 @@ def load_report_data(
     """
     run = read_run(folder, split)
     if annotations is None:
-        annotations = annotation_path((run.results.config or {}).get("ann_root", ""), split)
+        config = run.results.config or {}
+        annotations = annotation_path(config.get("ann_root", ""), split, run.dataset, config.get("ann_files"))
         if not annotations.is_file():
             raise FileNotFoundError(f"{annotations}: annotations: no such file; name it with --annotations")
     predictions_file = run.folder / f"predictions_{split}.jsonl"
-    records = {record.video_id: record for record in load_annotations(annotations, needs=())}
+    records = {record.video_id: record for record in load_annotations(annotations, dataset=run.dataset, needs=())}
     predictions = {entry.video_id: entry for entry in read_predictions(predictions_file)}
     for source, known in ((annotations, records), (predictions_file, predictions)):
         for video_id in run.video_ids:

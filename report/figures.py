@@ -16,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
-from metrics.keyframes import AnnotatorLabels
 from metrics.registry import METRICS, format_score
 from report.content import ReportVideo, extract_curves
 from report.runs import Run
@@ -177,14 +176,14 @@ def draw_timeline(video: ReportVideo) -> markupsafe.Markup:
         figure = Figure(figsize=(8.4, sum(panel_heights) + 0.7), layout="constrained")
         events, annotators, curve, selection = figure.subplots(4, sharex=True, height_ratios=panel_heights)
         _draw_events(events, spans)
-        labels = video.labels or AnnotatorLabels.from_keyframes(np.zeros((0, T)))
-        for r, flags in enumerate(labels.keyframes):
+        labels = video.labels
+        for r, flags in enumerate(() if labels is None else labels.keyframes):
             annotators.broken_barh(contiguous_segments(flags), (r + 0.1, 0.8), facecolor=HUMAN_COLOR)
-        R = labels.num_annotators
+        R = 0 if labels is None else labels.num_annotators
         annotators.set(ylim=(max(R, 1), 0), yticks=np.arange(R) + 0.5)
         annotators.set_yticklabels([str(r + 1) for r in range(R)], fontsize=7)
         annotators.set_ylabel("annotator")
-        mean = labels.importance.mean(0) if R else np.zeros(T)
+        mean = np.zeros(T) if labels is None else labels.importance.mean(0)
         edges, heights = downsample_max(mean)
         curve.stairs(heights, edges, fill=True, color=HUMAN_COLOR, alpha=0.25, label="annotators' mean")
         if video.saliency is not None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from data.annotations import NUM_VIDEOS
+from data.videoxum import NUM_VIDEOS
 from metrics.registry import METRICS, PAPER_METRICS, UNSCALED_METRICS, format_score
 from report import figures
 from report.content import ReportData, ReportVideo
-from report.runs import ABOUT_F1, describe_baselines, format_setting, has_videoxum_size, published_rows
+from report.runs import ABOUT_F1, describe_baselines, format_setting, has_all_published_videos, published_rows
 from utils.files import atomic_write
 from utils.templates import template_environment
 from utils.text import format_time
@@ -39,7 +39,7 @@ def write_report(data: ReportData, path: str | pathlib.Path) -> None:
         score_rows={"this run": run.metrics} | run.baselines | published_rows(run.split),
         baseline_descriptions=describe_baselines([run]),
         has_published=bool(published_rows(run.split)),
-        has_videoxum_size=has_videoxum_size(run),
+        has_all_published_videos=has_all_published_videos(run),
         videoxum_videos=NUM_VIDEOS[run.split],
         unscaled_metrics=UNSCALED_METRICS,
         about_f1=ABOUT_F1,

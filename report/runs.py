@@ -9,7 +9,8 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 import pydantic
 
-from data.annotations import NUM_VIDEOS
+from data.registry import DATASETS
+from data.videoxum import NUM_VIDEOS
 from engine.config import Config
 from metrics.baselines import BASELINES
 from metrics.registry import METRICS
@@ -83,6 +84,7 @@ class Results(StrictModel):
     num_videos: VideoCounts
     subset: ScoredSubset | None = None
     keyframes_from: str | None = None
+    dataset: str | None = None
     config: dict[str, Any] | None = None
     trained_with: dict[str, Any] | None = None
     processes: int | None = None
@@ -125,6 +127,7 @@ class Run:
     Attributes:
         folder: folder of the run.
         split: name of the split.
+        dataset: data set that was scored, a key of `DATASETS`.
         results: content of `results_{split}.json`.
         settings: settings that affect scores, without the seed: name -> value; if that of the training differs, it is
             `NAME (training)`. {} for results of `python -m metrics`.
@@ -135,6 +138,7 @@ class Run:
 
     folder: pathlib.Path
     split: str
+    dataset: str
     results: Results
     settings: dict[str, Any]
     seed: int | None
@@ -150,9 +154,11 @@ class Run:
         return self.results.baselines
 
 
-def has_videoxum_size(run: Run) -> bool:
-    """Whether a split has VideoXum's number of videos."""
-    return run.results.num_videos.expected == NUM_VIDEOS[run.split]
+def has_all_published_videos(run: Run) -> bool:
+    """Whether a run was scored on all videos of one of VideoXum's splits, as the published rows are."""
+    results = run.results
+    is_complete = results.subset is None and results.num_videos.expected == NUM_VIDEOS[run.split]
+    return run.dataset == "videoxum" and is_complete
 
 
 def published_rows(split: str) -> dict[str, dict[str, float]]:
@@ -178,8 +184,12 @@ def read_run(folder: str | pathlib.Path, split: str = "test") -> Run:
     missing = sorted(results.metrics.keys() - scores.keys())
     if missing:
         raise ValueError(f"{folder / f'scores_{split}.jsonl'}: {missing[0]}: missing, but in {path.name}")
+    # Results of earlier versions do not name the data set.
+    dataset = results.dataset or (results.config or {}).get("dataset", "videoxum")
+    if dataset not in tuple(DATASETS):
+        raise ValueError(f"{path}: dataset: found {abbreviate(dataset)}, expected one of {', '.join(DATASETS)}")
     settings, seed = _merge_settings(results)
-    return Run(folder, split, results, settings, seed, video_ids, scores)
+    return Run(folder, split, dataset, results, settings, seed, video_ids, scores)
 
 
 def _parse(model: type[Model], text: str, source: str) -> Model:

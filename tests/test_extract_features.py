@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import extract_features
-from data.annotations import load_annotations
 from data.features import load_features
 from data.mini.encoders import FRAME_SIZE
+from data.registry import load_annotations
 from data.video.preprocessing import preprocess
 from data.video.reader import VideoFile, to_upright_rgb
 from models.blip_vit import load_blip_vit
@@ -199,12 +199,16 @@ def test_broken_files_do_not_stop_the_run(mixed_videos, flags, tmp_path, capfd, 
     assert not (out / "failures.jsonl").exists()
 
 
-def test_annotations_determine_the_number_of_frames(mini_videos, flags, tmp_path, caplog):
+@pytest.mark.parametrize("dataset", ["videoxum", "own"])
+def test_annotations_determine_the_number_of_frames(mini_videos, flags, tmp_path, caplog, dataset):
     entries = json.loads((mini_videos / "anno/val_videoxum.json").read_text())[:1]
     video_id, frames = entries[0]["video_id"], len(entries[0]["vsum_onehot"][0]) + 3
     entries[0] |= dict(vsum_onehot=[[0] * frames] * 10, sampled_frames=frames)
+    if dataset == "own":
+        entries = [dict(video_id=video_id, duration=frames - 0.5, segments=[[1, 2]])]
     (tmp_path / "anno.json").write_text(json.dumps(entries))
     argv = ["--videos", str(mini_videos / f"videos/{video_id}.mp4"), "--annotations", str(tmp_path / "anno.json")]
+    argv += ["--dataset", dataset]
     with caplog.at_level("WARNING"):
         extract_features.main([*flags[2:8], *flags[-4:], *argv, "--out", str(tmp_path / "out")])
     rows = load_features(tmp_path / "out/blip", video_id, "features")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.annotations import load_annotations
+from data.registry import load_annotations
 from models.vt_clip import load_vt_clip
 from tests.conftest import ROOT
 from tests.helpers.documents import read_code, read_document, read_launcher_commands

@@ -13,6 +13,7 @@ from utils.settings import (
     choices,
     flag_type,
     is_list,
+    is_mapping,
     make_layer,
     read_layers,
 )
@@ -90,7 +91,11 @@ def _parser(cls: type[Settings], description: str | None) -> OneLineParser:
     parser.add_argument("--config", required=True, help="YAML file of settings; flags override it")
     for name, field in cls.model_fields.items():
         help_text = f"{_help(field)} (default: {field.default!r})".replace("%", "%%")
-        arguments = dict(nargs="+", metavar="NAME") if is_list(field) else _flag_arguments(flag_type(field))
+        arguments = _flag_arguments(flag_type(field))
+        if is_list(field):
+            arguments = dict(nargs="+", metavar="NAME")
+        elif is_mapping(field):
+            arguments = dict(nargs="+", metavar="KEY=VALUE", action=StoreMapping)
         if choices(field):
             arguments["metavar"] = "NAME"
         parser.add_argument(f"--{name}", help=help_text, **arguments)
@@ -108,6 +113,25 @@ def _flag_arguments(value_type: type) -> dict[str, Any]:
     if value_type is bool:
         return dict(type=parse_bool, nargs="?", const=True, metavar="BOOL")
     return dict(type=value_type, metavar=value_type.__name__.upper())
+
+
+class StoreMapping(argparse.Action):
+    """Store the arguments `KEY=VALUE ...` of a flag as a dictionary."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        mapping: dict[str, str] = {}
+        for text in values or ():
+            key, separator, value = text.partition("=")
+            if not separator or key in mapping:
+                raise argparse.ArgumentError(self, f"found {text!r}, expected KEY=VALUE, each key once")
+            mapping[key] = value
+        setattr(namespace, self.dest, mapping)
 
 
 def _help(field: FieldInfo) -> str:

@@ -101,10 +101,12 @@ class Settings(pydantic.BaseModel):
     @pydantic.field_validator("*", mode="before")
     @classmethod
     def _accept_yaml_values(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
-        """Convert null to "" for strings, a single name to a list, and aliases of values."""
+        """Convert null to "" for strings and to {} for mappings, a single name to a list, and aliases of values."""
         assert info.field_name is not None
         field = cls.model_fields[info.field_name]
         value = cls._canonical_value(info.field_name, value)
+        if is_mapping(field) and not isinstance(value, dict):
+            raise ValueError(f"found {abbreviate(value)}, expected keys and values")
         if is_list(field):
             value = [value] if isinstance(value, str) else value
             if not isinstance(value, list | tuple) or not value:
@@ -130,7 +132,7 @@ class Settings(pydantic.BaseModel):
     def _canonical_value(cls, name: str, value: Any) -> Any:
         field = cls.model_fields.get(name)
         if value is None and field is not None and not is_list(field) and flag_type(field) is str:
-            return ""
+            return {} if is_mapping(field) else ""
         return cls.aliases.get(name, {}).get(value, value) if isinstance(value, str) else value
 
     @classmethod
@@ -156,6 +158,11 @@ def is_list(field: FieldInfo) -> bool:
     return typing.get_origin(field.annotation) is tuple
 
 
+def is_mapping(field: FieldInfo) -> bool:
+    """Whether a setting is a mapping of names to texts."""
+    return typing.get_origin(field.annotation) is dict
+
+
 def choices(field: FieldInfo) -> tuple[str, ...]:
     """The allowed values of a setting; () if any value of its type is allowed."""
     annotation = typing.get_args(field.annotation)[0] if is_list(field) else field.annotation
@@ -164,7 +171,7 @@ def choices(field: FieldInfo) -> tuple[str, ...]:
 
 def flag_type(field: FieldInfo) -> type:
     """Type that a flag's text is converted to."""
-    if choices(field) or is_list(field):
+    if choices(field) or is_list(field) or is_mapping(field):
         return str
     assert isinstance(field.annotation, type)
     return field.annotation

@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.annotations import NUM_ANNOTATORS
 from data.captions import pre_caption
 from data.mini.encoders import (
     CLIP_WIDTH,
@@ -40,6 +39,7 @@ from data.mini.encoders import (
 )
 from data.mini.plans import ACTIONS, COLORS, SHAPES, VideoPlan, iter_sentences, plan_videos
 from data.mini.rendering import render_video
+from data.videoxum import NUM_ANNOTATORS
 from metrics.keyframes import SUMMARY_FRACTION
 from models.vt_clip import VTClip, load_vt_clip
 from models.weights import StateDict

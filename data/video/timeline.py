@@ -21,6 +21,20 @@ ROUNDING_SECONDS = 0.002
 MAX_FRAME_SECONDS = 600.0
 
 
+def count_sampled_frames(duration: float) -> int:
+    """T, the number of frames at 1 fps of a video: its duration in seconds, rounded up."""
+    return max(1, math.ceil(duration - ROUNDING_SECONDS))
+
+
+def sampling_times(duration: float, T: int) -> np.ndarray:
+    """Return the times at which T frames of a video are sampled: (T,) float64 seconds.
+
+    These are the middles of its seconds; for a partial last second, the middle of that part.
+    """
+    first = np.arange(T)
+    return (first + np.clip(duration, first, first + 1)) / 2
+
+
 @dataclasses.dataclass(frozen=True)
 class Timeline:
     """Presentation times of a video's frames.
@@ -35,21 +49,19 @@ class Timeline:
 
     @property
     def seconds(self) -> int:
-        """T, the number of frames at 1 fps: the duration in seconds, rounded up."""
-        return max(1, math.ceil(self.duration - ROUNDING_SECONDS))
+        """T, see `count_sampled_frames`."""
+        return count_sampled_frames(self.duration)
 
     def frames_at(self, seconds: np.ndarray | float) -> np.ndarray:
         """Return the frame presented at each time: (n,) int k."""
         return np.maximum(np.searchsorted(self.starts, seconds, side="right") - 1, 0)
 
     def sample_indices(self, T: int) -> np.ndarray:
-        """Return the frame presented at the middle of each of T seconds: (T,) int k, ascending.
+        """Return the frame presented at each of T sampling times: (T,) int k, ascending.
 
-        For a partial last second, the middle of that part is used; after the end of the video, the last frame is
-        repeated.
+        After the end of the video, the last frame is repeated.
         """
-        first = np.arange(T)
-        return self.frames_at((first + np.clip(self.duration, first, first + 1)) / 2)
+        return self.frames_at(sampling_times(self.duration, T))
 
 
 @dataclasses.dataclass(frozen=True)

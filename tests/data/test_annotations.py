@@ -5,7 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from data.annotations import MissingLabels, fingerprint, hash_video_ids, load_annotations, read_subset
+from data.annotations import MissingLabels, fingerprint, hash_video_ids, read_subset
+from data.registry import load_annotations
 
 
 def make_record(video_id="v_1", duration=4.2, frames=5, **changes):

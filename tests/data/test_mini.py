@@ -2,12 +2,12 @@ import av
 import numpy as np
 import pytest
 
-from data.annotations import load_annotations
 from data.features import load_features
 from data.mini.dataset import build_vocabulary, draw_clip_features, write_mini
 from data.mini.encoders import compute_text_features
 from data.mini.plans import iter_sentences, plan_videos
 from data.mini.rendering import PITCH_BY_COLOR, RGB_BY_COLOR, draw_frame
+from data.registry import load_annotations
 from data.video.preprocessing import preprocess
 from data.video.reader import VideoFile, to_upright_rgb
 from metrics.baselines import human_baseline, random_baseline

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.annotations import load_annotations
+from data.registry import load_annotations
 from engine.alignment import add_clip_scores, split_sentences
 from engine.predictions import Prediction
 from engine.scoring import build_labels

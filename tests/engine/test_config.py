@@ -1,5 +1,6 @@
 import pytest
 
+from data.registry import DATASETS
 from engine.config import Config, VTClipConfig, load_config
 from metrics.registry import METRICS
 from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES
@@ -112,6 +113,11 @@ def test_boolean_flags(write_config, argv, value):
         ("min_lr: 1.0", "c.yaml: min_lr: found 1.0, expected at most init_lr"),
         ("min_text_length: 200", "c.yaml: min_text_length: found 200, expected at most max_text_length (128)"),
         ("prompt: [a]", "c.yaml: prompt: found a list of 1, expected text"),
+        ("dataset: videoxm", "c.yaml: dataset: found 'videoxm', expected one of videoxum, instruct_v2xum, own"),
+        ("ann_files: test.json", "c.yaml: ann_files: found 'test.json', expected keys and values"),
+        ("ann_files: [test.json]", "c.yaml: ann_files: found a list of 1, expected keys and values"),
+        ("ann_files: {tset: x}", "c.yaml: ann_files: found 'tset', expected one of train, val, test"),
+        ("ann_files: {test: 3}", "c.yaml: ann_files: found 3, expected text"),
         ("a: [", "c.yaml: config: line "),
         ("- a", "c.yaml: config: found list, expected keys and values"),
         ("", "c.yaml: config: found NoneType"),
@@ -138,12 +144,46 @@ def test_invalid_yaml_raises_one_line(write_config, text, message):
         (["--evaluate", "perhaps"], "argument --evaluate: found 'perhaps', expected true or false"),
         (["--batch", "5"], "--batch: unknown flag; did you mean --batch_size?"),
         (["extra"], "unknown argument 'extra'"),
+        (["--ann_files", "x.json"], "argument --ann_files: found 'x.json', expected KEY=VALUE, each key once"),
+        (["--ann_files", "test=x", "test=y"], "argument --ann_files: found 'test=y', expected KEY=VALUE, each key"),
+        (["--ann_files", "tset=x"], "ann_files: found 'tset', expected one of train, val, test"),
     ],
 )
 def test_invalid_flags_raise(write_config, argv, message):
     with pytest.raises(ValueError) as caught:
         load_config(["--config", write_config("seed: 1"), *argv])
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("cls", [Config, VTClipConfig])
+def test_mappings(cls, write_config, tmp_path):
+    assert load_settings(cls, ["--config", write_config("ann_files:")]).settings == cls()
+    path = write_config("ann_files: {train: a.json, test: b=c.json}")
+    command = load_settings(cls, ["--config", path])
+    assert command.settings.ann_files == dict(train="a.json", test="b=c.json") and not command.notes
+    write_settings(command.settings, tmp_path / "again.yaml")
+    assert load_settings(cls, ["--config", str(tmp_path / "again.yaml")]).settings == command.settings
+    (tmp_path / "derived.yaml").write_text("base: c.yaml\nseed: 1\n")
+    assert load_settings(cls, ["--config", str(tmp_path / "derived.yaml")]).settings == command.settings.replace(seed=1)
+    command = load_settings(cls, ["--config", path, "--ann_files", "val=d e.json", "test=b=c.json"])
+    assert command.settings.ann_files == dict(val="d e.json", test="b=c.json")
+    assert command.notes == (
+        "ann_files: the flag's {'val': 'd e.json', 'test': 'b=c.json'} overrides the config's "
+        "{'train': 'a.json', 'test': 'b=c.json'}",
+    )
+
+
+def test_configurations_of_datasets():
+    values = {}
+    for path in sorted((ROOT / "configs/datasets").glob("*.yaml")):
+        config = load_config(["--config", str(path)]).settings
+        assert config.dataset == path.stem and config.output_dir == f"outputs/datasets/{path.stem}"
+        values[path.stem] = config
+    assert values.keys() == DATASETS.keys()
+    published = load_config(["--config", str(ROOT / "configs/ablations/tt_ca.yaml")]).settings
+    data = ("dataset", "ann_root", "ann_files", "video_embeddings_root", "clip_root", "output_dir")
+    for config in values.values():
+        assert config.replace(**{name: getattr(published, name) for name in data}) == published
 
 
 def test_missing_config_raises(tmp_path):
@@ -356,6 +396,7 @@ def test_stored_values_are_comparable_with_own():
 def test_choices_equal_the_registries():
     """Configurations accept exactly the implemented values."""
     registries = dict(
+        dataset=DATASETS,
         loss_type=KEYFRAME_LOSSES,
         smoothing_scope=SMOOTHING_SCOPES,
         position_init=POSITION_INITS,

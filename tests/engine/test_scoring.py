@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from data.annotations import load_annotations
+from data.registry import load_annotations
 from engine.predictions import Prediction, read_predictions, write_predictions
 from engine.scoring import format_table, score_predictions
 from metrics.__main__ import main

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from data.annotations import load_annotations
+from data.registry import load_annotations
 from engine.config import Config
 from engine.predictions import Prediction
 from engine.scoring import score_predictions, write_scores
@@ -234,6 +234,30 @@ def test_f1_relative_to_random(write_run, capsys):
     as_large_as_videoxum = write_run("large", scores[0], baselines, num_videos=4000)
     lines = run_compare(capsys, as_large_as_videoxum, "--metrics", "F1").splitlines()
     assert lines[1].split()[-2:] == ["22.4", "2.24"]
+
+
+def test_published_rows_are_comparable_for_the_complete_videoxum_only(write_run, tmp_path, capsys):
+    """The data set is known by name, also of results without configuration; earlier results do not have the name."""
+    scores, size = dict(F1=[0.2, 0.3]), dict(num_videos=4000)
+    folders = {
+        "own": write_run("own", scores, **size, dataset="own"),
+        "v2xum": write_run("v2xum", scores, **size, dataset="instruct_v2xum"),
+        "part": write_run("part", scores, num_videos=3999),
+        "subset": write_run("subset", scores, **size, subset=dict(file="a.txt", sha256="0", num_videos=4000)),
+        **{name: write_run(name, scores, **size) for name in ("complete", "earlier", "scored", "scored_own", "bad")},
+    }
+    for name, dataset in dict(earlier=None, scored="videoxum", scored_own="own", bad="other").items():
+        path = folders[name] / "results_test.json"
+        results = json.loads(path.read_text())
+        del results["config"]["dataset"]
+        if dataset is not None:
+            results |= dict(config=None, dataset=dataset)
+        path.write_text(json.dumps(results))
+    with pytest.raises(ValueError, match="bad/results_test.json: dataset: found 'other', expected one of videoxum,"):
+        read_run(folders.pop("bad"))
+    for name, folder in folders.items():
+        is_complete = "not of these videos" not in run_compare(capsys, folder)
+        assert is_complete == (name in ("complete", "earlier", "scored")), name
 
 
 def test_baseline_rows_of_captions(write_run, capsys):

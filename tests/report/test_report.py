@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data.annotations import load_annotations
+from data.registry import load_annotations
 from engine.config import Config
 from engine.predictions import Prediction, read_predictions, write_predictions
 from engine.scoring import score_predictions, write_scores
