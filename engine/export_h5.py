@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.annotations import LABELS_OF_TASK, VideoRecord, load_annotations
-from data.features import open_features, require_length
+from data.annotations import LABELS_OF_TASK, VideoRecord
+from data.features import open_features, read_width, require_length
+from data.registry import add_dataset_option, load_annotations
 from data.tvsum_summe import normalize_name
 from engine.scoring import build_labels
 from metrics.segmentation import segment_shots
@@ -27,6 +28,7 @@ def export_eccv16(
     annotations: Sequence[str | os.PathLike],
     out: str | os.PathLike,
     splits: str | os.PathLike | None = None,
+    dataset: str = "videoxum",
 ) -> None:
     """Write features, annotations and shots to one file that `data.eccv16.read_eccv16` reads; one video in memory.
 
@@ -37,19 +39,19 @@ def export_eccv16(
         out: the .h5 file.
         splits: JSON file for one split: the videos of annotation files whose name begins with `train` are its
             `train_keys`, all others its `test_keys`. None writes none.
+        dataset: format of the annotations, a key of `data.registry.DATASETS`.
     Raises:
         FileNotFoundError, ValueError: invalid annotations or features, a video without key-frames, with another number
             of features than labels, or in two files; `splits` without training or without test videos.
     """
     import h5py
 
-    records_of_file = [load_annotations(path, needs=LABELS_OF_TASK["v2v"]) for path in annotations]
+    records_of_file = [load_annotations(path, dataset=dataset, needs=LABELS_OF_TASK["v2v"]) for path in annotations]
     records = [record for file_records in records_of_file for record in file_records]
     _require_unique_ids(annotations, records_of_file)
     split = None if splits is None else _make_split(annotations, records_of_file)
-    description, first = "frame features", records[0].video_id
-    _, width = open_features(features, [first], "features", None, description).shape(first)
-    source = open_features(features, [record.video_id for record in records], "features", width, description)
+    width = read_width(features)
+    source = open_features(features, [record.video_id for record in records], "features", width, "frame features")
     if pathlib.Path(out).is_dir():
         raise ValueError(f"{out}: out: found a folder, expected a file")
     remove_leftovers(make_folder(pathlib.Path(out).parent, "out"))
@@ -139,8 +141,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--splits", help="JSON file to write: videos of annotation files named train… are train_keys, others test_keys"
     )
+    add_dataset_option(parser)
     args = parser.parse_args(argv)
-    export_eccv16(args.features, args.annotations, args.out, args.splits)
+    export_eccv16(args.features, args.annotations, args.out, args.splits, args.dataset)
 
 
 if __name__ == "__main__":
