@@ -110,6 +110,7 @@ class Checkpointer:
         config: settings of the run.
         model, optimizer, scaler: saved and restored; the optimizer is built from `model.named_parameters()`.
         data_fingerprint: hash that identifies the training data.
+        decoder_base: `CaptionDecoder.describe_base()` of the model.
     Attributes:
         current_path: path of the checkpoint with the current weights, None if there is none.
     """
@@ -124,6 +125,7 @@ class Checkpointer:
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler | None = None,
         data_fingerprint: str = "",
+        decoder_base: dict[str, str] | None = None,
     ) -> None:
         self.folder = pathlib.Path(folder)
         self.context = context
@@ -132,6 +134,7 @@ class Checkpointer:
         self.optimizer = optimizer
         self.scaler = scaler
         self.data_fingerprint = data_fingerprint
+        self.decoder_base = decoder_base
         self.current_path: pathlib.Path | None = None
         self._rank_state: dict[str, Any] | None = None  # this process's entry of the restored checkpoint
 
@@ -161,6 +164,8 @@ class Checkpointer:
                 data=self.data_fingerprint,
                 versions=environment_info(),
             )
+            if self.decoder_base is not None:
+                checkpoint["decoder_base"] = self.decoder_base
             if self.scaler is not None and self.scaler.is_enabled():
                 checkpoint["scaler"] = self.scaler.state_dict()
             with atomic_write(self[NEWEST], "wb") as file:
@@ -263,6 +268,7 @@ class Checkpointer:
                 f"{path}: resume: missing {', '.join(missing)}, expected the checkpoint.pth of a training run"
             )
         self._check_settings(path, checkpoint, is_same_run)
+        require_same_decoder_base(path, checkpoint, self.decoder_base)
         try:
             state, processes = self._read_progress(checkpoint)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -344,6 +350,24 @@ class Checkpointer:
         seed_everything(derive_epoch_seed(self.config.seed, self.context.rank, state.epoch) + state.batches_done)
         if state.batches_done and rank_state:
             set_rng_state(rank_state["random"])
+
+
+def require_same_decoder_base(path: str | os.PathLike, checkpoint: Any, base: dict[str, str] | None) -> None:
+    """Compare the frozen weights of the caption decoder with those that a checkpoint was trained with.
+
+    Args:
+        path: of the checkpoint.
+        checkpoint: its content.
+        base: `CaptionDecoder.describe_base()` of the model.
+    Raises:
+        ValueError: they differ.
+    """
+    trained = checkpoint.get("decoder_base") if isinstance(checkpoint, dict) else None
+    if trained and base and trained["sha256"] != base["sha256"]:
+        raise ValueError(
+            f"{path}: decoder_base: found a checkpoint that was trained with {trained['name']} (SHA-256 "
+            f"{trained['sha256'][:12]}…), expected {base['name']} ({base['sha256'][:12]}…); change decoder_path"
+        )
 
 
 def _save(checkpoint: dict[str, Any], file: Any) -> None:

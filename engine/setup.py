@@ -7,10 +7,10 @@ from typing import Any
 
 from data.annotations import LABELS_OF_TASK, MissingLabels, annotation_path, read_subset
 from data.dataset import VideoXum
-from engine.checkpoint import NEWEST, PREVIOUS
+from engine.checkpoint import NEWEST, PREVIOUS, require_same_decoder_base
 from engine.config import Config, TrainingConfig
 from models.vtsum_blip import FEATURE_WIDTHS, VTSumBLIP, v2vt_sum
-from models.weights import IncompatibleCheckpoint, load_weights
+from models.weights import IncompatibleCheckpoint, load_weights, read_checkpoint
 from utils import distributed
 from utils.distributed import DistContext
 from utils.download import is_url, resolve_file
@@ -21,7 +21,7 @@ from utils.seed import seed_everything
 logger = logging.getLogger(__name__)
 
 # Settings that are compared with those in a checkpoint before it is evaluated.
-ARCHITECTURE_SETTINGS = ("model", "vit", "tt_depth", "kernel_size", "prompt")
+ARCHITECTURE_SETTINGS = ("model", "vit", "tt_depth", "kernel_size", "prompt", "decoder", "decoder_train", "lora_rank")
 
 
 def init_run(config: TrainingConfig, notes: Sequence[str], log_file: str) -> DistContext:
@@ -119,6 +119,10 @@ def build_model(config: Config) -> VTSumBLIP:
         smoothing_scope=config.smoothing_scope,
         vit_grad_ckpt=config.vit_grad_ckpt,
         vit_ckpt_layer=config.vit_ckpt_layer,
+        decoder=config.decoder,
+        decoder_path=config.decoder_path,
+        decoder_train=config.decoder_train,
+        lora_rank=config.lora_rank,
     )
 
 
@@ -190,6 +194,8 @@ def load_trained(config: Config, model: VTSumBLIP, source: str | pathlib.Path) -
     except IncompatibleCheckpoint as error:
         causes = _differences(config, error.trained_with, (*ARCHITECTURE_SETTINGS, "task", "med_config", "tokenizer"))
         raise ValueError("; ".join([str(error), *causes])) from None
+    if model.text_decoder is not None and (base := model.text_decoder.describe_base()):
+        require_same_decoder_base(source, read_checkpoint(source), base)
     for difference in _differences(config, trained, ARCHITECTURE_SETTINGS):
         logger.warning("%s", difference)
     return trained

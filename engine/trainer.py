@@ -69,6 +69,7 @@ class TrainingSetup:
         optimizer: optimizer of the model's trained parameters.
         scaler: gradient scaler, disabled except for fp16.
         data_fingerprint: hash that identifies the training data.
+        decoder_base: `CaptionDecoder.describe_base()` of the model.
         accumulate: batches per process and optimizer step.
         ckpt_steps: optimizer steps between checkpoints within an epoch; 0: none.
     """
@@ -81,6 +82,7 @@ class TrainingSetup:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     data_fingerprint: str
+    decoder_base: dict[str, str] | None = None
     accumulate: int = 1
     ckpt_steps: int = 0
 
@@ -124,6 +126,7 @@ class Trainer:
             optimizer=setup.optimizer,
             scaler=setup.scaler,
             data_fingerprint=setup.data_fingerprint,
+            decoder_base=setup.decoder_base,
         )
         self.state = TrainState()
         self._epoch_start = 0.0

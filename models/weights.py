@@ -218,6 +218,9 @@ def load_weights(model: "torch.nn.Module", source: str | os.PathLike, *, positio
     if is_blip_state_dict(state):
         required = {name for name in expected if name.startswith(DECODER)}
         state = convert_blip_state_dict(state, position_init)
+        if required and DECODER_POSITIONS not in expected:  # a caption decoder other than BLIP's
+            required = set()
+            state = {name: value for name, value in state.items() if name == POSITION_TABLE}
         _drop_position_table_of_other_width(state, expected[POSITION_TABLE].shape[1], source)
     for prefix, part in OPTIONAL_PARTS.items():
         extra = [name for name in state if name.startswith(prefix)]
