@@ -108,7 +108,7 @@ class Config(Settings):
         "projector",
         "what decoder causal_lm trains: the projector of frame states alone, low-rank matrices (peft) too, or all",
     )
-    lora_rank: int = option(16, "rank of the matrices of decoder_train lora", ge=1)
+    decoder_lora_rank: int = option(16, "rank of the matrices of decoder_train lora", ge=1)
     image_size: int = option(
         224, "side of the frames that summarize.py encodes, in pixels", ge=1, may_change_on_resume=True
     )

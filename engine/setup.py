@@ -21,7 +21,16 @@ from utils.seed import seed_everything
 logger = logging.getLogger(__name__)
 
 # Settings that are compared with those in a checkpoint before it is evaluated.
-ARCHITECTURE_SETTINGS = ("model", "vit", "tt_depth", "kernel_size", "prompt", "decoder", "decoder_train", "lora_rank")
+ARCHITECTURE_SETTINGS = (
+    "model",
+    "vit",
+    "tt_depth",
+    "kernel_size",
+    "prompt",
+    "decoder",
+    "decoder_train",
+    "decoder_lora_rank",
+)
 
 
 def init_run(config: TrainingConfig, notes: Sequence[str], log_file: str) -> DistContext:
@@ -122,7 +131,7 @@ def build_model(config: Config) -> VTSumBLIP:
         decoder=config.decoder,
         decoder_path=config.decoder_path,
         decoder_train=config.decoder_train,
-        lora_rank=config.lora_rank,
+        decoder_lora_rank=config.decoder_lora_rank,
     )
 
 

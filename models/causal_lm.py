@@ -87,6 +87,8 @@ class CausalLMDecoder(nn.Module):
         options: CaptionDecoderOptions,
     ) -> None:
         super().__init__()
+        from transformers import GenerationConfig
+
         embeddings: Any = base.get_input_embeddings()
         base_width = embeddings.weight.shape[1]
         self.projector = nn.Sequential(nn.Linear(width, base_width), nn.GELU(), nn.Linear(base_width, base_width))
@@ -106,7 +108,8 @@ class CausalLMDecoder(nn.Module):
         if options.train == "lora":
             base = _add_lora(base, options.lora_rank)
         if options.grad_ckpt:
-            base.gradient_checkpointing_enable(dict(use_reentrant=False))
+            base.activation_checkpointing_enable(dict(use_reentrant=False))
+        base.generation_config = GenerationConfig()  # without the hub's defaults, such as sampling
         self.base: Any = base  # `PreTrainedModel` lacks the type of `generate`
         layers = self._layers()
         for layer, recompute in zip(layers, checkpointed_layers(len(layers), options.grad_ckpt, options.ckpt_layer)):
@@ -261,7 +264,7 @@ def _load_language_model(path: str) -> tuple["PreTrainedModel", "PreTrainedToken
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else each forked loader worker prints a warning
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    expected = "expected a folder or hub name of a causal language model that transformers loads"
+    expected = "expected a folder or hub name of a causal language model"
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -271,7 +274,8 @@ def _load_language_model(path: str) -> tuple["PreTrainedModel", "PreTrainedToken
     except Exception as error:  # transformers, its tokenizers, safetensors and the hub's client raise nearly anything
         reason = " ".join(str(error).split())[:200]
         error_type = ValueError if os.path.isdir(path) else FileNotFoundError
-        raise error_type(f"decoder_path: {path}: {expected} ({type(error).__name__}: {reason})") from None
+        problem = f"found nothing that transformers loads ({type(error).__name__}: {reason})"
+        raise error_type(f"decoder_path: {path}: {problem}, {expected}") from None
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise ValueError(f"decoder_path: {path}: found weights without {missing}, {expected}")

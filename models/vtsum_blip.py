@@ -230,7 +230,7 @@ def v2vt_sum(
     decoder: str = "blip",
     decoder_path: str | os.PathLike = "",
     decoder_train: str = "projector",
-    lora_rank: int = 16,
+    decoder_lora_rank: int = 16,
 ) -> VTSumBLIP:
     """Build a VTSUM-BLIP model and load its weights.
 
@@ -254,7 +254,7 @@ def v2vt_sum(
             tokenizer and smoothing_scope.
         decoder_path: hub name or folder of the language model of `causal_lm`.
         decoder_train: what `causal_lm` trains: `projector`, `lora` or `all`, see `models.causal_lm`.
-        lora_rank: rank of the LoRA matrices.
+        decoder_lora_rank: rank of the LoRA matrices.
     Returns:
         `VTSumBLIP` in training mode.
     Raises:
@@ -270,7 +270,7 @@ def v2vt_sum(
     _require_integer("kernel_size", kernel_size, 1)
     _require_choice("decoder", decoder, CAPTION_DECODERS)
     _require_choice("decoder_train", decoder_train, DECODER_TRAINS)
-    _require_integer("lora_rank", lora_rank, 1)
+    _require_integer("decoder_lora_rank", decoder_lora_rank, 1)
     options = CaptionDecoderOptions(
         prompt=prompt,
         max_text_length=max_text_length,
@@ -281,7 +281,7 @@ def v2vt_sum(
         smoothing_scope=smoothing_scope,
         path=decoder_path,
         train=decoder_train,
-        lora_rank=lora_rank,
+        lora_rank=decoder_lora_rank,
     )
     model = VTSumBLIP(
         width=FEATURE_WIDTHS[vit],
