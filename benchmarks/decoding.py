@@ -12,7 +12,8 @@ from benchmarks.machine import measure_alternately, measure_bandwidth, measure_p
 from benchmarks.peers import PeerModel
 from benchmarks.records import Row
 from benchmarks.reference_search import reference_search
-from benchmarks.workload import FULL_SIZE_CONFIG, build_full_size_model, draw_lengths, draw_videos
+from benchmarks.workload import FULL_SIZE_CONFIG, build_full_size_model, draw_lengths, draw_videos, get_blip_decoder
+from models.caption_decoder import GenerationOptions
 from models.vtsum_blip import VTSumBLIP
 from utils.device import PRECISIONS, autocast
 from utils.precision import PrecisionName
@@ -20,8 +21,7 @@ from utils.precision import PrecisionName
 
 def widen_weights(model: VTSumBLIP) -> VTSumBLIP:
     """Draw decoder weights with a larger deviation, so that captions do not repeat one token; in evaluation mode."""
-    assert model.text_decoder is not None
-    for parameter in model.text_decoder.parameters():
+    for parameter in get_blip_decoder(model).parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.05)
     return model.eval()
@@ -50,16 +50,8 @@ def search_captions(
     """
     with autocast(precision, embeddings.device):
         frames, frame_mask = model.encode(embeddings, mask)
-        return model.generate_ids(
-            frames,
-            frame_mask,
-            sample=False,
-            num_beams=num_beams,
-            max_length=length,
-            min_length=length,
-            top_p=0.9,
-            repetition_penalty=1.0,
-        )
+        options = GenerationOptions(num_beams=num_beams, max_length=length, min_length=length)
+        return get_blip_decoder(model).generate_ids(frames, frame_mask, options)
 
 
 class SearchCost(NamedTuple):
@@ -71,12 +63,12 @@ class SearchCost(NamedTuple):
 
 def count_search_cost(model: VTSumBLIP, B: int, T: int, K: int, L: int) -> SearchCost:
     """Count the cost that a search cannot avoid: each token once; each weight, key and value once per step."""
-    assert model.text_decoder is not None and model.tokenizer is not None
-    config = model.text_decoder.config
+    decoder = get_blip_decoder(model)
+    config = decoder.config
     D = model.position_embeddings.embedding_dim
     width = config.hidden_size
     layers = config.num_hidden_layers
-    prompt_length = len(model.tokenizer.prompt_ids)
+    prompt_length = len(decoder.tokenizer.prompt_ids)
     products_per_token = (
         layers * (6 * width * width + 2 * width * config.intermediate_size) + width * width + width * config.vocab_size
     )
@@ -114,8 +106,7 @@ def benchmark_decoding(
         med_config: see `build_full_size_model`.
     """
     model = widen_weights(build_full_size_model(med_config=med_config).to(device))
-    assert model.tokenizer is not None
-    tokenizer = model.tokenizer
+    tokenizer = get_blip_decoder(model).tokenizer
     peer = PeerModel(model).to(device).eval()
     embeddings, mask, _ = draw_videos([T] * B)
     embeddings = embeddings.to(device)

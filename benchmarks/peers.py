@@ -15,6 +15,7 @@ from torch import nn
 from transformers import BlipTextConfig
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
+from benchmarks.workload import get_blip_decoder
 from models.temporal import HEAD_WIDTH, LayerNorm
 from models.vtsum_blip import VTSumBLIP
 
@@ -82,12 +83,12 @@ class PeerModel(nn.Module):
     def __init__(self, model: VTSumBLIP) -> None:
         super().__init__()
         assert model.tt is not None and model.local_atten_head is not None
-        assert model.text_decoder is not None and model.tokenizer is not None
+        decoder = get_blip_decoder(model)
         radius = model.local_atten_head.attn.radius
         assert radius is not None
-        sizes = model.text_decoder.config
+        sizes = decoder.config
         width = model.position_embeddings.embedding_dim
-        self.prompt_length = len(model.tokenizer.prompt_ids)
+        self.prompt_length = len(decoder.tokenizer.prompt_ids)
         self.position_embeddings = nn.Embedding(model.position_embeddings.num_embeddings, width)
         self.tt = PeerTemporalTransformer(width, len(model.tt.blocks))
         self.vsum_head = nn.Sequential(nn.Linear(width, 1))

@@ -5,6 +5,7 @@ Axes: K beams, T frames, D width, L tokens, V tokens of the vocabulary.
 
 import torch
 
+from benchmarks.workload import get_blip_decoder
 from models.ragged import RaggedLayout
 from models.vtsum_blip import VTSumBLIP
 
@@ -26,9 +27,9 @@ def reference_search(
     Returns:
         ids: prompt, caption, [SEP] unless the limit was reached.
     """
-    assert model.tokenizer is not None
-    end_id = model.tokenizer.end_id
-    beams: list[Hypothesis] = [(0.0, list(model.tokenizer.prompt_ids))]
+    tokenizer = get_blip_decoder(model).tokenizer
+    end_id = tokenizer.end_id
+    beams: list[Hypothesis] = [(0.0, list(tokenizer.prompt_ids))]
     finished: list[Hypothesis] = []
     while True:
         length = len(beams[0][1])
@@ -59,13 +60,13 @@ def reference_search(
 
 def _next_log_probs(model: VTSumBLIP, frames: torch.Tensor, sequences: list[list[int]]) -> torch.Tensor:
     """Log-probabilities of the token after each of K sequences of L ids: (K, V) float32."""
-    assert model.text_decoder is not None
+    decoder = get_blip_decoder(model)
     K, L, T = len(sequences), len(sequences[0]), len(frames)
     ids = torch.tensor(sequences, device=frames.device)  # (K, L)
     tokens = RaggedLayout([L] * K, L, frames.device)
     videos = RaggedLayout([T] * K, T, frames.device)
-    states = model.text_decoder(ids.flatten(), tokens, tokens, frames.repeat(K, 1), videos)  # (K·L, D)
-    return model.text_decoder.logits(tokens.unpack(states)[:, -1]).float().log_softmax(-1)
+    states = decoder(ids.flatten(), tokens, tokens, frames.repeat(K, 1), videos)  # (K·L, D)
+    return decoder.logits(tokens.unpack(states)[:, -1]).float().log_softmax(-1)
 
 
 def _keep_best(finished: list[Hypothesis], hypothesis: Hypothesis, count: int) -> list[Hypothesis]:

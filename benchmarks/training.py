@@ -12,7 +12,14 @@ from torch import nn
 from benchmarks.machine import measure_alternately, measure_linear_seconds
 from benchmarks.peers import PeerModel
 from benchmarks.records import Row
-from benchmarks.workload import FULL_SIZE_CONFIG, build_full_size_model, draw_captions, draw_lengths, draw_videos
+from benchmarks.workload import (
+    FULL_SIZE_CONFIG,
+    build_full_size_model,
+    draw_captions,
+    draw_lengths,
+    draw_videos,
+    get_blip_decoder,
+)
 from data.loaders import TrainBatchSampler
 from models.vtsum_blip import VTSumBLIP
 from utils.device import PRECISIONS, autocast, gradient_scaler
@@ -74,8 +81,8 @@ def list_linear_layers(
         tokens: number of tokens of each caption.
         smoothing_scope: `published` needs padded tokens (QUIRK-2).
     """
-    assert model.text_decoder is not None and model.tokenizer is not None
-    config = model.text_decoder.config
+    decoder = get_blip_decoder(model)
+    config = decoder.config
     D = model.position_embeddings.embedding_dim
     width = config.hidden_size
     layers = config.num_hidden_layers
@@ -86,7 +93,7 @@ def list_linear_layers(
         keys = sum(min(length, L) for length in tokens)
     else:
         queries = keys = sum(length - 1 for length in tokens)
-        scored = sum(length - len(model.tokenizer.prompt_ids) for length in tokens)
+        scored = sum(length - len(decoder.tokenizer.prompt_ids) for length in tokens)
     return [
         # temporal transformer and context aggregation
         LinearLayers(num_frames, D, 3 * D, 2),

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from data.videoxum import NUM_ANNOTATORS
+from models.blip_decoder import BlipCaptionDecoder
 from models.vtsum_blip import FEATURE_WIDTHS, VTSumBLIP, v2vt_sum
 
 # 21 quantiles (0, 5, … 100%) of 601 ActivityNet videos: seconds, and tokens of the reference caption with its prompt.
@@ -64,6 +65,12 @@ def draw_videos(
     return embeddings, mask, labels.to(torch.uint8)
 
 
+def get_blip_decoder(model: VTSumBLIP) -> BlipCaptionDecoder:
+    """Return the caption decoder of a model that has BLIP's."""
+    assert isinstance(model.text_decoder, BlipCaptionDecoder)
+    return model.text_decoder
+
+
 def draw_captions(lengths: Sequence[int], model: VTSumBLIP, seed: int = 0) -> torch.Tensor:
     """Draw a padded batch of captions: prompt, random tokens, [SEP].
 
@@ -74,14 +81,14 @@ def draw_captions(lengths: Sequence[int], model: VTSumBLIP, seed: int = 0) -> to
     Returns:
         (B, L) int64.
     """
-    assert model.tokenizer is not None
+    tokenizer = get_blip_decoder(model).tokenizer
     generator = torch.Generator().manual_seed(seed)
-    prompt_ids = model.tokenizer.prompt_ids
+    prompt_ids = tokenizer.prompt_ids
     captions = []
     for length in lengths:
         token_ids = torch.randint(1000, 30000, (length - len(prompt_ids) - 1,), generator=generator)
-        captions.append([*prompt_ids, *token_ids.tolist(), model.tokenizer.end_id])
-    return model.tokenizer.pad(captions)
+        captions.append([*prompt_ids, *token_ids.tolist(), tokenizer.end_id])
+    return tokenizer.pad(captions)
 
 
 def build_full_size_model(*, smoothing_scope: str = "published", med_config: str = FULL_SIZE_CONFIG) -> VTSumBLIP:

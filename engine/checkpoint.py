@@ -10,8 +10,8 @@ from typing import Any, Self
 import torch
 
 from engine.config import TrainingConfig
-from engine.encoders import require_same_encoder
 from engine.optimizer_state import match_optimizer_state
+from engine.origins import require_same_decoder_base, require_same_encoder
 from models.weights import (
     DamagedCheckpoint,
     describe_mismatches,
@@ -112,6 +112,7 @@ class Checkpointer:
         model, optimizer, scaler: saved and restored; the optimizer is built from `model.named_parameters()`.
         data_fingerprint: hash that identifies the training data.
         encoder: description of the encoder of the frame features, {} if it is not known.
+        decoder_base: `CaptionDecoder.describe_base()` of the model.
     Attributes:
         current_path: path of the checkpoint with the current weights, None if there is none.
     """
@@ -127,6 +128,7 @@ class Checkpointer:
         scaler: torch.amp.GradScaler | None = None,
         data_fingerprint: str = "",
         encoder: dict[str, Any] | None = None,
+        decoder_base: dict[str, str] | None = None,
     ) -> None:
         self.folder = pathlib.Path(folder)
         self.context = context
@@ -136,6 +138,7 @@ class Checkpointer:
         self.scaler = scaler
         self.data_fingerprint = data_fingerprint
         self.encoder = encoder or {}
+        self.decoder_base = decoder_base
         self.current_path: pathlib.Path | None = None
         self._rank_state: dict[str, Any] | None = None  # this process's entry of the restored checkpoint
 
@@ -167,6 +170,8 @@ class Checkpointer:
             )
             if self.encoder:
                 checkpoint["encoder"] = self.encoder
+            if self.decoder_base:
+                checkpoint["decoder_base"] = self.decoder_base
             if self.scaler is not None and self.scaler.is_enabled():
                 checkpoint["scaler"] = self.scaler.state_dict()
             with atomic_write(self[NEWEST], "wb") as file:
@@ -268,8 +273,10 @@ class Checkpointer:
             raise ValueError(
                 f"{path}: resume: missing {', '.join(missing)}, expected the checkpoint.pth of a training run"
             )
-        require_same_encoder(read_notes(checkpoint).encoder, self.encoder, path)
+        notes = read_notes(checkpoint)
+        require_same_encoder(notes.encoder, self.encoder, path)
         self._check_settings(path, checkpoint, is_same_run)
+        require_same_decoder_base(notes.decoder_base, self.decoder_base, path)
         try:
             state, processes = self._read_progress(checkpoint)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -32,8 +32,8 @@ DEVICE_HELP = "auto (a GPU if there is one), cpu, cuda, or cuda:N, for one proce
 class Config(Settings):
     """Settings of training and evaluating VTSUM-BLIP."""
 
-    # The choices of model, task, vit and the losses repeat the registries of `models`, which import torch; a test
-    # compares them.
+    # The choices of model, task, vit, decoder and the losses repeat the registries of `models`, which import torch; a
+    # test compares them.
 
     ignored: ClassVar[dict[str, IgnoredKey]] = (
         dict.fromkeys(("preload", "skip_nonfinite"), IgnoredKey("a setting of an earlier version"))
@@ -110,6 +110,19 @@ class Config(Settings):
     med_config: str = option("configs/med_config.json", "sizes of the caption decoder")
     tokenizer: str = option("bert-base-uncased", "hub name, or folder with vocab.txt or tokenizer.json")
     prompt: str = option("a video of ", "beginning of every caption")
+    decoder: Literal["blip", "causal_lm"] = option(
+        "blip", "caption decoder: BLIP's (blip), or a language model of transformers (causal_lm)"
+    )
+    decoder_path: str = option(
+        "",
+        "hub name or folder of the language model of decoder causal_lm",
+        may_change_on_resume=True,  # a folder can move: the weights' hash is compared instead
+    )
+    decoder_train: Literal["projector", "lora", "all"] = option(
+        "projector",
+        "what decoder causal_lm trains: the projector of frame states alone, low-rank matrices (peft) too, or all",
+    )
+    decoder_lora_rank: int = option(16, "rank of the matrices of decoder_train lora", ge=1)
     image_size: int = option(
         224, "side of the frames that summarize.py encodes, in pixels", ge=1, may_change_on_resume=True
     )
@@ -190,6 +203,8 @@ class Config(Settings):
         if self.min_text_length > self.max_text_length:
             limit = f"max_text_length ({self.max_text_length})"
             raise InvalidSetting("min_text_length", f"found {self.min_text_length}, expected at most {limit}")
+        if self.decoder == "causal_lm" and self.task != "v2v" and not self.decoder_path:
+            raise InvalidSetting("decoder_path", "found nothing, expected the language model of decoder causal_lm")
         return self
 
 

@@ -17,7 +17,7 @@ from data.dataset import VideoXum
 from data.loaders import EvalBatchSampler, make_loader
 from engine.alignment import add_clip_scores, describe_clip_encoder
 from engine.config import Config, SplitName
-from engine.encoders import read_encoder, require_same_encoder
+from engine.origins import read_encoder, require_same_encoder
 from engine.predictions import Prediction, write_predictions
 from engine.scoring import describe_subset, format_table, score_predictions, score_subset, write_scores
 from engine.setup import (

@@ -12,7 +12,7 @@ from data.features import read_width
 from data.registry import annotation_path
 from engine.checkpoint import NEWEST, PREVIOUS
 from engine.config import Config, TrainingConfig
-from engine.encoders import read_encoder, require_same_encoder
+from engine.origins import read_encoder, require_same_decoder_base, require_same_encoder
 from models.temporal import HEAD_WIDTH
 from models.vtsum_blip import FEATURE_WIDTHS, VTSumBLIP, v2vt_sum
 from models.weights import CheckpointNotes, IncompatibleCheckpoint, load_weights
@@ -26,7 +26,18 @@ from utils.seed import seed_everything
 logger = logging.getLogger(__name__)
 
 # Settings that are compared with those in a checkpoint before it is evaluated.
-ARCHITECTURE_SETTINGS = ("model", "vit", "feature_width", "feature_projection", "tt_depth", "kernel_size", "prompt")
+ARCHITECTURE_SETTINGS = (
+    "model",
+    "vit",
+    "feature_width",
+    "feature_projection",
+    "tt_depth",
+    "kernel_size",
+    "prompt",
+    "decoder",
+    "decoder_train",
+    "decoder_lora_rank",
+)
 
 
 def init_run(config: TrainingConfig, notes: Sequence[str], log_file: str) -> DistContext:
@@ -172,6 +183,10 @@ def build_model(config: Config) -> VTSumBLIP:
         smoothing_scope=config.smoothing_scope,
         vit_grad_ckpt=config.vit_grad_ckpt,
         vit_ckpt_layer=config.vit_ckpt_layer,
+        decoder=config.decoder,
+        decoder_path=config.decoder_path,
+        decoder_train=config.decoder_train,
+        decoder_lora_rank=config.decoder_lora_rank,
     )
 
 
@@ -244,6 +259,8 @@ def load_trained(config: Config, model: VTSumBLIP, source: str | pathlib.Path) -
     except IncompatibleCheckpoint as error:
         causes = _differences(config, error.trained_with, (*ARCHITECTURE_SETTINGS, "task", "med_config", "tokenizer"))
         raise ValueError("; ".join([str(error), *causes])) from None
+    if model.text_decoder is not None:
+        require_same_decoder_base(notes.decoder_base, model.text_decoder.describe_base(), source)
     for difference in _differences(config, notes.config, ARCHITECTURE_SETTINGS):
         logger.warning("%s", difference)
     return notes

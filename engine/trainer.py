@@ -70,6 +70,7 @@ class TrainingSetup:
         scaler: gradient scaler, disabled except for fp16.
         data_fingerprint: hash that identifies the training data.
         encoder: description of the encoder of the frame features, {} if it is not known.
+        decoder_base: `CaptionDecoder.describe_base()` of the model.
         accumulate: batches per process and optimizer step.
         ckpt_steps: optimizer steps between checkpoints within an epoch; 0: none.
     """
@@ -83,6 +84,7 @@ class TrainingSetup:
     scaler: torch.amp.GradScaler
     data_fingerprint: str
     encoder: dict[str, Any] = dataclasses.field(default_factory=dict)
+    decoder_base: dict[str, str] | None = None
     accumulate: int = 1
     ckpt_steps: int = 0
 
@@ -127,6 +129,7 @@ class Trainer:
             scaler=setup.scaler,
             data_fingerprint=setup.data_fingerprint,
             encoder=setup.encoder,
+            decoder_base=setup.decoder_base,
         )
         self.state = TrainState()
         self._epoch_start = 0.0

@@ -1,6 +1,5 @@
 """Train VTSUM-BLIP: setup of data, model, optimizer and evaluation, and the trainer."""
 
-import functools
 import logging
 import math
 import pathlib
@@ -13,8 +12,8 @@ from data.dataset import VideoXum
 from data.loaders import TrainBatchSampler, make_loader
 from engine.checkpoint import BEST, NEWEST
 from engine.config import Config
-from engine.encoders import read_encoder
 from engine.evaluator import Evaluator
+from engine.origins import read_encoder
 from engine.setup import (
     build_model,
     check_paths,
@@ -25,7 +24,7 @@ from engine.setup import (
 )
 from engine.trackers import attach_trackers
 from engine.trainer import Trainer, TrainingSetup
-from models.tokenizer import CaptionTokenizer
+from models.caption_decoder import CaptionDecoder
 from models.vtsum_blip import VTSumBLIP
 from utils import distributed
 from utils.device import allow_tf32, autocast, gradient_scaler
@@ -119,18 +118,15 @@ class VTSumTrainer(Trainer):
         state.best_evaluation = distributed.broadcast_object(state.best_evaluation, self.context)
 
 
-def build_dataset(config: Config, context: DistContext, tokenizer: CaptionTokenizer | None) -> VideoXum:
-    """Open and check the training split; with a tokenizer, its captions are token ids."""
-    tokenize = None
-    if tokenizer is not None:
-        tokenize = functools.partial(tokenizer.encode, max_tokens=config.max_text_length)
+def build_dataset(config: Config, context: DistContext, decoder: CaptionDecoder | None) -> VideoXum:
+    """Open and check the training split; with a caption decoder, its captions are token ids."""
     return open_split(
         config,
         context,
         "train",
         max_frames=config.max_video_length,
         max_words=config.max_text_length,
-        tokenize=tokenize,
+        tokenize=None if decoder is None else decoder.encode_caption,
     )
 
 
@@ -166,10 +162,12 @@ def build_vtsum_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrain
     allow_tf32(config.tf32)
     output_dir = pathlib.Path(config.output_dir)
     model = build_model(config)
-    dataset = build_dataset(config, context, model.tokenizer)
+    decoder = model.text_decoder
+    dataset = build_dataset(config, context, decoder)
     sampler = build_sampler(config, context, dataset)
     evaluator = Evaluator(config, context)
     model.to(context.device)
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     setup = TrainingSetup(
         context=context,
         output_dir=output_dir,
@@ -179,15 +177,14 @@ def build_vtsum_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrain
             sampler,
             num_workers=config.num_workers,
             pin_memory=context.device.type == "cuda",
-            pad_id=0 if model.tokenizer is None else model.tokenizer.pad_id,
+            pad_id=0 if decoder is None else decoder.pad_id,
         ),
         sampler=sampler,
-        optimizer=torch.optim.AdamW(
-            model.named_parameters(), lr=config.init_lr, weight_decay=config.weight_decay, fused=True
-        ),
+        optimizer=torch.optim.AdamW(trained, lr=config.init_lr, weight_decay=config.weight_decay, fused=True),
         scaler=gradient_scaler(config.precision, context.device),
         data_fingerprint=dataset.fingerprint(),
         encoder=read_encoder(config.video_embeddings_root),
+        decoder_base=None if decoder is None else decoder.describe_base(),
         accumulate=config.accumulate,
         ckpt_steps=config.ckpt_steps,
     )
@@ -201,11 +198,14 @@ def build_vtsum_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrain
         write_settings(config, output_dir / "config.yaml")
     if config.compile:
         model.compile_layers()
+    num_parameters = sum(p.numel() for p in model.parameters())
+    num_trained = sum(p.numel() for _, p in trained)
     logger.info(
-        "%s, task %s: %.1f M parameters; %d videos, %d batches per epoch on %d processes (%s)",
+        "%s, task %s: %.1f M parameters%s; %d videos, %d batches per epoch on %d processes (%s)",
         config.model,
         config.task,
-        sum(p.numel() for p in model.parameters()) / 1e6,
+        num_parameters / 1e6,
+        "" if num_trained == num_parameters else f", {num_trained / 1e6:.1f} M of them trained",
         len(dataset),
         len(sampler),
         context.world_size,

@@ -5,7 +5,7 @@ Axes: B videos, K beams, L text tokens, T frames, H heads, Dh head width, D_txt 
 """
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -229,6 +229,7 @@ class TextDecoder(nn.Module):
         self.cls = OutputHead(config, self.bert.embeddings.word_embeddings)
         self.recompute = checkpointed_layers(config.num_hidden_layers, grad_ckpt, ckpt_layer)
         self.apply(self._init_weights)
+        self.register_load_state_dict_pre_hook(_drop_position_ids)
 
     @property
     def layers(self) -> list[DecoderLayer]:
@@ -270,7 +271,7 @@ class TextDecoder(nn.Module):
                 x = layer(x, queries, keys, key_rows, frames, frame_layout)
         return x
 
-    def loss(
+    def token_loss(
         self, states: torch.Tensor, targets: torch.Tensor, scored: torch.Tensor, smoothing_scope: str
     ) -> torch.Tensor:
         """Compute the caption loss of states (n, D_txt); see `models.losses.caption_loss`."""
@@ -345,3 +346,8 @@ class TextDecoder(nn.Module):
         cross = [layer.crossattention.self for layer in self.layers]
         frame_layers = {id(linear) for projections in cross for linear in (projections.key, projections.value)}
         return [m for m in self.modules() if isinstance(m, nn.Linear) and id(m) not in frame_layers]
+
+
+def _drop_position_ids(module: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
+    """Ignore the constant buffer that transformers 4.15 saved in checkpoints."""
+    state_dict.pop(f"{prefix}bert.embeddings.position_ids", None)

@@ -6,21 +6,17 @@ Axes: B videos, T frames (1 fps, padded), R annotators, D width (768 base, 1024 
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.beam_search import beam_search, nucleus_sample
-from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES, next_token_targets
-from models.med_config import TextDecoderConfig
-from models.packed_linear import prepacked_linears
-from models.ragged import RaggedLayout, exclude_attention_from_compilation, to_device, unique_index_select
+from models.caption_decoder import CaptionDecoder, CaptionDecoderOptions, Captions, GenerationOptions
+from models.decoder_registry import CAPTION_DECODERS, DECODER_TRAINS
+from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES
+from models.ragged import RaggedLayout, exclude_attention_from_compilation
 from models.temporal import HEAD_WIDTH, ContextAggregation, TemporalTransformer, interpolate_positions
-from models.text_decoder import TextDecoder
-from models.tokenizer import CaptionTokenizer
 from models.weights import POSITION_INITS, load_weights
 
 FEATURE_WIDTHS = {"base": 768, "large": 1024}
@@ -37,14 +33,11 @@ class VTSumBLIP(nn.Module):
         width: D, a multiple of 64.
         tt_depth: blocks of the temporal transformer; 0: no temporal transformer, and the position table is added once.
         kernel_size: window of the context aggregation in frames; None: no context aggregation.
-        decoder_config: sizes of the caption decoder; None: no decoder (task v2v).
-        tokenizer: required with a decoder.
+        caption_decoder: builds the caption decoder from D; None: no decoder (task v2v).
         saliency_head: False: no saliency head (task v2t).
         loss_type: key-frame loss, a key of `models.losses.KEYFRAME_LOSSES`.
-        smoothing_scope: see `models.losses.caption_loss`.
-        max_text_length: truncate captions given as text to this many tokens, prompt and [SEP] included.
-        grad_ckpt: recompute activations in the backward pass.
-        ckpt_layer: number of last layers of each stack to which `grad_ckpt` applies; 0 is all.
+        grad_ckpt: recompute activations of the temporal transformer in the backward pass.
+        ckpt_layer: number of its last layers to which `grad_ckpt` applies; 0 is all.
         feature_width: width of the frame features if a linear layer projects them to `width`; None: not projected.
     Source: VideoXum (Lin et al., 2023) and its released implementation.
     """
@@ -55,21 +48,15 @@ class VTSumBLIP(nn.Module):
         width: int,
         tt_depth: int,
         kernel_size: int | None = None,
-        decoder_config: TextDecoderConfig | None = None,
-        tokenizer: CaptionTokenizer | None = None,
+        caption_decoder: Callable[[int], CaptionDecoder] | None = None,
         saliency_head: bool = True,
         loss_type: str = "cross_entropy",
-        smoothing_scope: str = "published",
-        max_text_length: int = 128,
         grad_ckpt: bool = False,
         ckpt_layer: int = 0,
         feature_width: int | None = None,
     ) -> None:
         super().__init__()
         self.keyframe_loss = KEYFRAME_LOSSES[loss_type]
-        self.smoothing_scope = smoothing_scope
-        self.max_text_length = max_text_length
-        self.tokenizer = tokenizer
         self.position_embeddings = nn.Embedding(NUM_POSITIONS, width)  # N(0, 1), PyTorch's default, as published
         self.tt = None
         if tt_depth:
@@ -80,11 +67,8 @@ class VTSumBLIP(nn.Module):
             nn.init.normal_(head.weight, std=0.02)
             self.vsum_head = nn.Sequential(head)
         self.local_atten_head = None if kernel_size is None else ContextAggregation(width, kernel_size)
-        self.text_decoder = None
-        if decoder_config is not None:
-            self.text_decoder = TextDecoder(decoder_config, width, grad_ckpt=grad_ckpt, ckpt_layer=ckpt_layer)
+        self.text_decoder = None if caption_decoder is None else caption_decoder(width)
         self.feature_projection = None if feature_width is None else nn.Linear(feature_width, width)
-        self.register_load_state_dict_pre_hook(_drop_position_ids)
 
     def position_table(self, T: int) -> torch.Tensor:
         """Return T rows of the position table: (T, D).
@@ -134,7 +118,7 @@ class VTSumBLIP(nn.Module):
         video_embeddings: torch.Tensor,
         video_mask: torch.Tensor,
         vsum_labels: torch.Tensor,
-        tsum_labels: Sequence[str] | Sequence[Sequence[int]] | torch.Tensor,
+        tsum_labels: Captions,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Compute the training losses.
 
@@ -143,7 +127,7 @@ class VTSumBLIP(nn.Module):
             video_mask: (B, T), 1 = real frame; see `encode`.
             vsum_labels: (B, R, T) in {0, 1}, or graded in [0, 1]; NaN for an annotator that a video does not have.
             tsum_labels: B captions that begin with the prompt, or their ids: B lists of ids, or (B, L) int padded with
-                [PAD], preferably on the host.
+                [PAD], preferably on the host; see `CaptionDecoder.loss`.
         Returns:
             loss_tsum, loss_vsum: () float each; None without the caption decoder or the saliency head.
         Raises:
@@ -158,62 +142,17 @@ class VTSumBLIP(nn.Module):
         if self.text_decoder is not None:
             if len(tsum_labels) != len(video_mask):
                 raise ValueError(f"tsum_labels: found {len(tsum_labels)} captions, expected {len(video_mask)}")
-            loss_tsum = self._caption_loss(self._caption_ids(tsum_labels), frames, frame_layout)
+            loss_tsum = self.text_decoder.loss(frames, frame_layout, tsum_labels)
         return loss_tsum, loss_vsum
-
-    def _require_decoder(self) -> tuple[TextDecoder, CaptionTokenizer]:
-        assert self.text_decoder is not None and self.tokenizer is not None, "the task v2v has no caption decoder"
-        return self.text_decoder, self.tokenizer
-
-    def _caption_ids(self, captions: Sequence[str] | Sequence[Sequence[int]] | torch.Tensor) -> torch.Tensor:
-        """Convert captions in any form that `forward` accepts to (B, L) ids on the host, [DEC] first."""
-        _, tokenizer = self._require_decoder()
-        if isinstance(captions, torch.Tensor):
-            input_ids = captions.cpu().clone()
-        else:
-            input_ids = tokenizer.pad(
-                [
-                    tokenizer.encode(caption, self.max_text_length) if isinstance(caption, str) else caption
-                    for caption in captions
-                ]
-            )
-        input_ids[:, 0] = tokenizer.decoder_id
-        return input_ids
-
-    def _caption_loss(self, input_ids: torch.Tensor, frames: torch.Tensor, frame_layout: RaggedLayout) -> torch.Tensor:
-        """Loss of captions (B, L) on the host; states are computed only at the positions that it depends on."""
-        decoder, tokenizer = self._require_decoder()
-        device, prompt_length = frames.device, len(tokenizer.prompt_ids)
-        is_real = input_ids.ne(tokenizer.pad_id)  # (B, L)
-        lengths = RaggedLayout.from_mask(is_real, "tsum_labels", "cpu").lengths
-        if min(lengths) <= prompt_length:
-            shortest = f"caption {lengths.index(min(lengths))} of {min(lengths)} tokens"
-            raise ValueError(f"tsum_labels: found {shortest}, expected more than the {prompt_length} of the prompt")
-        targets, scored = next_token_targets(input_ids, is_real, prompt_length)  # (B, L - 1)
-        size = targets.shape[1]
-        if self.smoothing_scope == "published":  # QUIRK-2: the loss depends on padding
-            queries = RaggedLayout([size] * len(lengths), size, device)
-            keys = RaggedLayout([min(length, size) for length in lengths], size, device)
-        else:
-            queries = keys = RaggedLayout([length - 1 for length in lengths], size, device)
-        inputs, targets = (queries.pack(to_device(ids, device)) for ids in (input_ids[:, :-1], targets))  # (n,)
-        scored = torch.cat([row[:length] for row, length in zip(scored, queries.lengths)])  # (n,)
-        states = decoder(inputs, queries, keys, frames, frame_layout)  # (n, D_txt)
-        if self.smoothing_scope == "scored":
-            rows = to_device(scored.nonzero()[:, 0], device)
-            states, targets, scored = unique_index_select(states, rows), targets[rows], scored[scored]
-        return decoder.loss(states, targets, to_device(scored, device), self.smoothing_scope)
 
     def compile_layers(self) -> None:
         """Compile the layers by torch.compile at their first call; parameters keep their names."""
         exclude_attention_from_compilation()
-        layers: list[nn.Module] = []
         if self.tt is not None:
-            layers += self.tt.blocks
+            for block in self.tt.blocks:
+                block.compile(dynamic=True)
         if self.text_decoder is not None:
-            layers += self.text_decoder.layers
-        for layer in layers:
-            layer.compile(dynamic=True)
+            self.text_decoder.compile_layers()
 
     @torch.no_grad()
     def generate(
@@ -235,7 +174,7 @@ class VTSumBLIP(nn.Module):
             sample: nucleus sampling from torch's global generator instead of beam search.
             num_beams: K.
             max_length: limit of a caption in tokens, prompt included.
-            min_length: [SEP] is forbidden below this many tokens, prompt included.
+            min_length: the end token is forbidden below this many tokens, prompt included.
             top_p: total probability of the tokens to sample from, of the 50 most likely ones.
             repetition_penalty: > 1 makes repeated tokens less likely; None is 1.0 for beam search, 1.1 for sampling.
         Returns:
@@ -250,9 +189,7 @@ class VTSumBLIP(nn.Module):
             saliency = None if saliency is None else saliency.view(-1)  # (B·T,)
             if self.text_decoder is None:
                 return None, saliency
-            ids = self.generate_ids(
-                frame_layout.unpack(frames),
-                video_mask.to(frames.device).bool(),
+            options = GenerationOptions(
                 sample=sample,
                 num_beams=num_beams,
                 max_length=max_length,
@@ -260,58 +197,14 @@ class VTSumBLIP(nn.Module):
                 top_p=top_p,
                 repetition_penalty=repetition_penalty,
             )
-        return self.decode(ids), saliency
-
-    @torch.no_grad()
-    def generate_ids(
-        self,
-        frames: torch.Tensor,
-        frame_mask: torch.Tensor,
-        *,
-        sample: bool,
-        num_beams: int,
-        max_length: int,
-        min_length: int,
-        top_p: float,
-        repetition_penalty: float,
-    ) -> torch.Tensor:
-        """Generate the token ids of captions.
-
-        Args:
-            frames: (B, T, D) states, from `encode`.
-            frame_mask: (B, T) bool.
-            sample, num_beams, max_length, min_length, top_p, repetition_penalty: as in `generate`.
-        Returns:
-            (B, n) int: prompt, caption, [SEP], [PAD].
-        Raises:
-            ValueError: `max_length` leaves no room after the prompt or exceeds the decoder's positions.
-        """
-        decoder, tokenizer = self._require_decoder()
-        prompt_ids, positions = tokenizer.prompt_ids, decoder.config.max_position_embeddings
-        if not len(prompt_ids) < max_length <= positions:
-            raise ValueError(f"max_length: found {max_length}, expected {len(prompt_ids) + 1} to {positions} tokens")
-        if num_beams < 1:
-            raise ValueError(f"num_beams: found {num_beams}, expected at least 1")
-        search: Callable[..., torch.Tensor] = functools.partial(beam_search, num_beams=num_beams)
-        if sample:
-            search = functools.partial(nucleus_sample, top_p=top_p)
-        with prepacked_linears(decoder.step_layers()):
-            return search(
-                decoder,
-                frames,
-                frame_mask,
-                prompt_ids,
-                max_length=max_length,
-                min_length=min_length,
-                end_id=tokenizer.end_id,
-                pad_id=tokenizer.pad_id,
-                repetition_penalty=repetition_penalty,
-            )
+            frame_mask = video_mask.to(frames.device).bool()
+            captions = self.text_decoder.generate(frame_layout.unpack(frames), frame_mask, options)
+        return captions, saliency
 
     def decode(self, ids: torch.Tensor | Iterable[Iterable[int]]) -> list[str]:
         """Convert id sequences (B, n), or lists of ids, to B captions without special tokens and prompt."""
-        _, tokenizer = self._require_decoder()
-        return [tokenizer.decode(row) for row in (ids.tolist() if isinstance(ids, torch.Tensor) else ids)]
+        assert self.text_decoder is not None, "the task v2v has no caption decoder"
+        return self.text_decoder.decode(ids)
 
 
 @contextlib.contextmanager
@@ -322,11 +215,6 @@ def _without_dropout(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def _drop_position_ids(module: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
-    """Ignore the constant buffer that transformers 4.15 saved in checkpoints."""
-    state_dict.pop(f"{prefix}text_decoder.bert.embeddings.position_ids", None)
 
 
 def v2vt_sum(
@@ -348,6 +236,10 @@ def v2vt_sum(
     position_init: str = "blip",
     feature_width: int = 0,
     feature_projection: bool = False,
+    decoder: str = "blip",
+    decoder_path: str | os.PathLike = "",
+    decoder_train: str = "projector",
+    decoder_lora_rank: int = 16,
 ) -> VTSumBLIP:
     """Build a VTSUM-BLIP model and load its weights.
 
@@ -369,6 +261,11 @@ def v2vt_sum(
         position_init: frames' position table if `pretrained` is of BLIP: `blip` or `normal`, see `load_weights`.
         feature_width: D of the frame features, a multiple of 64 unless they are projected.
         feature_projection: project the frame features to 768 columns by a linear layer.
+        decoder: caption decoder, a key of `models.decoder_registry.CAPTION_DECODERS`; for `blip`, see med_config,
+            tokenizer and smoothing_scope.
+        decoder_path: hub name or folder of the language model of `causal_lm`.
+        decoder_train: what `causal_lm` trains: `projector`, `lora` or `all`, see `models.causal_lm`.
+        decoder_lora_rank: rank of the LoRA matrices.
     Returns:
         `VTSumBLIP` in training mode.
     Raises:
@@ -389,21 +286,28 @@ def v2vt_sum(
             f"feature_width: found {feature_width}, expected a multiple of {HEAD_WIDTH}, the width of a head; "
             "feature_projection: true projects the frame features to another width"
         )
-    decoder_config = caption_tokenizer = None
-    if task != "v2v":
-        decoder_config = TextDecoderConfig.from_json(med_config)
-        caption_tokenizer = CaptionTokenizer(tokenizer, prompt)
-        _require_fit(decoder_config, med_config, caption_tokenizer, tokenizer, max_text_length)
+    _require_choice("decoder", decoder, CAPTION_DECODERS)
+    _require_choice("decoder_train", decoder_train, DECODER_TRAINS)
+    _require_integer("decoder_lora_rank", decoder_lora_rank, 1)
+    options = CaptionDecoderOptions(
+        prompt=prompt,
+        max_text_length=max_text_length,
+        grad_ckpt=vit_grad_ckpt,
+        ckpt_layer=vit_ckpt_layer,
+        med_config=med_config,
+        tokenizer=tokenizer,
+        smoothing_scope=smoothing_scope,
+        path=decoder_path,
+        train=decoder_train,
+        lora_rank=decoder_lora_rank,
+    )
     model = VTSumBLIP(
         width=PROJECTED_WIDTH if feature_projection else feature_width,
         tt_depth=tt_depth,
         kernel_size=kernel_size if version == "vtsum_blip_tt_ca" else None,
-        decoder_config=decoder_config,
-        tokenizer=caption_tokenizer,
+        caption_decoder=None if task == "v2v" else functools.partial(CAPTION_DECODERS[decoder], options),
         saliency_head=task != "v2t",
         loss_type=loss_type,
-        smoothing_scope=smoothing_scope,
-        max_text_length=max_text_length,
         grad_ckpt=vit_grad_ckpt,
         ckpt_layer=vit_ckpt_layer,
         feature_width=feature_width if feature_projection else None,
@@ -421,24 +325,3 @@ def _require_choice(name: str, value: str, choices: Collection[str]) -> None:
 def _require_integer(name: str, value: int, minimum: int) -> None:
     if not isinstance(value, int) or not minimum <= value <= 2**31:
         raise ValueError(f"{name}: found {value!r}, expected an integer, at least {minimum}")
-
-
-def _require_fit(
-    config: TextDecoderConfig,
-    med_config: str | os.PathLike,
-    caption_tokenizer: CaptionTokenizer,
-    tokenizer: str | os.PathLike,
-    max_text_length: int,
-) -> None:
-    """Raise a ValueError unless vocabulary and captions fit the decoder's sizes."""
-    if len(caption_tokenizer) > config.vocab_size:
-        raise ValueError(
-            f"{med_config}: vocab_size: found {config.vocab_size}, "
-            f"expected at least the {len(caption_tokenizer)} tokens of {tokenizer}"
-        )
-    shortest, longest = len(caption_tokenizer.prompt_ids) + 1, config.max_position_embeddings
-    if not shortest <= max_text_length <= longest:
-        raise ValueError(
-            f"max_text_length: found {max_text_length}, expected {shortest} (prompt and one token) to {longest} "
-            f"(the positions of {med_config})"
-        )

@@ -113,11 +113,13 @@ class CheckpointNotes:
 
     Attributes:
         config: the settings.
-        encoder: the encoder of the frame features, as `models.frame_encoders.FrameEncoder.describe` has it.
+        encoder: the encoder of the frame features, see `models.frame_encoders.FrameEncoder.describe`.
+        decoder_base: frozen weights of the caption decoder, see `models.caption_decoder.CaptionDecoder.describe_base`.
     """
 
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     encoder: dict[str, Any] = dataclasses.field(default_factory=dict)
+    decoder_base: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 NOTES = tuple(field.name for field in dataclasses.fields(CheckpointNotes))
@@ -262,6 +264,9 @@ def load_weights(
     if is_blip_state_dict(state):
         required = {name for name in expected if name.startswith(DECODER)}
         state = convert_blip_state_dict(state, position_init)
+        if required and DECODER_POSITIONS not in expected:  # a caption decoder other than BLIP's
+            required = set()
+            state = {name: value for name, value in state.items() if name == POSITION_TABLE}
         other_widths = _find_other_widths(state, expected, source)
         state = {name: value for name, value in state.items() if name not in other_widths}
         required -= set(other_widths)

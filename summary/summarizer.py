@@ -20,8 +20,8 @@ from data.video.decoding import DecodeJob
 from data.video.files import derive_video_id
 from data.video.reader import VideoFile
 from engine.config import Config
-from engine.encoders import encoder_name, require_same_encoder
 from engine.extraction import encode_videos
+from engine.origins import encoder_name, require_same_encoder
 from engine.setup import build_model, load_trained, with_feature_width
 from models.frame_encoders import EncoderOptions, FrameEncoder, load_frame_encoder
 from models.weights import extract_state_dict, read_checkpoint, read_feature_width, read_notes

@@ -172,7 +172,7 @@ def test_importance_references_and_missing_labels(build_dataset, mini_root, tmp_
 
 
 def test_collate_pads_with_zeros(build_dataset, mini_model):
-    tokenizer = mini_model().tokenizer
+    tokenizer = mini_model().text_decoder.tokenizer
     samples = [build_dataset(split="test", clip=True, tokenize=tokenizer.encode)[i] for i in (6, 0, 3)]
     batch = collate(samples, pad_id=9)
     T = max(len(sample.video_embeddings) for sample in samples)

@@ -3,6 +3,7 @@ import pytest
 from data.registry import DATASETS
 from engine.config import Config, VTClipConfig, load_config
 from metrics.registry import METRICS
+from models.decoder_registry import CAPTION_DECODERS, DECODER_TRAINS
 from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES
 from models.vtsum_blip import ARCHITECTURES, FEATURE_WIDTHS, TASKS
 from models.weights import POSITION_INITS
@@ -253,6 +254,27 @@ def test_ablations_differ_only_in_the_named_settings():
     }
 
 
+def test_decoders_differ_only_in_the_language_model():
+    base = load_config(["--config", str(ROOT / "configs/vtsum_blip_tt_ca.yaml")]).settings.as_dict()
+    paths = set()
+    for path in sorted((ROOT / "configs/decoders").glob("*.yaml")):
+        values = load_config(["--config", str(path)]).settings.as_dict()
+        changed = {name: value for name, value in values.items() if value != base[name]}
+        assert changed.pop("output_dir") == f"outputs/decoders/{path.stem}" and changed.pop("decoder") == "causal_lm"
+        paths.add(changed.pop("decoder_path"))
+        assert changed.keys() <= {"decoder_train", "init_lr"}
+    assert len(paths) == 4
+
+
+def test_a_language_model_needs_its_path(write_config):
+    flags = ["--config", write_config("seed: 1"), "--decoder", "causal_lm"]
+    with pytest.raises(
+        ValueError, match="^decoder_path: found nothing, expected the language model of decoder causal_"
+    ):
+        load_config(flags)
+    assert load_config([*flags, "--task", "v2v"]).settings.decoder == "causal_lm"
+
+
 def test_flag_overrides_an_invalid_value_of_the_yaml(write_config):
     assert load_config(["--config", write_config("batch_size: 0"), "--batch_size", "2"]).settings.batch_size == 2
 
@@ -403,6 +425,8 @@ def test_choices_equal_the_registries():
         vit=FEATURE_WIDTHS,
         model=ARCHITECTURES,
         task=TASKS,
+        decoder=CAPTION_DECODERS,
+        decoder_train=DECODER_TRAINS,
         precision=PRECISIONS,
         best_metric=METRICS,
     )

@@ -6,6 +6,7 @@ import torch
 from benchmarks.reference_search import reference_search
 from models import beam_search as search
 from models.beam_search import apply_repetition_penalty, top_k_top_p_filter
+from models.caption_decoder import GenerationOptions
 
 END = 102
 
@@ -26,7 +27,7 @@ def test_beam_search_equals_the_reference_search(
     embeddings, mask, _ = random_videos(lengths, seed=num_beams)
     limits = dict(num_beams=num_beams, max_length=20, min_length=6)
     frames, frame_mask = model.encode(embeddings, mask)
-    ids = model.generate_ids(frames, frame_mask, sample=False, top_p=0.9, repetition_penalty=1.0, **limits)
+    ids = model.text_decoder.generate_ids(frames, frame_mask, GenerationOptions(**limits))
     for i, length in enumerate(lengths):
         single, _ = model.encode(embeddings[i : i + 1, :length], mask[i : i + 1, :length])
         assert strip_padding(ids[i].tolist()) == reference_search(model, single[0], **limits)
@@ -41,9 +42,9 @@ def test_generated_lengths_are_within_limits(small_model, random_videos, min_len
     model = small_model(scale=0.2, end_bias=9.0)
     embeddings, mask, _ = random_videos([9, 5])
     frames = model.encode(embeddings, mask)
-    options = dict(num_beams=3, max_length=16, min_length=min_length, top_p=0.9)
     for sample in (False, True):
-        ids = model.generate_ids(*frames, sample=sample, repetition_penalty=1.0, **options)
+        options = GenerationOptions(sample=sample, max_length=16, min_length=min_length)
+        ids = model.text_decoder.generate_ids(*frames, options)
         ends = [row.index(END) if END in row else 16 for row in ids.tolist()]
         assert all(min_length <= end <= 16 for end in ends), ends
     with pytest.raises(ValueError, match="max_length: found 4, expected 5 to 512"):

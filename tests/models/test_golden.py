@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from models import ragged
+from models.caption_decoder import GenerationOptions
 
 
 def load_inputs(golden_file):
@@ -77,15 +78,8 @@ def test_beam_search_equals_golden_values(
         parts = [(embeddings[i : i + 1, :length], mask[i : i + 1, :length]) for i, length in enumerate(lengths)]
     generated = []
     for part in parts:
-        ids = model.generate_ids(
-            *model.encode(*part),
-            sample=False,
-            num_beams=num_beams,
-            max_length=max_length,
-            min_length=min_length,
-            top_p=0.9,
-            repetition_penalty=1.0,
-        )
+        options = GenerationOptions(num_beams=num_beams, max_length=max_length, min_length=min_length)
+        ids = model.text_decoder.generate_ids(*model.encode(*part), options)
         generated += ids.tolist()
     width = golden_file[key].shape[1]
     assert [row + [0] * (width - len(row)) for row in generated] == golden_file[key].tolist()

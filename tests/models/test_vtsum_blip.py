@@ -80,8 +80,9 @@ def test_batch_equals_single_videos(mini_model, random_videos):
 def test_text_list_and_tensor_captions_have_equal_losses(mini_model, random_videos):
     model = mini_model().eval()
     videos = random_videos([5, 5, 4])
-    ids = [model.tokenizer.encode(caption) for caption in CAPTIONS]
-    losses = [model(*videos, captions)[0].item() for captions in (CAPTIONS, ids, model.tokenizer.pad(ids))]
+    tokenizer = model.text_decoder.tokenizer
+    ids = [tokenizer.encode(caption) for caption in CAPTIONS]
+    losses = [model(*videos, captions)[0].item() for captions in (CAPTIONS, ids, tokenizer.pad(ids))]
     assert losses[0] == losses[1] == losses[2]
 
 
@@ -181,7 +182,7 @@ def test_large_features_are_1024_wide(mini_model, random_videos):
 
 
 def test_training_captions_are_truncated_with_end_token(mini_model):
-    tokenizer = mini_model().tokenizer
+    tokenizer = mini_model().text_decoder.tokenizer
     ids = tokenizer.encode("a video of " + "red " * 200, 128)
     assert len(ids) == 128 and ids[0] == tokenizer.decoder_id and ids[-1] == tokenizer.end_id
     assert len(tokenizer.encode("a video of red", 128)) == 6

@@ -1,4 +1,4 @@
-"""The frame encoder of features and of checkpoints: what their notes say about it, and whether they agree."""
+"""What a checkpoint depends on: its frame encoder and the frozen weights of its caption decoder, and comparisons."""
 
 import os
 import pathlib
@@ -35,3 +35,20 @@ def require_same_encoder(trained: Mapping[str, Any], used: Mapping[str, Any], so
                 f"{source}: encoder: {name}: found {used[name]}, expected {trained[name]}: the model was trained on "
                 f"features of {encoder_name(trained) or 'another encoder'}"
             )
+
+
+def require_same_decoder_base(
+    trained: Mapping[str, Any], used: Mapping[str, Any] | None, source: str | os.PathLike
+) -> None:
+    """Raise a ValueError unless a caption decoder has the frozen weights that a checkpoint was trained with.
+
+    Args:
+        trained: `decoder_base` of the checkpoint.
+        used: `CaptionDecoder.describe_base()` of the model.
+        source: path of the checkpoint.
+    """
+    if trained and used and trained["sha256"] != used["sha256"]:
+        raise ValueError(
+            f"{source}: decoder_base: found a checkpoint that was trained with {trained['name']} (SHA-256 "
+            f"{trained['sha256'][:12]}…), expected {used['name']} ({used['sha256'][:12]}…); change decoder_path"
+        )

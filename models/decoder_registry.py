@@ -1,0 +1,15 @@
+"""The caption decoders by name."""
+
+from collections.abc import Callable
+
+from models.blip_decoder import build_blip_decoder
+from models.caption_decoder import CaptionDecoder, CaptionDecoderOptions
+from models.causal_lm import DECODER_TRAINS, build_causal_lm_decoder
+
+__all__ = ["CAPTION_DECODERS", "DECODER_TRAINS"]
+
+# Name -> function that builds a decoder from the options and D, the width of the frame states.
+CAPTION_DECODERS: dict[str, Callable[[CaptionDecoderOptions, int], CaptionDecoder]] = {
+    "blip": build_blip_decoder,
+    "causal_lm": build_causal_lm_decoder,
+}
