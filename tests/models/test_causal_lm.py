@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks.language_models import NUM_POSITIONS, write_language_model
+from benchmarks.language_models import LM_POSITIONS, write_language_model
 from models.causal_lm import DECODER_TRAINS, PAD_ID
 from models.weights import load_weights
 from tests.conftest import ROOT, make_once
@@ -276,9 +276,9 @@ def test_invalid_language_models_and_options_raise(build, language_models, rando
         build(max_text_length=3)
     with pytest.raises(ValueError, match="decoder: found 'lstm', expected one of blip, causal_lm"):
         build(decoder="lstm")
-    model, videos = build(), random_videos([NUM_POSITIONS])
+    model, videos = build(), random_videos([LM_POSITIONS])
     with pytest.raises(
-        ValueError, match=f"decoder_path: found {NUM_POSITIONS} positions, expected enough for 200 frames"
+        ValueError, match=f"decoder_path: found {LM_POSITIONS} positions, expected enough for 200 frames"
     ):
         model(*videos, CAPTIONS[:1])
     with pytest.raises(ValueError, match="expected enough for 200 frames and 30 tokens"):
