@@ -162,6 +162,7 @@ def load_initial_weights(config: Config, context: DistContext, model: VTSumBLIP)
     with distributed.local_main_first(context):
         path = resolve_file(source)
     load_weights(model, path, position_init=config.position_init)
+    _check_decoder_base(model, path)
     logger.info("weights: from %s", source)
 
 
@@ -203,11 +204,16 @@ def load_trained(config: Config, model: VTSumBLIP, source: str | pathlib.Path) -
     except IncompatibleCheckpoint as error:
         causes = _differences(config, error.trained_with, (*ARCHITECTURE_SETTINGS, "task", "med_config", "tokenizer"))
         raise ValueError("; ".join([str(error), *causes])) from None
-    if model.text_decoder is not None and (base := model.text_decoder.describe_base()):
-        require_same_decoder_base(source, read_checkpoint(source), base)
+    _check_decoder_base(model, source)
     for difference in _differences(config, trained, ARCHITECTURE_SETTINGS):
         logger.warning("%s", difference)
     return trained
+
+
+def _check_decoder_base(model: VTSumBLIP, source: str | pathlib.Path) -> None:
+    """Compare the frozen weights of the caption decoder, if any, with those of a checkpoint's training."""
+    if model.text_decoder is not None and (base := model.text_decoder.describe_base()):
+        require_same_decoder_base(source, read_checkpoint(source), base)
 
 
 def _differences(config: Config, trained: dict[str, Any], names: Sequence[str]) -> list[str]:
