@@ -18,7 +18,7 @@ from transformers import (  # type: ignore[attr-defined]  # lazy import
 
 NUM_LAYERS = 2
 NUM_HEADS = 4
-LM_POSITIONS = 200
+LANGUAGE_MODEL_POSITIONS = 200
 
 
 def build_language_model(family: str, vocab_size: int, width: int) -> PreTrainedModel:
@@ -32,7 +32,11 @@ def build_language_model(family: str, vocab_size: int, width: int) -> PreTrained
     if family == "gpt2":
         return GPT2LMHeadModel(
             GPT2Config(
-                vocab_size=vocab_size, n_embd=width, n_layer=NUM_LAYERS, n_head=NUM_HEADS, n_positions=LM_POSITIONS
+                vocab_size=vocab_size,
+                n_embd=width,
+                n_layer=NUM_LAYERS,
+                n_head=NUM_HEADS,
+                n_positions=LANGUAGE_MODEL_POSITIONS,
             )
         )
     sizes: dict[str, Any] = dict(
@@ -43,7 +47,7 @@ def build_language_model(family: str, vocab_size: int, width: int) -> PreTrained
         num_attention_heads=NUM_HEADS,
         num_key_value_heads=NUM_HEADS // 2,
         head_dim=width // NUM_HEADS,
-        max_position_embeddings=LM_POSITIONS,
+        max_position_embeddings=LANGUAGE_MODEL_POSITIONS,
     )
     if family == "qwen3":
         return Qwen3ForCausalLM(Qwen3Config(tie_word_embeddings=True, **sizes))

@@ -218,6 +218,7 @@ def load_initial_weights(config: Config, context: DistContext, model: VTSumBLIP)
         path = resolve_file(source)
     notes = load_weights(model, path, position_init=config.position_init)
     require_same_encoder(notes.encoder, read_encoder(config.video_embeddings_root), source)
+    _check_decoder_base(model, notes, source)
     logger.info("weights: from %s", source)
 
 
@@ -259,11 +260,16 @@ def load_trained(config: Config, model: VTSumBLIP, source: str | pathlib.Path) -
     except IncompatibleCheckpoint as error:
         causes = _differences(config, error.trained_with, (*ARCHITECTURE_SETTINGS, "task", "med_config", "tokenizer"))
         raise ValueError("; ".join([str(error), *causes])) from None
-    if model.text_decoder is not None:
-        require_same_decoder_base(notes.decoder_base, model.text_decoder.describe_base(), source)
+    _check_decoder_base(model, notes, source)
     for difference in _differences(config, notes.config, ARCHITECTURE_SETTINGS):
         logger.warning("%s", difference)
     return notes
+
+
+def _check_decoder_base(model: VTSumBLIP, notes: CheckpointNotes, source: str | os.PathLike) -> None:
+    """Compare the frozen weights of the caption decoder, if any, with those of a checkpoint's training."""
+    if model.text_decoder is not None:
+        require_same_decoder_base(notes.decoder_base, model.text_decoder.describe_base(), source)
 
 
 def _differences(config: Config, trained: dict[str, Any], names: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ transformers and peft are imported lazily.
 Axes: B videos, T frames, D width of the frame states, E width of the language model, L text tokens, N elements.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable
@@ -95,6 +96,7 @@ class CausalLMDecoder(nn.Module):
         self.tokenizer = PromptedTokenizer.build(tokenizer, options.prompt, options.max_text_length)
         self.encode_caption = self.tokenizer.encode
         self.pad_id = PAD_ID
+        self._is_compiled = False
         has_bos = tokenizer.bos_token_id is not None and tokenizer.bos_token_id in tokenizer.encode("a")[:1]
         self.bos_ids = [tokenizer.bos_token_id] if has_bos else []
         self.max_positions = getattr(base.config, "max_position_embeddings", None)
@@ -206,7 +208,9 @@ class CausalLMDecoder(nn.Module):
             **sampling,
         )
         inputs = self._prefix_inputs(self.projector(frames), frame_mask, ids)
-        generated = self.base.generate(**inputs, generation_config=config)  # (B, n), without the prefix
+        # Compiled layers would be recompiled for each length of the cache.
+        with torch.compiler.set_stance("force_eager") if self._is_compiled else contextlib.nullcontext():
+            generated = self.base.generate(**inputs, generation_config=config)  # (B, n), without the prefix
         return self.decode(torch.cat([ids, generated], 1))
 
     def decode(self, ids: torch.Tensor | Iterable[Iterable[int]]) -> list[str]:
@@ -214,7 +218,8 @@ class CausalLMDecoder(nn.Module):
         return [self.tokenizer.decode(row) for row in (ids.tolist() if isinstance(ids, torch.Tensor) else ids)]
 
     def compile_layers(self) -> None:
-        """Compile the layers, see `CaptionDecoder`."""
+        """Compile the layers for training, see `CaptionDecoder`."""
+        self._is_compiled = True
         for layer in self._layers():
             layer.compile(dynamic=True)
 

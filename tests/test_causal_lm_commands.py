@@ -47,6 +47,9 @@ def test_train_evaluate_and_refuse_another_base(train, mini_flags, mini_root, la
     message = r"checkpoint.pth: decoder_base: found a checkpoint that was trained with .*language_model \(SHA-256"
     with pytest.raises(ValueError, match=message):
         evaluate(other)
+    with pytest.raises(ValueError, match=message):
+        start = ["--pretrained_model", str(run / "checkpoint.pth")]
+        train("started from it", *flags, "--decoder_path", str(other), *start)
     with pytest.raises(ValueError, match=rf"{message} .*expected .*other .*change decoder_path$"):
         train("run", *flags, "--decoder_path", str(other))
     with pytest.raises(ValueError, match=r"other settings: decoder_train \(was 'projector', is 'lora'\)"):

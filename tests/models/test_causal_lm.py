@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks.language_models import LM_POSITIONS, write_language_model
+from benchmarks.language_models import LANGUAGE_MODEL_POSITIONS, write_language_model
 from models.causal_lm import DECODER_TRAINS, PAD_ID
 from models.weights import load_weights
 from tests.conftest import ROOT, make_once
@@ -230,6 +230,18 @@ def test_activation_recomputation_does_not_change_gradients(build, random_videos
     assert (calls.count(False), calls.count(True)) == ((3, 3) if layers == 0 else (2, 3))
 
 
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.soak
+def test_compiled_layers_give_equal_losses_and_captions(build, random_videos):
+    plain, compiled = build("qwen3", "lora"), build("qwen3", "lora")
+    compiled.compile_layers()
+    for lengths in ([9, 5, 3], [4, 7, 8]):
+        videos = random_videos(lengths)
+        assert compiled(*videos, CAPTIONS)[0].item() == pytest.approx(plain(*videos, CAPTIONS)[0].item(), rel=1e-5)
+        assert compiled.generate(*videos[:2])[0] == plain.generate(*videos[:2])[0]
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+
+
 def test_bf16_autocast(build, random_videos):
     model, videos = build("llama", "lora"), random_videos([9, 5, 3])
     full = model(*videos, CAPTIONS)[0]
@@ -276,9 +288,9 @@ def test_invalid_language_models_and_options_raise(build, language_models, rando
         build(max_text_length=3)
     with pytest.raises(ValueError, match="decoder: found 'lstm', expected one of blip, causal_lm"):
         build(decoder="lstm")
-    model, videos = build(), random_videos([LM_POSITIONS])
+    model, videos = build(), random_videos([LANGUAGE_MODEL_POSITIONS])
     with pytest.raises(
-        ValueError, match=f"decoder_path: found {LM_POSITIONS} positions, expected enough for 200 frames"
+        ValueError, match=f"decoder_path: found {LANGUAGE_MODEL_POSITIONS} positions, expected enough for 200 frames"
     ):
         model(*videos, CAPTIONS[:1])
     with pytest.raises(ValueError, match="expected enough for 200 frames and 30 tokens"):
