@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,19 +20,56 @@ from engine.predictions import Prediction
 from engine.scoring import build_labels
 from metrics.alignment import clip_similarity, cross_f_clip, f_clip, vt_clip_score
 from metrics.keyframes import select_top_frames
-from models.vt_clip import VTClip, load_vt_clip
+from models.frame_encoders import EncoderOptions, load_frame_encoder
+from models.vt_clip import load_vt_clip
 from models.weights import hash_weights
 from utils.device import pick_device
+from utils.encoder_names import EncoderName
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _BATCH = 64  # videos whose texts are encoded together
+
+
+class TextEncoder(Protocol):
+    """VT-CLIP, or a `FrameEncoder` with a text encoder."""
+
+    @property
+    def width(self) -> int:
+        """C, columns of the features."""
+
+    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+        """Encode N texts: (N, C), not normalized."""
+
+
+def is_encoder_name(source: str) -> bool:
+    """Whether a source of a text encoder is the name of a frame encoder, not a file."""
+    return source.startswith("open_clip:")
+
+
+def load_text_encoder(source: str, device: torch.device, text_tokenizer: str = "") -> TextEncoder | None:
+    """Load the text encoder of VT-CLIPScore.
+
+    Args:
+        source: VT-CLIP checkpoint (path or URL), or `open_clip:MODEL[@TAG_OR_PATH]`.
+        device: its device.
+        text_tokenizer: folder of its tokenizer, see `EncoderOptions`.
+    Returns:
+        The text encoder; None, with a warning, if the tokenizer of an open_clip model is not available.
+    Raises:
+        FileNotFoundError, ValueError: the checkpoint or the model is missing or invalid.
+    """
+    if not is_encoder_name(source):
+        return load_vt_clip(source).to(device)
+    options = EncoderOptions(with_text=True, text_tokenizer=text_tokenizer)
+    encoder = load_frame_encoder(EncoderName.parse(source), options).to(device)
+    return None if encoder.text_encoder is None else encoder
 
 
 def add_clip_scores(
     predictions: Sequence[Prediction],
     records: Sequence[VideoRecord],
     vision: Sequence[np.ndarray],
-    vt_clip: VTClip | None,
+    text_encoder: TextEncoder | None,
     kinds: Collection[LabelKind] = LABEL_KINDS,
 ) -> list[Prediction]:
     """Add `vt_clip_score`, `f_clip` and `cross_f_clip` to predictions that have what they need.
@@ -42,14 +79,14 @@ def add_clip_scores(
         records: annotations of the videos.
         vision: (T, C) features of the frames of each video. If features, saliency and labels differ in length, all are
             cut to the shortest.
-        vt_clip: its text tower; None adds `f_clip` only.
+        text_encoder: text encoder of the same model; None adds `f_clip` only.
         kinds: labels that all videos of the split have.
     """
     texts = [
         (prediction.caption, split_sentences(prediction.caption or ""), _split_references(record))
         for prediction, record in zip(predictions, records)
     ]
-    features = {} if vt_clip is None else _encode_texts(texts, vt_clip)
+    features = {} if text_encoder is None else _encode_texts(texts, text_encoder)
     scored = []
     for prediction, record, frames, (caption, generated, references) in zip(predictions, records, vision, texts):
         T = min(len(frames), len(prediction.saliency or frames), record.num_frames or len(frames))
@@ -90,14 +127,14 @@ def split_sentences(text: str) -> list[str]:
 
 
 def _encode_texts(
-    texts: Sequence[tuple[str | None, list[str], list[list[str]]]], vt_clip: VTClip
+    texts: Sequence[tuple[str | None, list[str], list[list[str]]]], text_encoder: TextEncoder
 ) -> dict[str, np.ndarray]:
     """Encode captions, their sentences and those of the references: text -> (C,)."""
     unique: dict[str, None] = {}
     for caption, generated, references in texts:
         unique |= dict.fromkeys([] if caption is None else [caption])
         unique |= dict.fromkeys([*generated, *(sentence for sentences in references for sentence in sentences)])
-    return dict(zip(unique, vt_clip.encode_text(list(unique)).float().cpu().numpy())) if unique else {}
+    return dict(zip(unique, text_encoder.encode_text(list(unique)).float().cpu().numpy())) if unique else {}
 
 
 def _stack(features: dict[str, np.ndarray], sentences: Sequence[str], width: int) -> np.ndarray:
@@ -141,14 +178,14 @@ def score_with_clip_features(
         predictions: predictions of some of the videos.
         records: annotations of the videos.
         clip_root: folder of the features of the frames.
-        source: VT-CLIP checkpoint (path or URL); "" adds `f_clip` only.
+        source: text encoder, see `load_text_encoder`; "" adds `f_clip` only.
     Raises:
         FileNotFoundError, ValueError: features or the checkpoint are missing or invalid.
     """
-    vt_clip = load_vt_clip(source).to(pick_device("auto")) if source else None
+    text_encoder = load_text_encoder(source, pick_device("auto")) if source else None
     by_id = {record.video_id: record for record in records}
     known = [prediction for prediction in predictions if prediction.video_id in by_id]
-    width = None if vt_clip is None else vt_clip.width
+    width = None if text_encoder is None else text_encoder.width
     features = open_features(clip_root, [p.video_id for p in known], "vision", width, "VT-CLIP features")
     kinds = [kind for kind in LABEL_KINDS if all(by_id[p.video_id].has_labels(kind) for p in known)]
     scored: dict[str, Prediction] = {}
@@ -156,20 +193,27 @@ def score_with_clip_features(
         batch = known[start : start + _BATCH]
         vision = [features.load(prediction.video_id) for prediction in batch]
         with torch.inference_mode():
-            rescored = add_clip_scores(batch, [by_id[p.video_id] for p in batch], vision, vt_clip, kinds)
+            rescored = add_clip_scores(batch, [by_id[p.video_id] for p in batch], vision, text_encoder, kinds)
         scored |= {prediction.video_id: prediction for prediction in rescored}
     updated = [scored.get(prediction.video_id, prediction) for prediction in predictions]
-    return ClipScored(updated, features.load, describe_clip_encoder(clip_root, source, vt_clip))
+    return ClipScored(updated, features.load, describe_clip_encoder(clip_root, source, text_encoder))
 
 
-def describe_clip_encoder(clip_root: str | os.PathLike, pretrained_clip: str, vt_clip: VTClip | None) -> dict[str, Any]:
+def describe_clip_encoder(
+    clip_root: str | os.PathLike, source: str, text_encoder: TextEncoder | None
+) -> dict[str, Any]:
     """Describe the encoder of VT-CLIPScore, F_CLIP and Cross-F_CLIP: entries of the results.
 
     Args:
         clip_root: folder of the features of the frames.
-        pretrained_clip: checkpoint of `vt_clip`.
-        vt_clip: its text tower; None without it.
+        source: source of `text_encoder`.
+        text_encoder: the text encoder; None without it.
     """
-    frames_sha256 = read_provenance(pathlib.Path(clip_root, PROVENANCE_FILE)).get("weights_sha256")
-    encoder = dict(text=None if vt_clip is None else pretrained_clip, frames_weights_sha256=frames_sha256)
-    return dict(clip_encoder=encoder, vt_clip_sha256=None if vt_clip is None else hash_weights(vt_clip))
+    provenance = read_provenance(pathlib.Path(clip_root, PROVENANCE_FILE))
+    encoder = dict(
+        text=None if text_encoder is None else source,
+        frames=provenance.get("encoder"),
+        frames_weights_sha256=provenance.get("weights_sha256"),
+    )
+    sha256 = hash_weights(text_encoder) if isinstance(text_encoder, torch.nn.Module) else None
+    return dict(clip_encoder=encoder, vt_clip_sha256=sha256)

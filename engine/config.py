@@ -84,7 +84,14 @@ class Config(Settings):
         "", "VTSUM-BLIP checkpoint (path, https:// or hf://) to evaluate, or to start training from"
     )
     pretrained_clip: str = option(
-        "outputs/vt_clipscore/vt_clip.pth", "VT-CLIP checkpoint; '': no VT-CLIPScore", may_change_on_resume=True
+        "outputs/vt_clipscore/vt_clip.pth",
+        "text encoder of VT-CLIPScore: VT-CLIP checkpoint, or open_clip:MODEL[@TAG_OR_PATH]; '': no VT-CLIPScore",
+        may_change_on_resume=True,
+    )
+    text_tokenizer: str = option(
+        "",
+        "folder with the tokenizer of pretrained_clip, if it is a model of open_clip that uses one of the hub",
+        may_change_on_resume=True,
     )
     position_init: Literal["blip", "normal"] = option(
         "blip",

@@ -15,7 +15,13 @@ from data.annotations import read_subset
 from data.collate import Batch
 from data.dataset import VideoXum
 from data.loaders import EvalBatchSampler, make_loader
-from engine.alignment import add_clip_scores, describe_clip_encoder
+from engine.alignment import (
+    TextEncoder,
+    add_clip_scores,
+    describe_clip_encoder,
+    is_encoder_name,
+    load_text_encoder,
+)
 from engine.config import Config, SplitName
 from engine.origins import read_encoder, require_same_encoder
 from engine.predictions import Prediction, write_predictions
@@ -30,7 +36,6 @@ from engine.setup import (
     resolve_feature_width,
 )
 from metrics.captions import require_java, start_meteor
-from models.vt_clip import VTClip, load_vt_clip
 from models.vtsum_blip import NUM_POSITIONS, VTSumBLIP
 from utils import distributed, interrupt
 from utils.device import allow_tf32, autocast
@@ -62,11 +67,11 @@ class Evaluator:
         clip_root = pathlib.Path(config.clip_root) if config.clip_root else None
         if clip_root is not None and not clip_root.is_dir():
             clip_root = None
-        self.vt_clip = self._load_vt_clip(clip_root)
+        self.text_encoder = self._load_text_encoder(clip_root)
         self.clip_provenance: dict[str, Any] = dict(vt_clip_sha256=None)
         if clip_root is not None:
-            self.clip_provenance = describe_clip_encoder(clip_root, config.pretrained_clip, self.vt_clip)
-        clip_width = None if self.vt_clip is None else self.vt_clip.width
+            self.clip_provenance = describe_clip_encoder(clip_root, config.pretrained_clip, self.text_encoder)
+        clip_width = None if self.text_encoder is None else self.text_encoder.width
         self.datasets = {
             split: open_split(config, context, split, clip_root=clip_root, clip_width=clip_width)
             for split in config.splits
@@ -77,18 +82,21 @@ class Evaluator:
                 self.also_subset.select(dataset.records, annotation_file(config, split))
         self.baselines: dict[str, Any] = {}  # split, or split and subset -> baselines of the last evaluation
 
-    def _load_vt_clip(self, clip_root: pathlib.Path | None) -> VTClip | None:
-        """Load VT-CLIP, or log why the scores that need it are omitted."""
-        config = self.config
+    def _load_text_encoder(self, clip_root: pathlib.Path | None) -> TextEncoder | None:
+        """Load the text encoder of VT-CLIPScore, or log why the scores that need it are omitted."""
+        config, source = self.config, self.config.pretrained_clip
         if config.task != "v2vt":
             reason = f"task {config.task} gives only one of the two summaries"
         elif clip_root is None:
             reason = f"clip_root: no folder {config.clip_root!r}"
-        elif not is_url(config.pretrained_clip) and not pathlib.Path(config.pretrained_clip).is_file():
-            reason = f"pretrained_clip: no file {config.pretrained_clip!r}"
+        elif not is_url(source) and not is_encoder_name(source) and not pathlib.Path(source).is_file():
+            reason = f"pretrained_clip: no file {source!r}"
         else:
             with distributed.local_main_first(self.context):
-                return load_vt_clip(config.pretrained_clip).to(self.context.device)
+                encoder = load_text_encoder(source, self.context.device, config.text_tokenizer)
+            if encoder is not None:
+                return encoder
+            reason = f"pretrained_clip: no tokenizer of {source}"
         has_f_clip = clip_root is not None and config.task != "v2t"
         omitted = "VT_CLIPScore and Cross-F_CLIP" if has_f_clip else "VT_CLIPScore, F_CLIP and Cross-F_CLIP"
         logger.warning("%s are omitted: %s", omitted, reason)
@@ -142,7 +150,7 @@ class Evaluator:
             padded = batch.clip_vision.numpy()  # (B, T, C)
             vision = [frames[:length] for frames, length in zip(padded, batch.lengths)]
             records = [dataset.records[index] for index in batch.indices]
-            predictions = add_clip_scores(predictions, records, vision, self.vt_clip)
+            predictions = add_clip_scores(predictions, records, vision, self.text_encoder)
         return list(zip(batch.indices, predictions))
 
     def evaluate(

@@ -21,6 +21,11 @@ def encoder_name(encoder: Mapping[str, Any]) -> str:
     return str(encoder.get("name") or encoder.get("encoder") or "")
 
 
+def encoder_label(encoder: Mapping[str, Any]) -> str:
+    """Architecture and hash of an encoder's weights, which do not depend on paths."""
+    return " ".join([str(encoder.get("encoder", "")), str(encoder.get("weights_sha256", ""))[:12]]).strip()
+
+
 def require_same_encoder(trained: Mapping[str, Any], used: Mapping[str, Any], source: str | os.PathLike) -> None:
     """Raise a ValueError unless features are of the encoder that a model was trained on.
 

@@ -18,8 +18,8 @@ from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES
 from models.ragged import RaggedLayout, exclude_attention_from_compilation
 from models.temporal import HEAD_WIDTH, ContextAggregation, TemporalTransformer, interpolate_positions
 from models.weights import POSITION_INITS, load_weights
+from utils.encoder_names import FEATURE_WIDTHS
 
-FEATURE_WIDTHS = {"base": 768, "large": 1024}
 PROJECTED_WIDTH = FEATURE_WIDTHS["base"]  # that BLIP's cross-attention is trained with
 NUM_POSITIONS = 512
 ARCHITECTURES = ("vtsum_blip_tt", "vtsum_blip_tt_ca")

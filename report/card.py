@@ -8,6 +8,7 @@ from typing import Any
 
 from data.registry import DATASETS
 from engine.config import SPLITS
+from engine.origins import encoder_name
 from metrics.registry import PAPER_METRICS, UNSCALED_METRICS, format_score
 from report.runs import Run, describe_baselines, format_setting, has_all_published_videos, read_run
 from utils.command_line import OneLineParser
@@ -48,6 +49,7 @@ def write_card(folder: str | pathlib.Path, path: str | pathlib.Path) -> None:
         summaries=SUMMARIES[settings["task"]],
         parameters=f"{parameters / 1e6:.1f}",
         architecture=_describe_architecture(settings),
+        encoder=_describe_encoder(runs[-1].results.encoder or {}),
         checkpoint=CHECKPOINT,
         sha256=sha256,
         unscaled_metrics=UNSCALED_METRICS,
@@ -70,7 +72,26 @@ def _describe_architecture(settings: dict[str, Any]) -> str:
     parts = [f"temporal transformer of depth {depth}" if depth else "no temporal transformer"]
     if settings["model"] == "vtsum_blip_tt_ca":
         parts.append(f"context aggregation over {settings['kernel_size']} frames")
-    return ", ".join([*parts, f"task {settings['task']}", f"frame features of BLIP's {settings['vit']} ViT"])
+    if settings["task"] != "v2v":
+        parts.append(f"caption decoder {settings['decoder']} {settings['decoder_path']}".strip())
+    features = f"frame features of width {settings['feature_width']}"
+    if settings["feature_projection"]:
+        features += ", projected"
+    return ", ".join([*parts, f"task {settings['task']}", features])
+
+
+def _describe_encoder(encoder: dict[str, Any]) -> dict[str, Any]:
+    """Entries of the card about the frame encoder; {} if it is not known."""
+    if not encoder:
+        return {}
+    is_blip = encoder.get("encoder", "blip") == "blip"  # earlier versions had no other encoder
+    flag = "--blip model_base_capfilt_large.pth" if is_blip else f"--encoder {encoder_name(encoder)}"
+    return dict(
+        name=encoder.get("encoder", "blip"),
+        flag=flag,
+        image_size=encoder.get("image_size"),
+        sha256=encoder.get("weights_sha256"),
+    )
 
 
 def _name_dataset(run: Run) -> tuple[str, str]:

@@ -12,8 +12,10 @@ import pydantic
 from data.registry import DATASETS
 from data.videoxum import NUM_VIDEOS
 from engine.config import Config
+from engine.origins import encoder_label
 from metrics.baselines import BASELINES
 from metrics.registry import METRICS
+from utils.encoder_names import FEATURE_WIDTHS
 from utils.files import parse_json, read_text
 from utils.validation import abbreviate, describe_first_error
 
@@ -35,6 +37,7 @@ SCORING_SETTINGS = (
     "task",
     "kernel_size",
     "prompt",
+    "decoder_path",
     "max_text_length",
     "min_text_length",
     "num_beams",
@@ -85,6 +88,7 @@ class Results(StrictModel):
     subset: ScoredSubset | None = None
     keyframes_from: str | None = None
     dataset: str | None = None
+    encoder: dict[str, Any] | None = None
     config: dict[str, Any] | None = None
     trained_with: dict[str, Any] | None = None
     processes: int | None = None
@@ -213,13 +217,17 @@ def _merge_settings(results: Results) -> tuple[dict[str, Any], int | None]:
         Config().as_dict() | {k: v for k, v in Config.canonical(config or {}).items() if k in Config.model_fields}
         for config in (results.config, results.trained_with or results.config)
     )
-    settings = {name: trained[name] for name in Config().resume_critical_fields() if name != "seed"}
+    for config in (scored, trained):  # earlier versions had `vit` alone
+        config["feature_width"] = config["feature_width"] or FEATURE_WIDTHS[config.pop("vit")]
+    settings = {name: trained[name] for name in Config().resume_critical_fields() if name in trained and name != "seed"}
     for name in SCORING_SETTINGS:
         settings[name] = scored[name]
         if trained[name] != scored[name] and name in Config().resume_critical_fields():
             settings[f"{name} (training)"] = trained[name]
     if results.processes and results.trained_with is None:  # else the number of training processes is unknown
         settings[VIDEOS_PER_STEP] = trained["batch_size"] * trained["accumulate"] * results.processes
+    if results.encoder:
+        settings["encoder"] = encoder_label(results.encoder)
     if results.vt_clip_sha256:
         settings["VT-CLIP"] = results.vt_clip_sha256[:12]
     return settings, trained["seed"]

@@ -22,6 +22,7 @@ from models.frame_encoders import (
     normalize,
 )
 from models.vt_clip import load_vt_clip
+from tests.helpers.encoders import build_open_clip_folder
 from tests.helpers.tokenizers import save_word_tokenizer
 from utils.encoder_names import DEFAULT_WEIGHTS, EncoderName
 
@@ -73,21 +74,6 @@ def test_timm(image, tmp_path, suffix):
     assert_equal_to_library(encoder, image, timm.data.create_transform(**config), model)
     description = encoder.describe()
     assert description["encoder"] == f"timm:{name}" and json.loads(json.dumps(description)) == description
-
-
-def build_open_clip_folder(folder, preprocessing):
-    """Save a tiny model of open_clip with its configuration, in the layout of its hub; returns the model."""
-    config = dict(
-        embed_dim=64,
-        vision_cfg=dict(image_size=32, layers=1, width=64, patch_size=16, head_width=32),
-        text_cfg=dict(context_length=16, vocab_size=49408, width=64, heads=2, layers=1),
-    )
-    folder.mkdir()
-    (folder / "open_clip_config.json").write_text(json.dumps(dict(model_cfg=config, preprocess_cfg=preprocessing)))
-    torch.manual_seed(0)
-    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False).eval()
-    torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
-    return model
 
 
 @pytest.mark.parametrize("resize_mode", ["shortest", "squash"])
