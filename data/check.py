@@ -93,6 +93,7 @@ def check(
     own_data: bool = False,
     dataset: str = "videoxum",
     ann_files: Mapping[str, str] | None = None,
+    features: Iterable[str] = (),
 ) -> CheckReport:
     """Check a dataset on the disk.
 
@@ -103,6 +104,7 @@ def check(
         dataset: a key of `DATASETS`; others than VideoXum may have any splits, of any number of videos.
         ann_files: split -> annotation file, relative to `root/anno` or absolute: check these splits; None checks the
             splits with the data set's file names.
+        features: further folders in `root/feat`, of frame features of other encoders.
     Raises:
         FileNotFoundError: no such folder, or no annotations in it.
         ValueError: the data set has no file names of its own, and `ann_files` is None.
@@ -112,9 +114,9 @@ def check(
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: dataset: no such folder")
     records = read_annotations(root, report, own_data, dataset, ann_files)
-    for part in parts:
-        if part in FEATURES:
-            check_features(root, part, records, report)
+    folders = [*(FEATURES[part] for part in parts if part in FEATURES), *((name, "features") for name in features)]
+    for name, field in folders:
+        check_features(root, name, field, records, report)
     return report
 
 
@@ -184,9 +186,10 @@ def _describe_missing_labels(records: list[VideoRecord]) -> list[str]:
     return lines
 
 
-def check_features(root: pathlib.Path, part: str, records: dict[str, VideoRecord], report: CheckReport) -> None:
-    """Check one kind of features, a key of `FEATURES`; adds lines and issues to the report."""
-    name, field = FEATURES[part]
+def check_features(
+    root: pathlib.Path, name: str, field: str, records: dict[str, VideoRecord], report: CheckReport
+) -> None:
+    """Check the array `field` of the features in the folder `name`; adds lines and issues to the report."""
     folder, packed = root / "feat" / name, root / "feat" / f"{name}_packed"
     folder = packed if packed.is_dir() and not folder.is_dir() else folder
     try:
@@ -287,11 +290,14 @@ def main(argv: list[str] | None = None) -> None:
         help="annotation files, relative to ROOT/anno or absolute (default: the data set's file names)",
     )
     add_options(parser)
+    parser.add_argument(
+        "--features", nargs="+", default=[], metavar="FOLDER", help="further folders of frame features in ROOT/feat"
+    )
     args = parser.parse_args(argv)
     for split in args.ann_files or ():
         if split not in NUM_VIDEOS:
             raise ValueError(f"--ann_files: found {split!r}, expected one of {', '.join(NUM_VIDEOS)}")
-    report = check(args.root, args.what, args.own_data, args.dataset, args.ann_files)
+    report = check(args.root, args.what, args.own_data, args.dataset, args.ann_files, args.features)
     report.show(args.list)
     if not report.is_complete:
         sys.exit(1)

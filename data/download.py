@@ -77,7 +77,7 @@ def download_annotations(root: pathlib.Path, split: str) -> None:
 def download_features(root: pathlib.Path, part: str, records: dict[str, VideoRecord], report: CheckReport) -> None:
     """Download and unpack one kind of features, unless all annotated videos have theirs; adds to the report."""
     before = CheckReport()
-    check_features(root, part, records, before)
+    check_features(root, *FEATURES[part], records, before)
     if records and before.is_complete:
         logger.info("%s: exists", root / "feat" / FEATURES[part][0])
         report.lines += before.lines
@@ -88,7 +88,7 @@ def download_features(root: pathlib.Path, part: str, records: dict[str, VideoRec
     written, kept = unpack_archive(archive, folder)
     logger.info("%s: %d files extracted, %d existed", folder, written, kept)
     logger.info("%s: no longer needed; `hf cache rm %s` frees its space", archive, source)
-    check_features(root, part, records, report)
+    check_features(root, *FEATURES[part], records, report)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -9,6 +9,7 @@ import eval_v2vt_sum
 import train_vt_clip
 from data.check import main as check
 from data.features import PackedFeatures
+from data.mini.formats import read_mini, to_instruct_v2xum, to_own_data
 from data.pack import main as pack
 from engine.config import SPLITS
 from metrics.__main__ import main as score
@@ -16,7 +17,7 @@ from report.__main__ import main as report
 from report.card import main as write_card
 from report.compare import main as compare
 from tests.conftest import ROOT
-from tests.helpers.dataset_formats import read_mini, to_instruct_v2xum, to_own_data, write_json_lines
+from tests.helpers.json_lines import write_json_lines
 
 FLAGS = ("--max_epoch", "1", "--splits", "test", "--max_text_length", "20", "--lambda_vsum", "10", "--init_lr", "1e-3")
 

@@ -115,6 +115,20 @@ def test_packed_features_are_checked(root, mini_counts):
     assert broken.startswith(f"{path}: packed features: damaged")
 
 
+def test_features_of_other_encoders_are_checked(root, mini_counts, capsys):
+    """`--features` checks a further folder, which must have one width."""
+    (root / "feat/other").mkdir()
+    for number, path in enumerate(sorted((root / "feat/blip").glob("*.npz"))):
+        with np.load(path) as arrays:
+            width = 65 if number == 1 else 64
+            np.savez(root / "feat/other" / path.name, features=arrays["features"][:, :width])
+    with pytest.raises(SystemExit):
+        main([str(root), "--what", "anno", "--features", "other"])
+    output = capsys.readouterr().out
+    assert "broken: 1 feature files that cannot be used" in output
+    assert "features: found width 65, expected 64 as in most files" in output and "feat/blip" not in output
+
+
 def test_own_data_names_the_labels_that_tasks_need(root, capsys):
     path = root / "anno/test_videoxum.json"
     entries = json.loads(path.read_text())

@@ -7,8 +7,8 @@ from data.annotations import MissingLabels
 from data.own_data import segments_to_keyframes
 from data.registry import load_annotations
 from data.video.timeline import Timeline, sampling_times
-from tests.helpers.dataset_formats import write_json_lines
 from tests.helpers.documents import read_code
+from tests.helpers.json_lines import write_json_lines
 
 
 @pytest.fixture

@@ -255,7 +255,7 @@ def test_ablations_differ_only_in_the_named_settings():
 
 
 def test_decoders_differ_only_in_the_language_model():
-    base = load_config(["--config", str(ROOT / "configs/vtsum_blip_tt_ca.yaml")]).settings.as_dict()
+    base = load_config(["--config", str(ROOT / "configs/ablations/tt_ca.yaml")]).settings.as_dict()
     paths = set()
     for path in sorted((ROOT / "configs/decoders").glob("*.yaml")):
         values = load_config(["--config", str(path)]).settings.as_dict()

@@ -1,0 +1,75 @@
+"""Write mini VideoXum's annotations in the formats of other data sets: `python -m data.mini.formats ROOT`.
+
+ROOT/anno_own/{split}.json             own data
+ROOT/anno_instruct_v2xum/{split}.json  Instruct-V2Xum
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from data.registry import annotation_path
+from utils.command_line import OneLineParser
+from utils.files import atomic_write, read_json
+from utils.log import run_main
+
+SPLITS = ("train", "val", "test")
+OWN_FIELDS = ("captions", "vsum_onehot")
+
+
+def read_mini(root: pathlib.Path, split: str) -> list[dict[str, Any]]:
+    """Read the records of a split.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or it is not JSON.
+    """
+    return read_json(annotation_path(root / "anno", split), "annotations")
+
+
+def to_instruct_v2xum(entry: dict[str, Any], video_id: str) -> dict[str, Any]:
+    """Convert a record of mini VideoXum to Instruct-V2Xum's format: the answer cites the middle of each event."""
+    seconds = {f"<f{i}>": (start + stop) / 2 for i, (start, stop) in enumerate(entry["timestamps"])}
+    T = entry["sampled_frames"]
+    keyframes = {min(round(second), T - 1) for second in seconds.values()}
+    return dict(
+        id=video_id,
+        meta=dict(duration=entry["duration"], sampled_frames=T, token=seconds),
+        conversations=[
+            {"from": "human", "value": "<video>\nSummarize this video."},
+            {"from": "gpt", "value": "\n".join(f"[{t}]{text}" for t, text in zip(seconds, entry["tsum"]))},
+        ],
+        vsum_onehot=[int(t in keyframes) for t in range(T)],
+    )
+
+
+def to_own_data(entry: dict[str, Any], *fields: str) -> dict[str, Any]:
+    """Convert a record of mini VideoXum to own data, with some of `captions`, `vsum_onehot` and `segments`."""
+    values = dict(
+        captions=[" ".join(entry["tsum"])],
+        vsum_onehot=entry["vsum_onehot"],
+        segments=entry["timestamps"][:1],
+    )
+    return dict(video_id=entry["video_id"], duration=entry["duration"]) | {name: values[name] for name in fields}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = OneLineParser(prog="python -m data.mini.formats", description=__doc__.splitlines()[0])
+    parser.add_argument("root", type=pathlib.Path, metavar="ROOT", help="folder that data.mini has written")
+    args = parser.parse_args(argv)
+    for split in SPLITS:
+        entries = read_mini(args.root, split)
+        converted = {
+            "own": [to_own_data(entry, *OWN_FIELDS) for entry in entries],
+            "instruct_v2xum": [to_instruct_v2xum(entry, entry["video_id"]) for entry in entries],
+        }
+        for dataset, records in converted.items():
+            folder = args.root / f"anno_{dataset}"
+            folder.mkdir(exist_ok=True)
+            with atomic_write(folder / f"{split}.json") as file:
+                json.dump(records, file)
+    print(f"{args.root}: {', '.join(f'anno_{dataset}' for dataset in converted)}")
+
+
+if __name__ == "__main__":
+    run_main(main)
