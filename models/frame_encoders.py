@@ -47,7 +47,7 @@ class FrameEncoder(nn.Module):
         transform: preprocessing of the frames.
         precision: autocast precision of the image encoder.
         name: its name; None for an encoder without one.
-        architecture: `library:architecture`, which identifies the encoder together with its weights.
+        architecture: which identifies the encoder together with its weights; None is that of the name.
         model: the module that the weights' hash is of; None is `image_encoder`.
         text_encoder: N texts -> (N, D); None without one.
     """
@@ -59,7 +59,7 @@ class FrameEncoder(nn.Module):
         precision: PrecisionName = "fp32",
         *,
         name: EncoderName | None = None,
-        architecture: str = "",
+        architecture: str | None = None,
         model: nn.Module | None = None,
         text_encoder: EncodeTexts | None = None,
     ) -> None:
@@ -68,7 +68,7 @@ class FrameEncoder(nn.Module):
         self.transform = transform
         self.precision = precision
         self.name = name
-        self.architecture = architecture
+        self.architecture = name.architecture if architecture is None and name is not None else architecture or ""
         self.model = image_encoder if model is None else model
         self.text_encoder = text_encoder
         self.device_anchor: torch.Tensor  # on the module's device
@@ -141,14 +141,17 @@ def load_frame_encoder(name: str | EncoderName, options: EncoderOptions | None =
     Returns:
         The encoder in evaluation mode, float32, on the CPU, with the preprocessing of the library's data configuration.
     Raises:
-        ValueError: unknown library or model, or weights that do not fit.
+        ValueError: unknown library or model, weights that do not fit, or output that is not one vector per image.
         FileNotFoundError: weights are missing, or the hub is not available.
     """
     name = EncoderName.parse(name) if isinstance(name, str) else name
     if name.library not in FRAME_ENCODERS:
         hint = suggest_name(name.library, FRAME_ENCODERS)
         raise ValueError(f"encoder: found {str(name)!r}, expected {NAME_FORMS}{hint}")
-    return FRAME_ENCODERS[name.library](name, options or EncoderOptions()).eval()
+    encoder = FRAME_ENCODERS[name.library](name, options or EncoderOptions()).eval()
+    size = encoder.transform.size
+    logger.info("%s: frames of %d x %d pixels, features of width %d", name, size, size, encoder.width)
+    return encoder
 
 
 def blip_frame_encoder(
@@ -181,7 +184,7 @@ def clip_frame_encoder(
 
 def _load_blip(name: EncoderName, options: EncoderOptions) -> FrameEncoder:
     vit = load_blip_vit(name.weights, options.image_size, position_antialias=options.position_antialias)
-    return FrameEncoder(vit, FrameTransform(options.image_size), options.precision, name=name, architecture="blip")
+    return FrameEncoder(vit, FrameTransform(options.image_size), options.precision, name=name)
 
 
 def _load_vt_clip(name: EncoderName, options: EncoderOptions) -> FrameEncoder:
@@ -215,7 +218,7 @@ def _load_timm(name: EncoderName, options: EncoderOptions) -> FrameEncoder:
         std=config["std"],
         resize_size=int(height / config["crop_pct"]),
     )
-    return FrameEncoder(model, transform, options.precision, name=name, architecture=f"timm:{name.model}")
+    return FrameEncoder(model, transform, options.precision, name=name)
 
 
 def _load_timm_weights(model: nn.Module, model_name: str, path: str | os.PathLike) -> None:
@@ -272,7 +275,6 @@ def _load_open_clip(name: EncoderName, options: EncoderOptions) -> FrameEncoder:
         _open_clip_transform(name, clip.visual.preprocess_cfg, configs),
         options.precision,
         name=name,
-        architecture=f"open_clip:{name.model}",
         model=clip,
         text_encoder=_open_clip_texts(name, clip, options) if options.with_text else None,
     )

@@ -84,14 +84,22 @@ def _describe_encoder(encoder: dict[str, Any]) -> dict[str, Any]:
     """Entries of the card about the frame encoder; {} if it is not known."""
     if not encoder:
         return {}
-    is_blip = encoder.get("encoder", "blip") == "blip"  # earlier versions had no other encoder
-    flag = "--blip model_base_capfilt_large.pth" if is_blip else f"--encoder {encoder_name(encoder)}"
+    architecture = encoder.get("encoder", "blip")  # earlier versions had no other encoder
+    flag = "--blip model_base_capfilt_large.pth"
+    if architecture != "blip":
+        flag = f"--encoder {_without_folder(encoder_name(encoder))}"
     return dict(
-        name=encoder.get("encoder", "blip"),
+        name=architecture,
         flag=flag,
         image_size=encoder.get("image_size"),
         sha256=encoder.get("weights_sha256"),
     )
+
+
+def _without_folder(name: str) -> str:
+    """Name of an encoder without the folder of a local file."""
+    prefix, separator, weights = name.rpartition("@")
+    return f"{prefix}{separator}{pathlib.PurePath(weights).name}" if separator else name
 
 
 def _name_dataset(run: Run) -> tuple[str, str]:

@@ -64,7 +64,8 @@ class Summarizer:
         model: the `VTSumBLIP`.
         encoder: the `FrameEncoder`.
         device: device of model and encoder.
-        checkpoints: role -> provenance: `model`, with path and SHA-256, and `encoder`; BLIP's is `blip`, as `model`.
+        checkpoints: role (`model`, and `blip` or `encoder`) -> path or name, and SHA-256: of the file, or of another
+            encoder's weights.
     Raises:
         FileNotFoundError, ValueError: a file is missing or invalid, or the models do not fit each other.
     """
@@ -152,6 +153,7 @@ class Summarizer:
             method=method,
             budget=dict(asked=budget, used=sum(end - start for start, end in segments) / duration),
             model=self.config.model,
+            encoder=self.encoder.architecture,
             checkpoints=self.checkpoints,
             timings=timings,
         )
@@ -221,7 +223,7 @@ def _describe_encoder(encoder: FrameEncoder) -> dict[str, dict[str, str]]:
     assert encoder.name is not None
     if encoder.name.library == "blip":
         return dict(blip=_describe_file(resolve_file(encoder.name.weights)))
-    return dict(encoder=dict(name=str(encoder.name), weights_sha256=encoder.describe()["weights_sha256"]))
+    return dict(encoder=dict(path=str(encoder.name), sha256=encoder.describe()["weights_sha256"]))
 
 
 def _describe_file(path: str | os.PathLike) -> dict[str, str]:

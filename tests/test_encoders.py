@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from models.frame_encoders import load_frame_encoder
 from report.card import main as write_card
 from report.compare import main as compare
 from summary import Summarizer
+from summary.demo.bundle import write_bundle
 from tests.conftest import ROOT, make_once
 from tests.helpers.encoders import TIMM_NAME, build_open_clip_folder, save_timm_encoder
 from utils.encoder_names import EncoderName
@@ -108,7 +110,7 @@ def test_training_and_evaluation(flags, run_folder, encoder_features, tmp_path, 
     write_card([str(run_folder)])
     card = (run_folder / "README.md").read_text()
     assert f"`timm:{TIMM_NAME}` at 160 pixels" in card and encoder["weights_sha256"] in card
-    assert f"--encoder timm:{TIMM_NAME}@" in card and "frame features of width 64" in card
+    assert f"--encoder timm:{TIMM_NAME}@vit.pth " in card and "frame features of width 64" in card
 
     other = ["--video_embeddings_root", str(encoder_features / "other")]
     start = ["--pretrained_model", str(run_folder / "checkpoint.pth")]
@@ -135,7 +137,14 @@ def test_summaries_use_the_encoder_of_the_checkpoint(run_folder, weights, encode
     summarizer = Summarizer(**settings)
     assert summarizer.encoder.name == EncoderName("timm", TIMM_NAME, str(weights / "vit.pth"))
     summary = summarizer.summarize(video, tmp_path)
-    assert summary["checkpoints"]["encoder"]["name"] == str(summarizer.encoder.name)
+    assert summary["checkpoints"]["encoder"]["path"] == str(summarizer.encoder.name)
+    assert summary["encoder"] == f"timm:{TIMM_NAME}"
+    page = (tmp_path / video.stem / "index.html").read_text()
+    assert f"frame encoder timm:{TIMM_NAME}" in page and str(weights) not in page
+    write_bundle(summary, tmp_path / video.stem, tmp_path / "bundle.zip")
+    with zipfile.ZipFile(tmp_path / "bundle.zip") as archive:
+        public = archive.read(next(name for name in archive.namelist() if name.endswith("summary.json"))).decode()
+    assert f"timm:{TIMM_NAME}" in public and str(weights) not in public
     with np.load(encoder_features / "vit" / f"{video.stem}.npz") as arrays:
         _, saliency = summarizer._predict(arrays["features"])
     np.testing.assert_allclose(summary["saliency"], saliency, atol=1e-4)

@@ -54,6 +54,12 @@ class EncoderName:
         return f"{self.library}:{self.model}{weights}"
 
     @property
+    def architecture(self) -> str:
+        """`library:model` without local paths: it identifies the encoder together with its weights."""
+        model = "local-dir" if self.model.startswith("local-dir:") else self.model
+        return f"{self.library}:{model}" if model else self.library
+
+    @property
     def folder(self) -> str:
         """Default name of the folder of its features."""
         if self.library in DEFAULT_FOLDERS:

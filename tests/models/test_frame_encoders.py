@@ -191,9 +191,8 @@ def test_unpooled_output_raises(tmp_path, monkeypatch):
     monkeypatch.setattr(timm, "create_model", lambda *args, **options: create(*args, **options, global_pool=""))
     path = tmp_path / "weights.pth"
     torch.save(build_timm_model("test_vit", num_classes=0).state_dict(), path)
-    encoder = load_frame_encoder(f"timm:test_vit@{path}")
     with pytest.raises(ValueError, match=r"encoder: found output \(1, \d+, 64\), expected \(1, width\), pooled"):
-        assert encoder.width
+        load_frame_encoder(f"timm:test_vit@{path}")
 
 
 def test_every_library_has_a_form():
