@@ -87,6 +87,40 @@ def test_open_clip(image, tmp_path, resize_mode):
     torch.testing.assert_close(encoder.encode_text(TEXTS), model.encode_text(tokens))
 
 
+@pytest.fixture
+def clip_with_hub_tokenizer(tmp_path):
+    """Name of a tiny open_clip model with weights in a file, whose tokenizer is on the hub."""
+    config = dict(
+        embed_dim=64,
+        vision_cfg=dict(image_size=32, layers=1, width=64, patch_size=16, head_width=32),
+        text_cfg=dict(context_length=8, vocab_size=100, width=64, heads=2, layers=1, hf_tokenizer_name="none/none"),
+    )
+    (tmp_path / "tiny-hub-tokenizer.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path)
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model("tiny-hub-tokenizer").state_dict(), tmp_path / "weights.pth")
+    return f"open_clip:tiny-hub-tokenizer@{tmp_path / 'weights.pth'}"
+
+
+def test_text_without_tokenizer_is_omitted(clip_with_hub_tokenizer, caplog):
+    encoder = load_frame_encoder(clip_with_hub_tokenizer, EncoderOptions(with_text=True))
+    assert encoder.text_encoder is None and encoder.width == 64
+    (message,) = [record.getMessage() for record in caplog.records if "text features" in record.getMessage()]
+    assert "the tokenizer none/none is not available without the hub; --text_tokenizer FOLDER names" in message
+
+
+def test_text_tokenizer_of_a_folder(clip_with_hub_tokenizer, tmp_path):
+    folder = save_word_tokenizer(tmp_path / "tokenizer", TEXTS)
+    options = EncoderOptions(with_text=True, text_tokenizer=str(folder))
+    encoder = load_frame_encoder(clip_with_hub_tokenizer, options)
+    tokens = HFTokenizer(str(folder), context_length=8)(TEXTS)
+    assert len(set(tokens.flatten().tolist())) > 5
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.encode_text(TEXTS), encoder.model.encode_text(tokens))
+    with pytest.raises(ValueError, match="none: text_tokenizer: not a tokenizer"):
+        load_frame_encoder(clip_with_hub_tokenizer, EncoderOptions(with_text=True, text_tokenizer="none"))
+
+
 def build_transformers_models():
     """Tiny models with image processors: two CLIPs, of which the image tower is used, and a vision model."""
     vision = SMALL | dict(intermediate_size=64)
