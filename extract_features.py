@@ -12,13 +12,14 @@ Other encoders: --encoder timm:vit_base_patch16_dinov3.lvd1689m open_clip:ViT-B-
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 
 from data.registry import add_dataset_option
 from utils.command_line import OneLineParser, parse_bool
 from utils.device_names import check_device_name
-from utils.encoder_names import BLIP_WEIGHTS, NAME_FORMS, VT_CLIP_WEIGHTS, EncoderName
+from utils.encoder_names import BLIP_WEIGHTS, NAME_FORMS, VT_CLIP_WEIGHTS, WEIGHTS_SUFFIXES, EncoderName
 from utils.log import run_main
 from utils.precision import PRECISION_NAMES, canonical_precision
 from utils.text import is_file_name
@@ -42,7 +43,12 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME[=FOLDER]",
         help=f"encoders, in place of the defaults of --blip and --vt_clip, and subfolders of OUT: {NAME_FORMS}",
     )
-    add("--text_tokenizer", default="", metavar="FOLDER", help="tokenizer of open_clip models that use one of the hub")
+    add(
+        "--text_tokenizer",
+        default="",
+        metavar="FOLDER",
+        help="tokenizer of open_clip models that otherwise download it from the Hugging Face hub",
+    )
     add("--annotations", nargs="+", default=[], metavar="FILE", help="annotation files: numbers of frames, captions")
     add_dataset_option(parser)
     add("--image_size", type=int, default=224, help="side of BLIP's frames in pixels (%(default)s)")
@@ -74,10 +80,14 @@ def _device(text: str) -> str:
 
 
 def _encoder(text: str) -> tuple[EncoderName, str]:
-    """Parse NAME[=FOLDER]: the name, and the folder or its default. Names may have `=` in a URL or path."""
+    """Parse NAME[=FOLDER]: the name, and the folder or its default.
+
+    A name may have `=` in a path, or in the query or fragment of a URL, such as `#sha256=…`.
+    """
     name, separator, folder = text.rpartition("=")
+    is_of_name = folder.endswith(WEIGHTS_SUFFIXES) or re.search(r"[?&#][\w.-]*$", name)
     try:
-        if separator and is_file_name(folder) and not folder.endswith((".pth", ".safetensors")):
+        if separator and is_file_name(folder) and not is_of_name:
             return EncoderName.parse(name), folder
         encoder = EncoderName.parse(text)
     except ValueError as error:

@@ -291,13 +291,18 @@ def main(argv: list[str] | None = None) -> None:
     )
     add_options(parser)
     parser.add_argument(
-        "--features", nargs="+", default=[], metavar="FOLDER", help="further folders of frame features in ROOT/feat"
+        "--features",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="other folders of frame features in ROOT/feat; then only these and --what",
     )
     args = parser.parse_args(argv)
     for split in args.ann_files or ():
         if split not in NUM_VIDEOS:
             raise ValueError(f"--ann_files: found {split!r}, expected one of {', '.join(NUM_VIDEOS)}")
-    report = check(args.root, args.what, args.own_data, args.dataset, args.ann_files, args.features)
+    parts = ("anno",) if args.features and args.what is PARTS else args.what
+    report = check(args.root, parts, args.own_data, args.dataset, args.ann_files, args.features)
     report.show(args.list)
     if not report.is_complete:
         sys.exit(1)

@@ -82,7 +82,9 @@ def load_annotations(
     for record in reader.read(path):
         for kind in needs:
             if not record.has_labels(kind):
-                raise MissingLabels(f"{path}: video {record.video_id}: {reader.missing_labels[kind]}")
+                raise MissingLabels(
+                    f"{path}: video {record.video_id}: {reader.missing_labels.get(kind, f'{kind}: missing')}"
+                )
         records.append(record)
     ordered = reindex(sorted(records, key=lambda record: record.duration))
     return ordered if subset is None else subset.select(ordered, path)

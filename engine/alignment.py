@@ -5,23 +5,22 @@ Axes: T frames at 1 fps, C width of VT-CLIP's features.
 
 import dataclasses
 import os
-import pathlib
 import re
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from data.annotations import LABEL_KINDS, LabelKind, VideoRecord
-from data.feature_writer import PROVENANCE_FILE, read_provenance
 from data.features import open_features
 from engine.predictions import Prediction
+from engine.provenance import encoder_label, read_encoder
 from engine.scoring import build_labels
 from metrics.alignment import clip_similarity, cross_f_clip, f_clip, vt_clip_score
 from metrics.keyframes import select_top_frames
-from models.frame_encoders import EncoderOptions, load_frame_encoder
-from models.vt_clip import load_vt_clip
+from models.frame_encoders import FRAME_ENCODERS, EncoderOptions, FrameEncoder, load_frame_encoder
+from models.vt_clip import VTClip, load_vt_clip
 from models.weights import hash_weights
 from utils.device import pick_device
 from utils.encoder_names import EncoderName
@@ -30,31 +29,24 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _BATCH = 64  # videos whose texts are encoded together
 
 
-class TextEncoder(Protocol):
-    """VT-CLIP, or a `FrameEncoder` with a text encoder."""
-
-    @property
-    def width(self) -> int:
-        """C, columns of the features."""
-
-    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
-        """Encode N texts: (N, C), not normalized."""
+TextEncoder = VTClip | FrameEncoder  # with `width` C, and `encode_text`: N texts -> (N, C), not normalized
 
 
 def is_encoder_name(source: str) -> bool:
-    """Whether a source of a text encoder is the name of a frame encoder, not a file."""
-    return source.startswith("open_clip:")
+    """Whether a source of a text encoder is the name of a frame encoder, not a file or URL."""
+    return source.partition(":")[0] in FRAME_ENCODERS
 
 
 def load_text_encoder(source: str, device: torch.device, text_tokenizer: str = "") -> TextEncoder | None:
     """Load the text encoder of VT-CLIPScore.
 
     Args:
-        source: VT-CLIP checkpoint (path or URL), or `open_clip:MODEL[@TAG_OR_PATH]`.
+        source: VT-CLIP checkpoint (path or URL), or name of a frame encoder with a text encoder, such as
+            `open_clip:MODEL[@TAG_OR_PATH]`.
         device: its device.
         text_tokenizer: folder of its tokenizer, see `EncoderOptions`.
     Returns:
-        The text encoder; None, with a warning, if the tokenizer of an open_clip model is not available.
+        The text encoder; None if the model has none, or, with a warning, if its tokenizer is not available.
     Raises:
         FileNotFoundError, ValueError: the checkpoint or the model is missing or invalid.
     """
@@ -170,7 +162,11 @@ class ClipScored:
 
 
 def score_with_clip_features(
-    predictions: Sequence[Prediction], records: Sequence[VideoRecord], clip_root: str | os.PathLike, source: str
+    predictions: Sequence[Prediction],
+    records: Sequence[VideoRecord],
+    clip_root: str | os.PathLike,
+    source: str,
+    text_tokenizer: str = "",
 ) -> ClipScored:
     """Add the scores of `add_clip_scores` to predictions, from features on the disk.
 
@@ -179,10 +175,11 @@ def score_with_clip_features(
         records: annotations of the videos.
         clip_root: folder of the features of the frames.
         source: text encoder, see `load_text_encoder`; "" adds `f_clip` only.
+        text_tokenizer: folder of its tokenizer.
     Raises:
         FileNotFoundError, ValueError: features or the checkpoint are missing or invalid.
     """
-    text_encoder = load_text_encoder(source, pick_device("auto")) if source else None
+    text_encoder = load_text_encoder(source, pick_device("auto"), text_tokenizer) if source else None
     by_id = {record.video_id: record for record in records}
     known = [prediction for prediction in predictions if prediction.video_id in by_id]
     width = None if text_encoder is None else text_encoder.width
@@ -208,12 +205,25 @@ def describe_clip_encoder(
         clip_root: folder of the features of the frames.
         source: source of `text_encoder`.
         text_encoder: the text encoder; None without it.
+    Returns:
+        `clip_encoder`, the source of the text encoder, and architecture and hash of the frame encoder; and
+        `vt_clip_sha256`, the hash of the text encoder.
+    Raises:
+        ValueError: the frames' features are of another model than the text encoder, where provenance tells.
     """
-    provenance = read_provenance(pathlib.Path(clip_root, PROVENANCE_FILE))
+    frames = read_encoder(clip_root)
+    frames_sha256, text_sha256 = frames.get("weights_sha256"), None
+    if text_encoder is not None:
+        text_sha256 = hash_weights(text_encoder.clip if isinstance(text_encoder, VTClip) else text_encoder.model)
+    if text_sha256 and frames_sha256 and text_sha256 != frames_sha256:
+        raise ValueError(
+            f"{clip_root}: weights_sha256: found frame features of {encoder_label(frames)}, expected those of "
+            f"pretrained_clip {source} ({text_sha256[:12]}): texts and frames must be encoded by one model"
+        )
     encoder = dict(
         text=None if text_encoder is None else source,
-        frames=provenance.get("encoder"),
-        frames_weights_sha256=provenance.get("weights_sha256"),
+        frames=frames.get("encoder"),
+        frames_weights_sha256=frames_sha256,
     )
-    sha256 = hash_weights(text_encoder) if isinstance(text_encoder, torch.nn.Module) else None
+    sha256 = hash_weights(text_encoder) if isinstance(text_encoder, VTClip) else text_sha256
     return dict(clip_encoder=encoder, vt_clip_sha256=sha256)

@@ -11,13 +11,13 @@ import torch
 
 from engine.config import TrainingConfig
 from engine.optimizer_state import match_optimizer_state
-from engine.origins import require_same_decoder_base, require_same_encoder
+from engine.provenance import require_same_decoder_base, require_same_encoder
 from models.weights import (
     DamagedCheckpoint,
     describe_mismatches,
     extract_state_dict,
     read_checkpoint,
-    read_notes,
+    read_metadata,
 )
 from utils import distributed
 from utils.distributed import DistContext
@@ -273,10 +273,10 @@ class Checkpointer:
             raise ValueError(
                 f"{path}: resume: missing {', '.join(missing)}, expected the checkpoint.pth of a training run"
             )
-        notes = read_notes(checkpoint)
-        require_same_encoder(notes.encoder, self.encoder, path)
+        metadata = read_metadata(checkpoint)
+        require_same_encoder(metadata.encoder, self.encoder, path)
         self._check_settings(path, checkpoint, is_same_run)
-        require_same_decoder_base(notes.decoder_base, self.decoder_base, path)
+        require_same_decoder_base(metadata.decoder_base, self.decoder_base, path)
         try:
             state, processes = self._read_progress(checkpoint)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -294,7 +294,7 @@ class Checkpointer:
             state.last_scored_epoch = state.epoch - 1
             batch_size = self.config.batch_size
             state.batches_done = (
-                state.batches_done * read_notes(checkpoint).config.get("batch_size", batch_size) // batch_size
+                state.batches_done * read_metadata(checkpoint).config.get("batch_size", batch_size) // batch_size
             )
         return state
 
@@ -336,7 +336,7 @@ class Checkpointer:
 
     def _check_settings(self, path: str | os.PathLike, checkpoint: dict[str, Any], is_same_run: bool) -> None:
         """Compare settings and data with those of the checkpoint's training."""
-        trained, current = self.config.canonical(read_notes(checkpoint).config), self.config.as_dict()
+        trained, current = self.config.canonical(read_metadata(checkpoint).config), self.config.as_dict()
         different = [
             f"{name} (was {repr(trained[name])[:60]}, is {current[name]!r})"
             for name in self.config.resume_critical_fields()

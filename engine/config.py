@@ -24,8 +24,8 @@ RESUME_HELP = (
 DATASET_HELP = "data set, and the format of its annotation files"
 ANN_FILES_HELP = (
     "annotation file of each split, relative to ann_root or absolute; splits that are not named have the data set's "
-    "file names: {split}_videoxum.json for videoxum, {split}.json or {split}.jsonl for own"
-)
+    "file names: "
+) + ", ".join(f"{' or '.join(data.file_names)} for {name}" for name, data in DATASETS.items() if data.file_names)
 DEVICE_HELP = "auto (a GPU if there is one), cpu, cuda, or cuda:N, for one process only"
 
 
@@ -90,7 +90,7 @@ class Config(Settings):
     )
     text_tokenizer: str = option(
         "",
-        "folder with the tokenizer of pretrained_clip, if it is a model of open_clip that uses one of the hub",
+        "folder with the tokenizer of pretrained_clip, if that is an open_clip model that otherwise downloads it",
         may_change_on_resume=True,
     )
     position_init: Literal["blip", "normal"] = option(
@@ -107,7 +107,9 @@ class Config(Settings):
         "base", "if set, the width that frame features must have: base 768, large 1024, as BLIP's image encoders"
     )
     feature_width: int = option(
-        0, "width that the frame features must have, a multiple of 64 or projected; 0: that of the first file", ge=0
+        0,
+        "width that frame features must have, a multiple of 64 unless feature_projection is true; 0: the first file's",
+        ge=0,
     )
     feature_projection: bool = option(
         False, "project the frame features to 768 columns by a learned linear layer, for BLIP's cross-attention"
@@ -127,7 +129,7 @@ class Config(Settings):
     )
     decoder_train: Literal["projector", "lora", "all"] = option(
         "projector",
-        "what decoder causal_lm trains: the projector of frame states alone, low-rank matrices (peft) too, or all",
+        "what decoder causal_lm trains: the projector of frame states alone, LoRA matrices too (peft), or all",
     )
     decoder_lora_rank: int = option(16, "rank of the matrices of decoder_train lora", ge=1)
     image_size: int = option(

@@ -23,8 +23,8 @@ from engine.alignment import (
     load_text_encoder,
 )
 from engine.config import Config, SplitName
-from engine.origins import read_encoder, require_same_encoder
 from engine.predictions import Prediction, write_predictions
+from engine.provenance import read_encoder, require_same_encoder
 from engine.scoring import describe_subset, format_table, score_predictions, score_subset, write_scores
 from engine.setup import (
     annotation_file,
@@ -174,6 +174,7 @@ class Evaluator:
             trained_with=trained_with,
             processes=self.context.world_size,
             encoder=read_encoder(self.config.video_embeddings_root) or None,
+            decoder_base=None if model.text_decoder is None else model.text_decoder.describe_base(),
             **self.clip_provenance,
             versions=environment_info(),
             checkpoint_sha256=compute_sha256(checkpoint) if checkpoint and self.context.is_main else None,

@@ -34,10 +34,15 @@ from utils.log import progress_bar, setup_logging
 logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 60
-ARRAY_NAMES = {"vt_clipscore": "vision"}  # folder -> array of its frame features, if it is not `features`
 
 
-def name_encoders(args: argparse.Namespace) -> dict[str, EncoderName]:
+def frame_array_name(encoder: FrameEncoder, folder: str) -> str:
+    """Name of the array of frame features: `vision` for VT-CLIP in its published folder, else `features`."""
+    is_published = encoder.architecture == "vt_clip" and folder == DEFAULT_FOLDERS["vt_clip"]
+    return "vision" if is_published else "features"
+
+
+def select_encoders(args: argparse.Namespace) -> dict[str, EncoderName]:
     """List the encoders that the arguments name, or whose default checkpoints exist.
 
     Args:
@@ -144,7 +149,7 @@ def count_default_workers() -> int:
 
 
 def load_encoders(args: argparse.Namespace, context: DistContext) -> dict[str, FrameEncoder]:
-    """Load the encoders of `name_encoders`, on the device of this process.
+    """Load the encoders of `select_encoders`, on the device of this process.
 
     Args:
         args: parsed arguments of `extract_features.py`.
@@ -154,7 +159,7 @@ def load_encoders(args: argparse.Namespace, context: DistContext) -> dict[str, F
     Raises:
         FileNotFoundError, ValueError: a checkpoint is missing or invalid.
     """
-    names = name_encoders(args)
+    names = select_encoders(args)
     options = EncoderOptions(
         args.precision,
         image_size=args.image_size,
@@ -251,7 +256,7 @@ def prepare_writers(
     captions = {video_id: record.captions()[0] for video_id, record in records.items() if record.reference_texts}
     writers = {
         folder: FeatureWriter(
-            root / folder, ARRAY_NAMES.get(folder, "features"), {} if encoder.text_encoder is None else captions
+            root / folder, frame_array_name(encoder, folder), {} if encoder.text_encoder is None else captions
         )
         for folder, encoder in encoders.items()
     }

@@ -12,10 +12,9 @@ from data.features import read_width
 from data.registry import annotation_path
 from engine.checkpoint import NEWEST, PREVIOUS
 from engine.config import Config, TrainingConfig
-from engine.origins import read_encoder, require_same_decoder_base, require_same_encoder
-from models.temporal import HEAD_WIDTH
+from engine.provenance import read_encoder, require_same_decoder_base, require_same_encoder
 from models.vtsum_blip import FEATURE_WIDTHS, VTSumBLIP, v2vt_sum
-from models.weights import CheckpointNotes, IncompatibleCheckpoint, load_weights
+from models.weights import CheckpointMetadata, IncompatibleCheckpoint, load_weights
 from utils import distributed
 from utils.distributed import DistContext
 from utils.download import is_url, resolve_file
@@ -97,7 +96,7 @@ def with_feature_width(config: Config, width: int, source: str | os.PathLike) ->
         width: width of the frame features.
         source: their folder or encoder, for messages.
     Raises:
-        ValueError: `feature_width` or `vit` is set to another width, or heads do not divide it.
+        ValueError: `feature_width` or `vit` is set to another width.
     """
     required = {"feature_width": config.feature_width or width}
     if "vit" in config.model_fields_set:
@@ -108,11 +107,6 @@ def with_feature_width(config: Config, width: int, source: str | os.PathLike) ->
                 f"{source}: {name}: found frame features of width {width}, expected {expected}, as {name}: "
                 f"{getattr(config, name)} is set; without it, any width is accepted"
             )
-    if width % HEAD_WIDTH and not config.feature_projection:
-        raise ValueError(
-            f"{source}: feature_width: found {width}, expected a multiple of {HEAD_WIDTH}, the width of a head; "
-            "--feature_projection projects the features to another width"
-        )
     changes: dict[str, Any] = {"feature_width": width}
     for name, named_width in FEATURE_WIDTHS.items():
         if named_width == width:
@@ -216,9 +210,9 @@ def load_initial_weights(config: Config, context: DistContext, model: VTSumBLIP)
         return
     with distributed.local_main_first(context):
         path = resolve_file(source)
-    notes = load_weights(model, path, position_init=config.position_init)
-    require_same_encoder(notes.encoder, read_encoder(config.video_embeddings_root), source)
-    _check_decoder_base(model, notes, source)
+    metadata = load_weights(model, path, position_init=config.position_init)
+    require_same_encoder(metadata.encoder, read_encoder(config.video_embeddings_root), source)
+    _check_decoder_base(model, metadata, source)
     logger.info("weights: from %s", source)
 
 
@@ -242,7 +236,7 @@ def find_weights_to_evaluate(config: Config) -> str:
     return source
 
 
-def load_trained(config: Config, model: VTSumBLIP, source: str | pathlib.Path) -> CheckpointNotes:
+def load_trained(config: Config, model: VTSumBLIP, source: str | pathlib.Path) -> CheckpointMetadata:
     """Load the weights of a trained model; log the settings that differ from those it was trained with.
 
     Args:
@@ -250,26 +244,26 @@ def load_trained(config: Config, model: VTSumBLIP, source: str | pathlib.Path) -
         model: parameters are copied in place.
         source: path of the checkpoint.
     Returns:
-        The notes in the checkpoint.
+        The metadata in the checkpoint.
     Raises:
         FileNotFoundError, ValueError: see `load_weights`; if it does not fit, the message lists the settings that
             differ.
     """
     try:
-        notes = load_weights(model, source)
+        metadata = load_weights(model, source)
     except IncompatibleCheckpoint as error:
         causes = _differences(config, error.trained_with, (*ARCHITECTURE_SETTINGS, "task", "med_config", "tokenizer"))
         raise ValueError("; ".join([str(error), *causes])) from None
-    _check_decoder_base(model, notes, source)
-    for difference in _differences(config, notes.config, ARCHITECTURE_SETTINGS):
+    _check_decoder_base(model, metadata, source)
+    for difference in _differences(config, metadata.config, ARCHITECTURE_SETTINGS):
         logger.warning("%s", difference)
-    return notes
+    return metadata
 
 
-def _check_decoder_base(model: VTSumBLIP, notes: CheckpointNotes, source: str | os.PathLike) -> None:
+def _check_decoder_base(model: VTSumBLIP, metadata: CheckpointMetadata, source: str | os.PathLike) -> None:
     """Compare the frozen weights of the caption decoder, if any, with those of a checkpoint's training."""
     if model.text_decoder is not None:
-        require_same_decoder_base(notes.decoder_base, model.text_decoder.describe_base(), source)
+        require_same_decoder_base(metadata.decoder_base, model.text_decoder.describe_base(), source)
 
 
 def _differences(config: Config, trained: dict[str, Any], names: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from data.loaders import TrainBatchSampler, make_loader
 from engine.checkpoint import BEST, NEWEST
 from engine.config import Config
 from engine.evaluator import Evaluator
-from engine.origins import read_encoder
+from engine.provenance import read_encoder
 from engine.setup import (
     build_model,
     check_paths,

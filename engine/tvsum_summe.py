@@ -82,7 +82,7 @@ def score_zero_shot(
     """
     import torch
 
-    from engine.origins import read_encoder, require_same_encoder
+    from engine.provenance import read_encoder, require_same_encoder
     from engine.setup import build_model, load_trained, with_feature_width
     from utils.device import allow_tf32, autocast, pick_device
 

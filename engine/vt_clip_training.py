@@ -22,7 +22,7 @@ from models.frame_encoders import clip_frame_encoder
 from models.losses import vt_clip_loss
 from models.vt_clip import VTClip, load_clip
 from models.vt_clip_finetuner import VTClipFineTuner
-from models.weights import CheckpointNotes, hash_weights, write_weights
+from models.weights import CheckpointMetadata, hash_weights, write_weights
 from utils import distributed
 from utils.device import autocast, gradient_scaler, resolve_precision
 from utils.distributed import DistContext
@@ -81,7 +81,9 @@ class VTClipTrainer(Trainer):
             self.log.write(type="validation", epoch=epoch, **scores)
             shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
             logger.info("epoch %d: validation: %s", epoch, shown)
-            write_weights(self.output_dir / "vt_clip.pth", self.model.weights(), CheckpointNotes(self.config.as_dict()))
+            write_weights(
+                self.output_dir / "vt_clip.pth", self.model.weights(), CheckpointMetadata(self.config.as_dict())
+            )
         self.save()
 
     @torch.no_grad()

@@ -28,8 +28,19 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--clean_captions", action="store_true", help='clean captions as the references are: no . ! " ( ) * # : ; ~')
     add("--subset", metavar="FILE", help="file of video ids, one per line: score these videos only")
     add("--also_subset", metavar="FILE", help="file of video ids: score these videos, too, under `subsets`")
-    add("--clip_root", metavar="DIR", default="", help="VT-CLIP features, for F_CLIP")
-    add("--pretrained_clip", metavar="FILE", default="", help="VT-CLIP, for VT_CLIPScore and Cross-F_CLIP, too")
+    add("--clip_root", metavar="DIR", default="", help="frame features of VT-CLIP or another encoder, for F_CLIP")
+    add(
+        "--pretrained_clip",
+        metavar="SOURCE",
+        default="",
+        help="VT-CLIP checkpoint, or open_clip:MODEL[@TAG_OR_PATH], for VT_CLIPScore and Cross-F_CLIP, too",
+    )
+    add(
+        "--text_tokenizer",
+        metavar="FOLDER",
+        default="",
+        help="tokenizer of open_clip models that otherwise download it",
+    )
     args = parser.parse_args(argv)
     if args.pretrained_clip and not args.clip_root:
         raise ValueError("--pretrained_clip: found no --clip_root, expected the folder of VT-CLIP's frame features")
@@ -68,7 +79,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.clip_root:
         from engine.alignment import score_with_clip_features  # imports torch
 
-        scored = score_with_clip_features(predictions, records, args.clip_root, args.pretrained_clip)
+        scored = score_with_clip_features(
+            predictions, records, args.clip_root, args.pretrained_clip, args.text_tokenizer
+        )
         predictions, frame_features = scored.predictions, scored.frame_features
         extra_results |= scored.encoder
     results, scores = score_predictions(

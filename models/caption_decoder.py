@@ -56,7 +56,7 @@ class GenerationOptions:
         max_length: limit of a caption in tokens, prompt included.
         min_length: the end token is forbidden below this many tokens, prompt included.
         top_p: total probability of the tokens to sample from, of the 50 most likely ones.
-        repetition_penalty: > 1 makes repeated tokens less likely.
+        repetition_penalty: > 1 makes repeated tokens less likely; `causal_lm` does not count those of the prompt.
     """
 
     sample: bool = False

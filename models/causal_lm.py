@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-DECODER_TRAINS = ("projector", "lora", "all")
+DECODER_TRAINING_MODES = ("projector", "lora", "all")
 PAD_ID = -1  # of captions; many language models have no padding token
 TOP_K = 50  # as `models.beam_search.nucleus_sample`
 
@@ -78,6 +78,8 @@ class CausalLMDecoder(nn.Module):
         width: D.
         options: see `CaptionDecoderOptions`. `train` is `projector` (the language model is frozen and without dropout),
             `lora` (likewise, with trained low-rank matrices in all its linear layers; Hu et al., 2021) or `all`.
+    Raises:
+        ValueError: `lora` without peft.
     """
 
     def __init__(
@@ -250,7 +252,11 @@ def _add_frozen(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: 
 
 
 def _add_lora(base: "PreTrainedModel", rank: int) -> "PreTrainedModel":
-    """Add trained low-rank matrices to all linear layers but the output layer."""
+    """Add trained low-rank matrices to all linear layers but the output layer.
+
+    Raises:
+        ValueError: peft is not installed.
+    """
     try:
         import peft
     except ImportError:
@@ -280,16 +286,16 @@ def _load_language_model(path: str) -> tuple["PreTrainedModel", "PreTrainedToken
         reason = " ".join(str(error).split())[:200]
         error_type = ValueError if os.path.isdir(path) else FileNotFoundError
         problem = f"found nothing that transformers loads ({type(error).__name__}: {reason})"
-        raise error_type(f"decoder_path: {path}: {problem}, {expected}") from None
+        raise error_type(f"{path}: decoder_path: {problem}, {expected}") from None
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
-        raise ValueError(f"decoder_path: {path}: found weights without {missing}, {expected}")
+        raise ValueError(f"{path}: decoder_path: found weights without {missing}, {expected}")
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"decoder_path: {path}: found a tokenizer without eos_token, which ends a caption")
+        raise ValueError(f"{path}: decoder_path: found a tokenizer without eos_token, which ends a caption")
     rows = len(base.get_input_embeddings().weight)
     if len(tokenizer) > rows:
         raise ValueError(
-            f"decoder_path: {path}: found {rows} embeddings, expected one for each of {len(tokenizer)} tokens"
+            f"{path}: decoder_path: found {rows} embeddings, expected one for each of {len(tokenizer)} tokens"
         )
     return base, tokenizer
 
@@ -300,6 +306,11 @@ def build_causal_lm_decoder(options: CaptionDecoderOptions, width: int) -> Causa
     Raises:
         FileNotFoundError, ValueError: the language model cannot be loaded, or an option does not fit it.
     """
+    if options.train not in DECODER_TRAINING_MODES:
+        expected = ", ".join(DECODER_TRAINING_MODES)
+        raise ValueError(f"decoder_train: found {options.train!r}, expected one of {expected}")
+    if options.lora_rank < 1:
+        raise ValueError(f"decoder_lora_rank: found {options.lora_rank}, expected at least 1")
     base, tokenizer = _load_language_model(os.fspath(options.path))
     decoder = CausalLMDecoder(base, tokenizer, width, options)
     shortest = len(decoder.tokenizer.prompt_ids) + 1

@@ -4,9 +4,7 @@ from collections.abc import Callable
 
 from models.blip_decoder import build_blip_decoder
 from models.caption_decoder import CaptionDecoder, CaptionDecoderOptions
-from models.causal_lm import DECODER_TRAINS, build_causal_lm_decoder
-
-__all__ = ["CAPTION_DECODERS", "DECODER_TRAINS"]
+from models.causal_lm import build_causal_lm_decoder
 
 # Name -> function that builds a decoder from the options and D, the width of the frame states.
 CAPTION_DECODERS: dict[str, Callable[[CaptionDecoderOptions, int], CaptionDecoder]] = {

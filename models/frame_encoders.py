@@ -20,7 +20,7 @@ from models.vt_clip import VTClip, load_clip
 from models.weights import describe_mismatches, extract_state_dict, hash_weights, read_checkpoint
 from utils.device import autocast
 from utils.download import is_url, resolve_file
-from utils.encoder_names import NAME_FORMS, EncoderName
+from utils.encoder_names import NAME_FORMS, WEIGHTS_SUFFIXES, EncoderName
 from utils.frame_transform import FrameTransform
 from utils.precision import PrecisionName
 from utils.validation import suggest_name
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TEXTS_PER_BATCH = 64
 EncodeTexts = Callable[[Sequence[str]], torch.Tensor]  # N texts -> (N, D), not normalized
 
 
@@ -200,6 +201,10 @@ def _load_timm(name: EncoderName, options: EncoderOptions) -> FrameEncoder:
     model_name = f"{name.model}.{name.weights}" if name.weights and path is None else name.model
     if not timm.is_model(model_name) and not model_name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
         _raise_unknown_model(name, timm.list_models() + timm.list_pretrained())
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{model_name.partition('.')[0]}.*")]
+    tag = model_name.partition(".")[2]
+    if tag and tags and tag not in tags and not model_name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        raise ValueError(f"{name}: encoder: weights: found {tag!r}, expected a file or one of {', '.join(tags)}")
     try:
         model = timm.create_model(model_name, pretrained=path is None, num_classes=0)
     except Exception as error:  # of timm, the hub's client or its HTTP library
@@ -258,7 +263,7 @@ def _load_open_clip(name: EncoderName, options: EncoderOptions) -> FrameEncoder:
         if path is None and weights not in tags:
             expected = f"a file or one of {', '.join(tags)}" if tags else "a file"
             raise ValueError(f"{name}: encoder: weights: found {weights!r}, expected {expected}")
-    # A file is of one of the tags' trainings.
+    # A weights file may come from any of the tags.
     configs = [open_clip.get_pretrained_cfg(name.model, tag) for tag in (tags if path else [weights])]
     if path is not None:
         read_checkpoint(path)  # raises with one line
@@ -266,7 +271,8 @@ def _load_open_clip(name: EncoderName, options: EncoderOptions) -> FrameEncoder:
         clip = open_clip.create_model(
             name.model,
             pretrained=weights or None,
-            force_quick_gelu=all(config.get("quick_gelu", False) for config in configs) and bool(configs),
+            require_pretrained=True,
+            force_quick_gelu=_uses_quick_gelu(name, configs),
         )
     except Exception as error:  # of open_clip, the hub's client or its HTTP library
         raise _cannot_load(name, error) from None
@@ -278,6 +284,20 @@ def _load_open_clip(name: EncoderName, options: EncoderOptions) -> FrameEncoder:
         model=clip,
         text_encoder=_open_clip_texts(name, clip, options) if options.with_text else None,
     )
+
+
+def _uses_quick_gelu(name: EncoderName, configs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all configurations of weights have OpenAI's approximation of GELU."""
+    uses = {bool(config.get("quick_gelu")) for config in configs}
+    if len(uses) > 1:
+        logger.warning(
+            "%s: the tags of %s differ in the activation: for weights with QuickGELU, such as OpenAI's, use "
+            "open_clip:%s-quickgelu@FILE",
+            name,
+            name.model,
+            name.model,
+        )
+    return uses == {True}
 
 
 def _open_clip_transform(
@@ -296,7 +316,9 @@ def _open_clip_transform(
     if variants and all(variant == variants[0] for variant in variants):
         config |= variants[0]
     elif variants:
-        logger.warning("%s: its weights have different preprocessing, found a file: used the model's default", name)
+        logger.warning(
+            "%s: the tags of %s differ in preprocessing; the model's default is used for a file", name, name.model
+        )
     _require_supported(name, "resize_mode", config["resize_mode"], ("shortest", "squash"))
     height, width = (config["size"],) * 2 if isinstance(config["size"], int) else config["size"]
     _require_square(name, (height, width))
@@ -338,7 +360,8 @@ def _open_clip_texts(name: EncoderName, clip: "open_clip.CLIP", options: Encoder
         return None
 
     def encode_texts(texts: Sequence[str]) -> torch.Tensor:
-        return clip.encode_text(tokenizer(list(texts)).to(clip.logit_scale.device))
+        tokens = tokenizer(list(texts)).to(clip.logit_scale.device)  # (N, L)
+        return torch.cat([clip.encode_text(batch) for batch in tokens.split(TEXTS_PER_BATCH)])
 
     return encode_texts
 
@@ -351,7 +374,12 @@ class _PooledOutput(nn.Module):
         self.vision_model = vision_model
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.vision_model(pixel_values=images).pooler_output
+        pooled = getattr(self.vision_model(pixel_values=images), "pooler_output", None)
+        if pooled is None:
+            raise ValueError(
+                f"{type(self.vision_model).__name__}: encoder: found no pooler_output, expected (N, width)"
+            )
+        return pooled
 
 
 def _load_transformers(name: EncoderName, options: EncoderOptions) -> FrameEncoder:
@@ -359,11 +387,19 @@ def _load_transformers(name: EncoderName, options: EncoderOptions) -> FrameEncod
     from transformers import AutoImageProcessor, AutoModel
 
     try:
-        processor = AutoImageProcessor.from_pretrained(name.weights)
-        model = AutoModel.from_pretrained(name.weights, dtype=torch.float32)
+        processor = AutoImageProcessor.from_pretrained(name.weights, trust_remote_code=False)
+        model, loading = AutoModel.from_pretrained(
+            name.weights, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+        )
     except Exception as error:  # of transformers, the hub's client or its HTTP library
         raise _cannot_load(name, error) from None
     vision_model = getattr(model, "vision_model", model)
+    prefix = "" if vision_model is model else "vision_model."
+    missing = sorted(key for key in loading["missing_keys"] if key.startswith(prefix))
+    if missing:  # they would be random
+        raise ValueError(
+            f"{name}: encoder: found weights without {', '.join(missing[:3])}, expected all of {type(model).__name__}"
+        )
     transform = _transformers_transform(name, processor.to_dict())
     return FrameEncoder(
         _PooledOutput(vision_model),
@@ -378,20 +414,25 @@ def _transformers_transform(name: EncoderName, config: Mapping[str, Any]) -> Fra
     """Convert the settings of an image processor of transformers."""
     from PIL import Image
 
-    size, crop_size = config["size"], config.get("crop_size") if config.get("do_center_crop") else None
+    for field, expected in dict(do_resize=True, do_rescale=True, rescale_factor=1 / 255, crop_pct=None).items():
+        if config.get(field, expected) != expected:
+            raise ValueError(f"{name}: encoder: {field}: found {config[field]}, expected {expected} in the processor")
+    size, crop_size = config.get("size") or {}, config.get("crop_size") if config.get("do_center_crop") else None
     crop = "shortest_edge" in size
-    if crop and crop_size is None:
-        raise ValueError(f"{name}: encoder: found frames of any aspect ratio (no crop_size), expected a square")
+    if not ({"height", "width"} <= size.keys() or (crop and crop_size is not None)):
+        expected_size = "height and width, or shortest_edge and a center crop"
+        raise ValueError(f"{name}: encoder: size: found {dict(size)}, expected {expected_size} in the processor")
     resized = (size["shortest_edge"],) * 2 if crop else (size["height"], size["width"])
     cropped = resized if crop_size is None else (crop_size["height"], crop_size["width"])
+    is_normalized = config.get("do_normalize", True)
     _require_square(name, resized)
     _require_square(name, cropped)
     return FrameTransform(
         size=cropped[0],
         crop=crop,
         interpolation=Image.Resampling(config["resample"]).name.lower(),
-        mean=tuple(config["image_mean"]),
-        std=tuple(config["image_std"]),
+        mean=tuple(config["image_mean"]) if is_normalized else (0.0, 0.0, 0.0),
+        std=tuple(config["image_std"]) if is_normalized else (1.0, 1.0, 1.0),
         resize_size=resized[0],
     )
 
@@ -407,7 +448,7 @@ def _find_weights_file(name: EncoderName) -> pathlib.Path | None:
     path = pathlib.Path(name.weights)
     if name.weights and path.is_file():
         return path
-    if path.parent != pathlib.Path(".") or path.suffix in (".pth", ".pt", ".bin", ".safetensors"):
+    if path.parent != pathlib.Path(".") or path.suffix in WEIGHTS_SUFFIXES:
         raise FileNotFoundError(f"{name.weights}: encoder: no such file")
     return None
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.caption_decoder import CaptionDecoder, CaptionDecoderOptions, Captions, GenerationOptions
-from models.decoder_registry import CAPTION_DECODERS, DECODER_TRAINS
+from models.decoder_registry import CAPTION_DECODERS
 from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES
 from models.ragged import RaggedLayout, exclude_attention_from_compilation
 from models.temporal import HEAD_WIDTH, ContextAggregation, TemporalTransformer, interpolate_positions
@@ -287,8 +287,6 @@ def v2vt_sum(
             "feature_projection: true projects the frame features to another width"
         )
     _require_choice("decoder", decoder, CAPTION_DECODERS)
-    _require_choice("decoder_train", decoder_train, DECODER_TRAINS)
-    _require_integer("decoder_lora_rank", decoder_lora_rank, 1)
     options = CaptionDecoderOptions(
         prompt=prompt,
         max_text_length=max_text_length,

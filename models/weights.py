@@ -62,7 +62,7 @@ def read_checkpoint(source: str | os.PathLike) -> Any:
         source: path or URL of a file of `torch.save` (zip format, PyTorch 1.6 and later), or of a safetensors file.
     Returns:
         The content of the file, tensors on the CPU. They are memory-mapped: the file may be replaced, but not changed
-        in place. For a safetensors file: `model`, and the `CheckpointNotes` of its metadata.
+        in place. For a safetensors file: `model`, and the `CheckpointMetadata` of its metadata.
     Raises:
         FileNotFoundError: no such file.
         TorchScriptArchive: the file is a TorchScript archive.
@@ -103,12 +103,12 @@ def _read_zip(path: str | os.PathLike) -> Any:
 def _read_safetensors(path: str | os.PathLike) -> dict[str, dict[str, Any]]:
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-        notes = {name: json.loads(metadata.get(name, "{}")) for name in NOTES}
-        return dict(model={name: file.get_tensor(name) for name in file.keys()}, **notes)  # noqa: SIM118
+        entries = {name: json.loads(metadata.get(name, "{}")) for name in METADATA_ENTRIES}
+        return dict(model={name: file.get_tensor(name) for name in file.keys()}, **entries)  # noqa: SIM118
 
 
 @dataclasses.dataclass(frozen=True)
-class CheckpointNotes:
+class CheckpointMetadata:
     """What a checkpoint records about its training, in plain values.
 
     Attributes:
@@ -122,32 +122,34 @@ class CheckpointNotes:
     decoder_base: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-NOTES = tuple(field.name for field in dataclasses.fields(CheckpointNotes))
+METADATA_ENTRIES = tuple(field.name for field in dataclasses.fields(CheckpointMetadata))
 
 
-def read_notes(checkpoint: Any) -> CheckpointNotes:
-    """Return the notes in a checkpoint; {} for those that it does not have."""
+def read_metadata(checkpoint: Any) -> CheckpointMetadata:
+    """Return the metadata in a checkpoint; {} for entries that it does not have."""
     entries = checkpoint if isinstance(checkpoint, dict) else {}
-    return CheckpointNotes(**{name: entries[name] for name in NOTES if isinstance(entries.get(name), dict)})
+    return CheckpointMetadata(
+        **{name: entries[name] for name in METADATA_ENTRIES if isinstance(entries.get(name), dict)}
+    )
 
 
-def write_weights(path: str | os.PathLike, state: StateDict, notes: CheckpointNotes) -> None:
+def write_weights(path: str | os.PathLike, state: StateDict, metadata: CheckpointMetadata) -> None:
     """Write parameters as safetensors, if the name ends in .safetensors, or by `torch.save`.
 
     Args:
         path: file to write or replace.
         state: parameters by name.
-        notes: stored with them.
+        metadata: stored with them.
     """
     import safetensors.torch
     import torch
 
-    entries = {name: note for name, note in dataclasses.asdict(notes).items() if note or name == "config"}
+    entries = {name: entry for name, entry in dataclasses.asdict(metadata).items() if entry or name == "config"}
     state = {name: value.contiguous().clone() for name, value in state.items()}  # safetensors refuses shared storage
     with atomic_write(path, "wb") as file:
         if str(path).endswith(".safetensors"):
-            metadata = {name: json.dumps(note) for name, note in entries.items()}
-            file.write(safetensors.torch.save(state, metadata=dict(format="pt", **metadata)))
+            texts = {name: json.dumps(entry) for name, entry in entries.items()}
+            file.write(safetensors.torch.save(state, metadata=dict(format="pt", **texts)))
         else:
             torch.save(dict(model=state, **entries), file)
 
@@ -238,7 +240,7 @@ class IncompatibleCheckpoint(ValueError):
 
 def load_weights(
     model: "torch.nn.Module", source: str | os.PathLike, *, position_init: str = "blip"
-) -> CheckpointNotes:
+) -> CheckpointMetadata:
     """Load a checkpoint of BLIP or of VTSUM-BLIP, distinguished by their parameter names, into a model.
 
     A BLIP checkpoint does not change the temporal transformer, context aggregation and saliency head. If its features
@@ -252,7 +254,7 @@ def load_weights(
         position_init: for a BLIP checkpoint, `blip` copies the decoder's position table to the frames'; `normal` leaves
             the frames' as initialized, N(0, 1). Ignored for a VTSUM-BLIP checkpoint.
     Returns:
-        The notes in the checkpoint.
+        The metadata in the checkpoint.
     Raises:
         FileNotFoundError, ValueError: see `read_checkpoint`.
         IncompatibleCheckpoint: parameters are missing, extra or of another shape.
@@ -278,10 +280,10 @@ def load_weights(
     mismatches = describe_mismatches(state, expected, required)
     if mismatches:
         message = f"{source}: checkpoint does not fit the model; {mismatches}"
-        raise IncompatibleCheckpoint(message, read_notes(checkpoint).config)
+        raise IncompatibleCheckpoint(message, read_metadata(checkpoint).config)
     require_finite_parameters(state, source)
     model.load_state_dict(state, strict=False)
-    return read_notes(checkpoint)
+    return read_metadata(checkpoint)
 
 
 def _find_other_widths(state: StateDict, expected: StateDict, source: str | os.PathLike) -> list[str]:
@@ -359,7 +361,7 @@ def _convert(args: argparse.Namespace) -> None:
         print(f"{args.source}: executing the TorchScript archive to read its parameters")
         checkpoint = _execute_torchscript(resolve_file(args.source))
     state = extract_state_dict(checkpoint, args.source)
-    write_weights(args.out, state, read_notes(checkpoint))
+    write_weights(args.out, state, read_metadata(checkpoint))
     num_parameters = sum(value.numel() for value in state.values())
     print(f"{args.out}: {len(state)} tensors, {num_parameters} parameters, {os.path.getsize(args.out)} bytes")
 

@@ -4,11 +4,12 @@ It is filled from the run's folder; fields that only the author knows are **[fil
 """
 
 import pathlib
+import shlex
 from typing import Any
 
 from data.registry import DATASETS
 from engine.config import SPLITS
-from engine.origins import encoder_name
+from engine.provenance import recorded_name
 from metrics.registry import PAPER_METRICS, UNSCALED_METRICS, format_score
 from report.runs import Run, describe_baselines, format_setting, has_all_published_videos, read_run
 from utils.command_line import OneLineParser
@@ -49,6 +50,7 @@ def write_card(folder: str | pathlib.Path, path: str | pathlib.Path) -> None:
         summaries=SUMMARIES[settings["task"]],
         parameters=f"{parameters / 1e6:.1f}",
         architecture=_describe_architecture(settings),
+        decoder_base=runs[-1].results.decoder_base,
         encoder=_describe_encoder(runs[-1].results.encoder or {}),
         checkpoint=CHECKPOINT,
         sha256=sha256,
@@ -73,7 +75,7 @@ def _describe_architecture(settings: dict[str, Any]) -> str:
     if settings["model"] == "vtsum_blip_tt_ca":
         parts.append(f"context aggregation over {settings['kernel_size']} frames")
     if settings["task"] != "v2v":
-        parts.append(f"caption decoder {settings['decoder']} {settings['decoder_path']}".strip())
+        parts.append(f"caption decoder {settings['decoder']}")
     features = f"frame features of width {settings['feature_width']}"
     if settings["feature_projection"]:
         features += ", projected"
@@ -87,7 +89,7 @@ def _describe_encoder(encoder: dict[str, Any]) -> dict[str, Any]:
     architecture = encoder.get("encoder", "blip")  # earlier versions had no other encoder
     flag = "--blip model_base_capfilt_large.pth"
     if architecture != "blip":
-        flag = f"--encoder {_without_folder(encoder_name(encoder))}"
+        flag = f"--encoder {shlex.quote(_without_folder(recorded_name(encoder)))}"
     return dict(
         name=architecture,
         flag=flag,

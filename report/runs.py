@@ -12,7 +12,7 @@ import pydantic
 from data.registry import DATASETS
 from data.videoxum import NUM_VIDEOS
 from engine.config import Config
-from engine.origins import encoder_label
+from engine.provenance import encoder_label
 from metrics.baselines import BASELINES
 from metrics.registry import METRICS
 from utils.encoder_names import FEATURE_WIDTHS
@@ -37,7 +37,6 @@ SCORING_SETTINGS = (
     "task",
     "kernel_size",
     "prompt",
-    "decoder_path",
     "max_text_length",
     "min_text_length",
     "num_beams",
@@ -89,6 +88,8 @@ class Results(StrictModel):
     keyframes_from: str | None = None
     dataset: str | None = None
     encoder: dict[str, Any] | None = None
+    clip_encoder: dict[str, Any] | None = None
+    decoder_base: dict[str, str] | None = None
     config: dict[str, Any] | None = None
     trained_with: dict[str, Any] | None = None
     processes: int | None = None
@@ -218,8 +219,8 @@ def _merge_settings(results: Results) -> tuple[dict[str, Any], int | None]:
         for config in (results.config, results.trained_with or results.config)
     )
     for config in (scored, trained):  # earlier versions had `vit` alone
-        config["feature_width"] = config["feature_width"] or FEATURE_WIDTHS[config.pop("vit")]
-    settings = {name: trained[name] for name in Config().resume_critical_fields() if name in trained and name != "seed"}
+        config["feature_width"] = config["feature_width"] or FEATURE_WIDTHS[config["vit"]]
+    settings = {name: trained[name] for name in Config().resume_critical_fields() if name != "seed"}
     for name in SCORING_SETTINGS:
         settings[name] = scored[name]
         if trained[name] != scored[name] and name in Config().resume_critical_fields():
@@ -228,6 +229,10 @@ def _merge_settings(results: Results) -> tuple[dict[str, Any], int | None]:
         settings[VIDEOS_PER_STEP] = trained["batch_size"] * trained["accumulate"] * results.processes
     if results.encoder:
         settings["encoder"] = encoder_label(results.encoder)
+    if results.decoder_base:
+        settings["decoder_base"] = results.decoder_base["sha256"][:12]
+    if (frames_sha256 := (results.clip_encoder or {}).get("frames_weights_sha256")) is not None:
+        settings["F_CLIP encoder"] = frames_sha256[:12]
     if results.vt_clip_sha256:
         settings["VT-CLIP"] = results.vt_clip_sha256[:12]
     return settings, trained["seed"]

@@ -21,10 +21,10 @@ from data.video.files import derive_video_id
 from data.video.reader import VideoFile
 from engine.config import Config
 from engine.extraction import encode_videos
-from engine.origins import encoder_name, require_same_encoder
+from engine.provenance import recorded_name, require_same_encoder
 from engine.setup import build_model, load_trained, with_feature_width
 from models.frame_encoders import EncoderOptions, FrameEncoder, load_frame_encoder
-from models.weights import extract_state_dict, read_checkpoint, read_feature_width, read_notes
+from models.weights import extract_state_dict, read_checkpoint, read_feature_width, read_metadata
 from summary.page import write_page
 from summary.selection import select_frames, selected_segments
 from summary.skim import write_skim
@@ -90,7 +90,7 @@ class Summarizer:
             raise ValueError("task: found v2t, expected v2vt or v2v, which predict saliency")
         path = resolve_file(config.pretrained_model)
         checkpoint = read_checkpoint(path)
-        self.encoder = _load_encoder(config, read_notes(checkpoint).encoder, blip, encoder)
+        self.encoder = _load_encoder(config, read_metadata(checkpoint).encoder, blip, encoder)
         config = with_feature_width(config, self.encoder.width, str(self.encoder.name))
         expected = read_feature_width(extract_state_dict(checkpoint, path), path)
         if self.encoder.width != expected:
@@ -213,7 +213,14 @@ def _load_encoder(
             raise ValueError("blip: missing, expected a checkpoint with BLIP's image encoder (--blip PATH)")
         encoder = f"blip:{source}"
     options = EncoderOptions(image_size=config.image_size, position_antialias=config.vit_position_antialias)
-    loaded = load_frame_encoder(encoder or encoder_name(trained), options)
+    try:
+        loaded = load_frame_encoder(encoder or recorded_name(trained), options)
+    except FileNotFoundError as error:
+        if encoder is not None:
+            raise
+        raise FileNotFoundError(
+            f"{error}; {config.pretrained_model} was trained on its features: --encoder NAME names your copy"
+        ) from None
     require_same_encoder(trained, loaded.describe() if trained else {}, config.pretrained_model)
     return loaded
 

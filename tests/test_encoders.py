@@ -170,6 +170,15 @@ def test_packed_features(flags, encoder_features, mini_videos, run_folder, tmp_p
     assert all(torch.equal(value, second["model"][name]) for name, value in first["model"].items())
 
 
+def test_texts_and_frames_of_two_models_raise(flags, encoder_features, tmp_path):
+    """`other` has the width of the text encoder's features."""
+    argv = [*flags, "--clip_root", str(encoder_features / "other"), "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(
+        ValueError, match="other: weights_sha256: found frame features of timm:test_vit.*, expected those"
+    ):
+        train_v2vt_sum.main(argv)
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -194,7 +203,7 @@ def test_projected_features(flags, mini_videos, tmp_path):
         np.savez(tmp_path / "narrow" / f"{record.video_id}.npz", features=features)
     argv = [*flags, "--video_embeddings_root", str(tmp_path / "narrow"), "--output_dir", str(tmp_path / "run")]
     with pytest.raises(
-        ValueError, match="narrow: feature_width: found 100, expected a multiple of 64, .*--feature_proj"
+        ValueError, match="feature_width: found 100, expected a multiple of 64, .*feature_projection: true"
     ):
         train_v2vt_sum.main(argv)
     train_v2vt_sum.main([*argv, "--feature_projection", "--lambda_tsum", "0"])

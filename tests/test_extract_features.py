@@ -23,6 +23,7 @@ from models.vt_clip import load_vt_clip
 from tests.conftest import ROOT
 from tests.helpers.clips import constant_rate, write_clip
 from tests.helpers.processes import LAUNCHER, run, start
+from utils.encoder_names import EncoderName
 from utils.frame_transform import FrameTransform
 
 SCRIPT = str(ROOT / "extract_features.py")
@@ -103,6 +104,21 @@ def test_preprocessing_equals_that_of_clip_and_blip():
         assert torch.equal(pixels, expected)
         square = transforms.Resize((64, 64), transforms.InterpolationMode.BICUBIC)(image)
         assert np.array_equal(preprocess(image, FrameTransform(64)), np.asarray(square))
+
+
+@pytest.mark.parametrize(
+    ("text", "weights", "folder"),
+    [
+        ("blip:m.pth", "m.pth", "blip"),
+        ("blip:m.pth=other", "m.pth", "other"),
+        ("blip:my=model.pth", "my=model.pth", "blip"),
+        (f"blip:https://x.org/m.pth#sha256={'0' * 64}", f"https://x.org/m.pth#sha256={'0' * 64}", "blip"),
+        (f"blip:https://x.org/m.pth#sha256={'0' * 64}=b", f"https://x.org/m.pth#sha256={'0' * 64}", "b"),
+        ("blip:https://x.org/m.pth?v=1", "https://x.org/m.pth?v=1", "blip"),
+    ],
+)
+def test_encoder_arguments(text, weights, folder):
+    assert extract_features._encoder(text) == (EncoderName("blip", weights=weights), folder)
 
 
 def test_second_run_changes_no_file(extracted, flags, capfd):

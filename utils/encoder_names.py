@@ -10,7 +10,8 @@ VT_CLIP_WEIGHTS = "outputs/vt_clipscore/vt_clip.pth"
 # Encoders whose architecture is read from their weights -> default weights.
 DEFAULT_WEIGHTS = {"blip": BLIP_WEIGHTS, "vt_clip": VT_CLIP_WEIGHTS}
 DEFAULT_FOLDERS = {"blip": "blip", "vt_clip": "vt_clipscore"}
-# Of BLIP's image encoders.
+WEIGHTS_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+# Names, the values of the setting `vit`, of BLIP's image encoders -> width of their features.
 FEATURE_WIDTHS = {"base": 768, "large": 1024}
 NAME_FORMS = (
     "blip[:PATH_OR_URL], vt_clip[:PATH_OR_URL], timm:MODEL[@WEIGHTS], open_clip:MODEL[@TAG_OR_PATH] or "

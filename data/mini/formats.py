@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from data.registry import annotation_path
+from engine.config import SPLITS
 from utils.command_line import OneLineParser
 from utils.files import atomic_write, read_json
 from utils.log import run_main
 
-SPLITS = ("train", "val", "test")
 OWN_FIELDS = ("captions", "vsum_onehot")
 
 

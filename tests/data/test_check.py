@@ -123,7 +123,7 @@ def test_features_of_other_encoders_are_checked(root, mini_counts, capsys):
             width = 65 if number == 1 else 64
             np.savez(root / "feat/other" / path.name, features=arrays["features"][:, :width])
     with pytest.raises(SystemExit):
-        main([str(root), "--what", "anno", "--features", "other"])
+        main([str(root), "--features", "other"])
     output = capsys.readouterr().out
     assert "broken: 1 feature files that cannot be used" in output
     assert "features: found width 65, expected 64 as in most files" in output and "feat/blip" not in output

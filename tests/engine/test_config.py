@@ -3,7 +3,8 @@ import pytest
 from data.registry import DATASETS
 from engine.config import Config, VTClipConfig, load_config
 from metrics.registry import METRICS
-from models.decoder_registry import CAPTION_DECODERS, DECODER_TRAINS
+from models.causal_lm import DECODER_TRAINING_MODES
+from models.decoder_registry import CAPTION_DECODERS
 from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES
 from models.vtsum_blip import ARCHITECTURES, FEATURE_WIDTHS, TASKS
 from models.weights import POSITION_INITS
@@ -426,7 +427,7 @@ def test_choices_equal_the_registries():
         model=ARCHITECTURES,
         task=TASKS,
         decoder=CAPTION_DECODERS,
-        decoder_train=DECODER_TRAINS,
+        decoder_train=DECODER_TRAINING_MODES,
         precision=PRECISIONS,
         best_metric=METRICS,
     )

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.language_models import LANGUAGE_MODEL_POSITIONS, write_language_model
-from models.causal_lm import DECODER_TRAINS, PAD_ID
+from models.causal_lm import DECODER_TRAINING_MODES, PAD_ID
 from models.weights import load_weights
 from tests.conftest import ROOT, make_once
 
@@ -44,7 +44,7 @@ def build(mini_model, language_models):
     return build_model
 
 
-@pytest.mark.parametrize("train", DECODER_TRAINS)
+@pytest.mark.parametrize("train", DECODER_TRAINING_MODES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_the_trained_part_is_trained_and_saved(build, language_models, random_videos, family, train, tmp_path):
     model = build(family, train)
@@ -268,10 +268,10 @@ def test_blip_weights_give_only_the_position_table(build, mini_model, tmp_path):
 
 def test_invalid_language_models_and_options_raise(build, language_models, random_videos, tmp_path, monkeypatch):
     with pytest.raises(
-        FileNotFoundError, match=r"^decoder_path: none/such: found nothing that .* \(OSError: .*\), expected a f.*$"
+        FileNotFoundError, match=r"^none/such: decoder_path: found nothing that .* \(OSError: .*\), expected a f.*$"
     ):
         build(decoder_path="none/such")
-    with pytest.raises(ValueError, match=f"^decoder_path: {tmp_path}: found nothing that transformers loads"):
+    with pytest.raises(ValueError, match=f"^{tmp_path}: decoder_path: found nothing that transformers loads"):
         build(decoder_path=tmp_path)
     for change, message in (
         (dict(auto_map=dict(AutoConfig="code.Config"), model_type="new"), "found nothing that transformers loads"),
@@ -282,7 +282,7 @@ def test_invalid_language_models_and_options_raise(build, language_models, rando
         config = json.loads((folder / "config.json").read_text()) | change
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "code.py").write_text("raise SystemExit('executed')")
-        with pytest.raises(ValueError, match=f"^decoder_path: {folder}: {message}"):
+        with pytest.raises(ValueError, match=f"^{folder}: decoder_path: {message}"):
             build(decoder_path=folder)
     with pytest.raises(ValueError, match=r"max_text_length: found 3, expected at least 4 \(prompt and one token\)"):
         build(max_text_length=3)

@@ -161,6 +161,40 @@ def test_transformers(tmp_path, kind):
     assert encoder.width == 64 and encoder.describe()["encoder"] == f"transformers:{kind}"
 
 
+def test_transformers_without_trained_pooler_raises(tmp_path):
+    """A classifier of the Vision Transformer has no pooler: its weights would be random."""
+    config = transformers.ViTConfig(**SMALL, intermediate_size=64)
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size=dict(height=32, width=32)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="encoder: found weights without pooler.dense.bias, pooler.dense.weight, exp"):
+        load_frame_encoder(f"transformers:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (dict(do_rescale=False), "encoder: do_rescale: found False, expected True in the processor"),
+        (dict(size=dict(shortest_edge=36), do_center_crop=False), r"encoder: size: found {'shortest_edge': 36}, expec"),
+        (dict(size=dict(height=32, width=48)), "encoder: found frames of 32 x 48 pixels, expected a square"),
+    ],
+)
+def test_unsupported_image_processors_raise(tmp_path, change, line):
+    transformers.Dinov2Model(transformers.Dinov2Config(**SMALL)).save_pretrained(tmp_path)
+    processor = transformers.BitImageProcessor(size=dict(height=32, width=32), do_center_crop=False)
+    processor.save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=line):
+        load_frame_encoder(f"transformers:{tmp_path}")
+
+
+def test_open_clip_folder_without_weights_raises(tmp_path):
+    build_open_clip_folder(tmp_path / "clip", {})
+    (tmp_path / "clip/open_clip_pytorch_model.bin").unlink()
+    with pytest.raises(FileNotFoundError, match="clip: encoder: cannot be loaded"):
+        load_frame_encoder(f"open_clip:local-dir:{tmp_path / 'clip'}")
+
+
 def test_blip_and_vt_clip(mini_videos):
     blip, vt_clip = mini_videos / "frame_encoder.pth", mini_videos / "vt_clip.pth"
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
@@ -198,6 +232,10 @@ def test_names(text, expected, folder):
         ("open_clip:ViT-B-99", "encoder: found 'open_clip:ViT-B-99', expected a model of open_clip; did you mean ViT-"),
         ("open_clip:ViT-B-32", "open_clip:ViT-B-32: encoder: weights: found '', expected a file or one of openai, "),
         ("open_clip:ViT-B-32@opena", "open_clip:ViT-B-32@opena: encoder: weights: found 'opena', expected a file or"),
+        (
+            "timm:test_vit@imagenet",
+            "timm:test_vit@imagenet: encoder: weights: found 'imagenet', expected a file or one of",
+        ),
         ("timm:test_vit@no/weights.pth", "no/weights.pth: encoder: no such file"),
         ("timm:test_vit.r160_in1k", "timm:test_vit.r160_in1k: encoder: cannot be loaded ("),
         ("transformers:no/folder", "transformers:no/folder: encoder: cannot be loaded ("),

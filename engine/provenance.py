@@ -16,8 +16,8 @@ def read_encoder(feature_root: str | os.PathLike) -> dict[str, Any]:
     return read_provenance(pathlib.Path(feature_root, PROVENANCE_FILE))
 
 
-def encoder_name(encoder: Mapping[str, Any]) -> str:
-    """Name of an encoder by its description; "" if it is not known."""
+def recorded_name(encoder: Mapping[str, Any]) -> str:
+    """Name of an encoder in its description; "" if it is not known."""
     return str(encoder.get("name") or encoder.get("encoder") or "")
 
 
@@ -38,7 +38,7 @@ def require_same_encoder(trained: Mapping[str, Any], used: Mapping[str, Any], so
         if name in trained and name in used and trained[name] != used[name]:
             raise ValueError(
                 f"{source}: encoder: {name}: found {used[name]}, expected {trained[name]}: the model was trained on "
-                f"features of {encoder_name(trained) or 'another encoder'}"
+                f"features of {recorded_name(trained) or 'another encoder'}"
             )
 
 
@@ -54,6 +54,6 @@ def require_same_decoder_base(
     """
     if trained and used and trained["sha256"] != used["sha256"]:
         raise ValueError(
-            f"{source}: decoder_base: found a checkpoint that was trained with {trained['name']} (SHA-256 "
-            f"{trained['sha256'][:12]}…), expected {used['name']} ({used['sha256'][:12]}…); change decoder_path"
+            f"{source}: decoder_base: found {used['name']} (SHA-256 {used['sha256'][:12]}…), expected "
+            f"{trained['name']} ({trained['sha256'][:12]}…), as in training; change decoder_path"
         )
