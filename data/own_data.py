@@ -3,6 +3,7 @@
 Axes: R annotators, T frames at 1 fps.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from typing import Annotated, Any, Self
@@ -22,10 +23,13 @@ from data.annotations import (
     read_entries,
     validate_entries,
 )
+from data.captions import pre_caption
 from data.video.timeline import count_sampled_frames, sampling_times
 from utils.files import parse_json, read_text
 from utils.text import printable
-from utils.validation import suggest_name
+from utils.validation import abbreviate, suggest_name
+
+logger = logging.getLogger(__name__)
 
 MAX_DURATION = 1_000_000  # seconds; the memory of key-frames grows with it
 _LABEL_FIELDS = ("vsum_onehot", "importance", "segments")
@@ -70,6 +74,9 @@ class _OwnRecord(pydantic.BaseModel):
 
     @pydantic.model_validator(mode="after")
     def _check_labels(self) -> Self:
+        for caption in self.captions or ():
+            if not pre_caption(caption, None):
+                raise ValueError(f"captions: found {abbreviate(caption)}, expected words")
         given = [name for name in _LABEL_FIELDS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{given[1]}: found {given[0]} too, expected one of the two")
@@ -122,10 +129,13 @@ def _read_own_entries(path: str | os.PathLike) -> dict[str, Any]:
 
 def read_own_data(path: str | os.PathLike) -> Iterator[VideoRecord]:
     """Read records with the fields of `_OwnRecord`; see `DatasetReader.read`."""
+    empty: list[str] = []
     for fields in validate_entries(path, _read_own_entries(path), _OwnRecord):
         keyframes = fields.vsum_onehot
         if fields.segments is not None:
             keyframes = segments_to_keyframes(fields.segments, fields.duration)
+        if keyframes is not None and not keyframes.any():
+            empty.append(fields.video_id)
         yield VideoRecord(
             video_id=fields.video_id,
             index=-1,
@@ -133,6 +143,13 @@ def read_own_data(path: str | os.PathLike) -> Iterator[VideoRecord]:
             references=tuple(fields.captions or ()),
             vsum_onehot=keyframes,
             importance=fields.importance,
+        )
+    if empty:
+        logger.warning(
+            "%s: %d videos have no key-frame, the first: %s; segments select the seconds whose middle is in them",
+            path,
+            len(empty),
+            empty[0],
         )
 
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import safetensors.numpy
 
-from data.feature_writer import PROVENANCE_FILE
-from data.features import PACKED_FORMAT, check_files, load_features
+from data.feature_writer import PROVENANCE_FILE, read_provenance
+from data.features import PACKED_FORMAT, check_files, load_features, packed_files
 from data.registry import add_dataset_option, load_annotations
 from utils.command_line import OneLineParser
 from utils.files import atomic_write, make_folder, remove_leftovers
@@ -56,9 +56,7 @@ def pack_features(
         raise ValueError(f"{out}: out: found the folder of the features, expected another")
     out = make_folder(out, "out")
     remove_leftovers(out)
-    provenance = pathlib.Path(features, PROVENANCE_FILE)
-    if provenance.is_file():
-        shutil.copyfile(provenance, out / PROVENANCE_FILE)
+    _copy_provenance(pathlib.Path(features, PROVENANCE_FILE), out / PROVENANCE_FILE)
     for name, records in splits.items():
         with progress_bar(records, True, desc=name, unit="video") as bar:
             tensors = {record.video_id: _read(features, record.video_id, field, dtype) for record in bar}
@@ -70,6 +68,16 @@ def pack_features(
         with atomic_write(path, "wb", durable=False) as file:  # `save_file`: `save` would take three times the memory
             safetensors.numpy.save_file(tensors, file.name, metadata=metadata)
         print(f"{path}: {len(records)} videos, {sum(map(len, tensors.values()))} frames, {dtype}")
+
+
+def _copy_provenance(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copy the provenance of the features; packed features of another provenance are not mixed with them."""
+    if packed_files(target.parent) and read_provenance(target) != read_provenance(source):
+        raise ValueError(
+            f"{target}: found packed features of another provenance than {source}, expected the same; use another --out"
+        )
+    if source.is_file():
+        shutil.copyfile(source, target)
 
 
 def _read(features: str | os.PathLike, video_id: str, field: str, dtype: str) -> np.ndarray:

@@ -36,6 +36,7 @@ from engine.setup import (
     resolve_feature_width,
 )
 from metrics.captions import require_java, start_meteor
+from models.caption_decoder import CaptionDecoder
 from models.vtsum_blip import NUM_POSITIONS, VTSumBLIP
 from utils import distributed, interrupt
 from utils.device import allow_tf32, autocast
@@ -81,6 +82,11 @@ class Evaluator:
             for split, dataset in self.datasets.items():
                 self.also_subset.select(dataset.records, annotation_file(config, split))
         self.baselines: dict[str, Any] = {}  # split, or split and subset -> baselines of the last evaluation
+
+    def require_capacity(self, decoder: CaptionDecoder) -> None:
+        """Raise a ValueError unless the longest videos and captions of all splits fit the caption decoder."""
+        longest = max(max(dataset.num_frames) for dataset in self.datasets.values())
+        decoder.require_capacity(longest, self.config.max_text_length)
 
     def _load_text_encoder(self, clip_root: pathlib.Path | None) -> TextEncoder | None:
         """Load the text encoder of VT-CLIPScore, or log why the scores that need it are omitted."""
@@ -269,4 +275,6 @@ def evaluate_checkpoint(config: Config, notes: Sequence[str], source: str) -> No
     trained = load_trained(config, model, checkpoint)
     require_same_encoder(trained.encoder, read_encoder(config.video_embeddings_root), source)
     evaluator = Evaluator(config, context)
+    if model.text_decoder is not None:
+        evaluator.require_capacity(model.text_decoder)
     evaluator.evaluate(model.to(context.device), checkpoint=checkpoint, trained_with=trained.config)

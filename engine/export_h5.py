@@ -52,6 +52,8 @@ def export_eccv16(
     split = None if splits is None else _make_split(annotations, records_of_file)
     width = read_width(features)
     source = open_features(features, [record.video_id for record in records], "features", width, "frame features")
+    if splits is not None and pathlib.Path(splits).resolve() == pathlib.Path(out).resolve():
+        raise ValueError(f"{out}: splits: found the file of --out, expected another")
     if pathlib.Path(out).is_dir():
         raise ValueError(f"{out}: out: found a folder, expected a file")
     remove_leftovers(make_folder(pathlib.Path(out).parent, "out"))

@@ -52,8 +52,9 @@ def require_same_decoder_base(
         used: `CaptionDecoder.describe_base()` of the model.
         source: path of the checkpoint.
     """
-    if trained and used and trained["sha256"] != used["sha256"]:
-        raise ValueError(
-            f"{source}: decoder_base: found {used['name']} (SHA-256 {used['sha256'][:12]}…), expected "
-            f"{trained['name']} ({trained['sha256'][:12]}…), as in training; change decoder_path"
-        )
+    for key in ("sha256", "tokenizer_sha256"):
+        if used and key in trained and key in used and trained[key] != used[key]:
+            raise ValueError(
+                f"{source}: decoder_base: {key}: found {used['name']} ({used[key][:12]}…), expected {trained['name']} "
+                f"({trained[key][:12]}…), as in training; change decoder_path"
+            )

@@ -89,7 +89,7 @@ def check_paths(config: Config, splits: Sequence[str]) -> None:
 
 
 def with_feature_width(config: Config, width: int, source: str | os.PathLike) -> Config:
-    """Set `feature_width`, and `vit` for the widths that have a name.
+    """Set `feature_width`, and `vit` if its default has another width and one of its values has this.
 
     Args:
         config: settings of the run.
@@ -109,7 +109,7 @@ def with_feature_width(config: Config, width: int, source: str | os.PathLike) ->
             )
     changes: dict[str, Any] = {"feature_width": width}
     for name, named_width in FEATURE_WIDTHS.items():
-        if named_width == width:
+        if named_width == width != FEATURE_WIDTHS[config.vit]:
             changes["vit"] = name
     return config.replace(**changes)
 

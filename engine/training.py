@@ -166,6 +166,9 @@ def build_vtsum_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrain
     dataset = build_dataset(config, context, decoder)
     sampler = build_sampler(config, context, dataset)
     evaluator = Evaluator(config, context)
+    if decoder is not None:
+        evaluator.require_capacity(decoder)
+        decoder.require_capacity(min(max(dataset.num_frames), config.max_video_length), config.max_text_length)
     model.to(context.device)
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     setup = TrainingSetup(

@@ -93,6 +93,7 @@ METRICS = {
         Metric("Cross-F_CLIP", "cross_f_clip"),
     )
 }
+CLIP_METRICS = tuple(name for name, metric in METRICS.items() if metric.compute is None)  # in the space of an encoder
 PAPER_METRICS = tuple(name for name, metric in METRICS.items() if metric.is_in_paper)
 UNSCALED_METRICS = tuple(name for name, metric in METRICS.items() if metric.scale == 1)
 

@@ -84,6 +84,12 @@ class BlipCaptionDecoder(TextDecoder):
         input_ids[:, 0] = self.tokenizer.decoder_id
         return input_ids
 
+    def require_capacity(self, num_frames: int, num_tokens: int) -> None:
+        """Raise a ValueError unless there are positions for this many tokens; any number of frames fits."""
+        if num_tokens > self.config.max_position_embeddings:
+            limit = self.config.max_position_embeddings
+            raise ValueError(f"max_text_length: found {num_tokens}, expected at most {limit} positions of med_config")
+
     def generate(self, frames: torch.Tensor, frame_mask: torch.Tensor, options: GenerationOptions) -> list[str]:
         """Generate captions, see `CaptionDecoder`."""
         return self.decode(self.generate_ids(frames, frame_mask, options))

@@ -120,5 +120,13 @@ class CaptionDecoder(Protocol):
     def compile_layers(self) -> None:
         """Compile the layers by torch.compile at their first call; parameters keep their names."""
 
+    def require_capacity(self, num_frames: int, num_tokens: int) -> None:
+        """Raise a ValueError unless videos of this many frames and captions of this many tokens fit the decoder."""
+
     def describe_base(self) -> dict[str, str] | None:
-        """Return `name` and `sha256` of the frozen weights that `state_dict()` omits; None if it omits none."""
+        """Describe what a checkpoint depends on and does not contain; None if there is nothing.
+
+        Returns:
+            `name` of the model, `tokenizer_sha256` of its vocabulary, and `sha256` of the frozen weights that
+            `state_dict()` omits, if it omits some.
+        """

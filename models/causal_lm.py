@@ -10,6 +10,8 @@ Axes: B videos, T frames, D width of the frame states, E width of the language m
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
@@ -103,9 +105,9 @@ class CausalLMDecoder(nn.Module):
         self.bos_ids = [tokenizer.bos_token_id] if has_bos else []
         self.max_positions = getattr(base.config, "max_position_embeddings", None)
         self.is_frozen = options.train != "all"
-        self._base_description: dict[str, str] | None = None
+        self._base_description = dict(name=os.fspath(options.path), tokenizer_sha256=_hash_vocabulary(tokenizer))
         if self.is_frozen:
-            self._base_description = dict(name=os.fspath(options.path), sha256=hash_weights(base))
+            self._base_description["sha256"] = hash_weights(base)
             base.requires_grad_(False)
             self.register_state_dict_post_hook(_remove_frozen)
             self.register_load_state_dict_pre_hook(_add_frozen)
@@ -159,8 +161,8 @@ class CausalLMDecoder(nn.Module):
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
         )
 
-    def _require_positions(self, num_frames: int, num_tokens: int) -> None:
-        """Raise a ValueError unless the language model has positions for this many frames and tokens."""
+    def require_capacity(self, num_frames: int, num_tokens: int) -> None:
+        """Raise a ValueError unless there are positions for this many frames and tokens, see `CaptionDecoder`."""
         if self.max_positions is not None and len(self.bos_ids) + num_frames + num_tokens > self.max_positions:
             sizes = f"{num_frames} frames and {num_tokens} tokens"
             raise ValueError(f"decoder_path: found {self.max_positions} positions, expected enough for {sizes}")
@@ -177,7 +179,7 @@ class CausalLMDecoder(nn.Module):
         if counts.min() <= prompt_length:
             shortest = f"caption {int(counts.argmin())} of {int(counts.min())} tokens"
             raise ValueError(f"tsum_labels: found {shortest}, expected more than the {prompt_length} of the prompt")
-        self._require_positions(frame_layout.size, ids.shape[1])
+        self.require_capacity(frame_layout.size, ids.shape[1])
         ids = to_device(ids, frames.device)  # (B, L)
         frame_mask = frame_layout.unpack(torch.ones_like(frames[:, 0])).bool()  # (B, T)
         inputs = self._prefix_inputs(frame_layout.unpack(self.projector(frames)), frame_mask, ids)
@@ -195,16 +197,19 @@ class CausalLMDecoder(nn.Module):
             raise ValueError(f"max_length: found {options.max_length}, expected at least {len(prompt_ids) + 1} tokens")
         if options.num_beams < 1:
             raise ValueError(f"num_beams: found {options.num_beams}, expected at least 1")
-        self._require_positions(frames.shape[1], options.max_length)
-        from transformers import GenerationConfig
+        self.require_capacity(frames.shape[1], options.max_length)
+        from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
+        # `GenerationConfig.repetition_penalty` would ignore as many generated tokens as a video has padding.
+        penalty = LogitsProcessorList()
+        if options.repetition_penalty != 1.0:
+            penalty.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
         ids = to_device(torch.tensor(prompt_ids, dtype=torch.long), frames.device).expand(len(frames), -1)  # (B, P)
         sampling = dict(do_sample=True, top_p=options.top_p, top_k=TOP_K) if options.sample else {}
         config = GenerationConfig(
             num_beams=1 if options.sample else options.num_beams,
             max_new_tokens=options.max_length - len(prompt_ids),
             min_new_tokens=max(0, options.min_length - len(prompt_ids)),
-            repetition_penalty=options.repetition_penalty,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
             **sampling,
@@ -212,7 +217,9 @@ class CausalLMDecoder(nn.Module):
         inputs = self._prefix_inputs(self.projector(frames), frame_mask, ids)
         # Compiled layers would be recompiled for each length of the cache.
         with torch.compiler.set_stance("force_eager") if self._is_compiled else contextlib.nullcontext():
-            generated = self.base.generate(**inputs, generation_config=config)  # (B, n), without the prefix
+            generated = self.base.generate(
+                **inputs, generation_config=config, logits_processor=penalty
+            )  # (B, n), without the prefix
         return self.decode(torch.cat([ids, generated], 1))
 
     def decode(self, ids: torch.Tensor | Iterable[Iterable[int]]) -> list[str]:
@@ -226,8 +233,13 @@ class CausalLMDecoder(nn.Module):
             layer.compile(dynamic=True)
 
     def describe_base(self) -> dict[str, str] | None:
-        """Return name and hash of the language model unless it is trained itself, see `CaptionDecoder`."""
+        """Return name and hashes of vocabulary and, if they are frozen, weights of the language model."""
         return self._base_description
+
+
+def _hash_vocabulary(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Hex SHA-256 of the tokens and their ids."""
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
 def _padding_first(mask: torch.Tensor) -> torch.Tensor:
@@ -292,6 +304,10 @@ def _load_language_model(path: str) -> tuple["PreTrainedModel", "PreTrainedToken
         raise ValueError(f"{path}: decoder_path: found weights without {missing}, {expected}")
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{path}: decoder_path: found a tokenizer without eos_token, which ends a caption")
+    with torch.no_grad():
+        first, second = (base.eval()(input_ids=torch.tensor([[0, token]])).logits[:, 0] for token in (0, 1))
+    if not torch.allclose(first, second, atol=1e-5):
+        raise ValueError(f"{path}: decoder_path: found a model whose tokens attend to later ones, {expected}")
     rows = len(base.get_input_embeddings().weight)
     if len(tokenizer) > rows:
         raise ValueError(

@@ -149,7 +149,10 @@ def load_frame_encoder(name: str | EncoderName, options: EncoderOptions | None =
     if name.library not in FRAME_ENCODERS:
         hint = suggest_name(name.library, FRAME_ENCODERS)
         raise ValueError(f"encoder: found {str(name)!r}, expected {NAME_FORMS}{hint}")
-    encoder = FRAME_ENCODERS[name.library](name, options or EncoderOptions()).eval()
+    options = options or EncoderOptions()
+    if options.text_tokenizer and not pathlib.Path(options.text_tokenizer).is_dir():
+        raise FileNotFoundError(f"{options.text_tokenizer}: text_tokenizer: no such folder")
+    encoder = FRAME_ENCODERS[name.library](name, options).eval()
     size = encoder.transform.size
     logger.info("%s: frames of %d x %d pixels, features of width %d", name, size, size, encoder.width)
     return encoder
@@ -425,6 +428,8 @@ def _transformers_transform(name: EncoderName, config: Mapping[str, Any]) -> Fra
     resized = (size["shortest_edge"],) * 2 if crop else (size["height"], size["width"])
     cropped = resized if crop_size is None else (crop_size["height"], crop_size["width"])
     is_normalized = config.get("do_normalize", True)
+    if is_normalized and not (config.get("image_mean") and config.get("image_std")):
+        raise ValueError(f"{name}: encoder: image_mean: found no mean and standard deviation in the processor")
     _require_square(name, resized)
     _require_square(name, cropped)
     return FrameTransform(

@@ -50,7 +50,7 @@ def write_card(folder: str | pathlib.Path, path: str | pathlib.Path) -> None:
         summaries=SUMMARIES[settings["task"]],
         parameters=f"{parameters / 1e6:.1f}",
         architecture=_describe_architecture(settings),
-        decoder_base=runs[-1].results.decoder_base,
+        decoder_sha256=(runs[-1].results.decoder_base or {}).get("sha256"),
         encoder=_describe_encoder(runs[-1].results.encoder or {}),
         checkpoint=CHECKPOINT,
         sha256=sha256,

@@ -229,7 +229,7 @@ def _merge_settings(results: Results) -> tuple[dict[str, Any], int | None]:
         settings[VIDEOS_PER_STEP] = trained["batch_size"] * trained["accumulate"] * results.processes
     if results.encoder:
         settings["encoder"] = encoder_label(results.encoder)
-    if results.decoder_base:
+    if results.decoder_base and "sha256" in results.decoder_base:
         settings["decoder_base"] = results.decoder_base["sha256"][:12]
     if (frames_sha256 := (results.clip_encoder or {}).get("frames_weights_sha256")) is not None:
         settings["F_CLIP encoder"] = frames_sha256[:12]

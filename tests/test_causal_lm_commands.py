@@ -44,7 +44,7 @@ def test_train_evaluate_and_refuse_another_base(train, mini_flags, mini_root, la
     results = json.loads((tmp_path / "evaluation/results_test.json").read_text())
     assert results["metrics"] == pytest.approx(trained, abs=1e-6)
     assert results["trained_with"]["decoder_path"] == str(language_model)
-    message = r"checkpoint.pth: decoder_base: found .*other \(SHA-256 \w+…\), expected .*language_model \("
+    message = r"checkpoint.pth: decoder_base: sha256: found .*other \(\w+…\), expected .*language_model \("
     with pytest.raises(ValueError, match=message):
         evaluate(other)
     with pytest.raises(ValueError, match=message):
@@ -55,6 +55,11 @@ def test_train_evaluate_and_refuse_another_base(train, mini_flags, mini_root, la
     with pytest.raises(ValueError, match=r"other settings: decoder_train \(was 'projector', is 'lora'\)"):
         train("run", *flags, "--decoder_path", str(moved), "--decoder_train", "lora")
     train("run", *flags, "--decoder_path", str(moved))  # resumes
+    with pytest.raises(
+        ValueError, match=r"decoder_path: found 200 positions, expected enough for \d+ frames and 190 to"
+    ):
+        train("short", *flags, "--decoder_path", str(moved), "--max_text_length", "190")
+    assert not (tmp_path / "short/checkpoint.pth").exists()
 
 
 @pytest.mark.parametrize(("family", "decoder_train", "size"), [("gpt2", "all", 1), ("qwen3", "lora", 2)])

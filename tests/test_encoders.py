@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import zipfile
 
 import numpy as np
@@ -22,6 +23,7 @@ from tests.conftest import ROOT, make_once
 from tests.helpers.encoders import TIMM_NAME, build_open_clip_folder, save_timm_encoder
 from utils.encoder_names import EncoderName
 
+ARCHITECTURE = TIMM_NAME.partition(".")[0]
 SPLITS = ("train", "val", "test")
 CLIP_PREPROCESSING = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bicubic", resize_mode="squash")
 
@@ -81,7 +83,7 @@ def test_extraction(weights, encoder_features, mini_videos):
     provenance = {
         name: json.loads((encoder_features / name / "extraction.json").read_text()) for name in ("vit", "clip")
     }
-    assert provenance["vit"]["encoder"] == f"timm:{TIMM_NAME}"
+    assert provenance["vit"]["encoder"] == f"timm:{ARCHITECTURE}"
     assert provenance["vit"]["name"] == f"timm:{TIMM_NAME}@{weights / 'vit.pth'}"
     encoder = load_frame_encoder(provenance["vit"]["name"])
     assert encoder.describe().items() <= provenance["vit"].items()
@@ -109,7 +111,7 @@ def test_training_and_evaluation(flags, run_folder, encoder_features, tmp_path, 
 
     write_card([str(run_folder)])
     card = (run_folder / "README.md").read_text()
-    assert f"`timm:{TIMM_NAME}` at 160 pixels" in card and encoder["weights_sha256"] in card
+    assert f"`timm:{ARCHITECTURE}` at 160 pixels" in card and encoder["weights_sha256"] in card
     assert f"--encoder timm:{TIMM_NAME}@vit.pth " in card and "frame features of width 64" in card
 
     other = ["--video_embeddings_root", str(encoder_features / "other")]
@@ -128,7 +130,21 @@ def test_training_and_evaluation(flags, run_folder, encoder_features, tmp_path, 
     compare([str(run_folder), str(tmp_path / "other_run"), "--format", "markdown"])
     output = capfd.readouterr().out
     assert re.search(r"^\| +\|.* encoder .*\|", output, re.M)
-    assert f"timm:{TIMM_NAME} {encoder['weights_sha256'][:12]}" in output
+    assert f"timm:{ARCHITECTURE} {encoder['weights_sha256'][:12]}" in output
+
+
+def test_compare_omits_scores_of_different_spaces(flags, run_folder, mini_videos, tmp_path, capfd):
+    """Baselines of F_CLIP differ, too, but all other scores are compared."""
+    results = json.loads((run_folder / "results_test.json").read_text())
+    shutil.copytree(run_folder, tmp_path / "other_space")
+    results["clip_encoder"]["frames_weights_sha256"] = "0" * 64
+    results["baselines"]["random"]["F_CLIP"] += 0.1
+    (tmp_path / "other_space/results_test.json").write_text(json.dumps(results))
+    capfd.readouterr()
+    compare([str(run_folder), str(tmp_path / "other_space")])
+    output = capfd.readouterr().out
+    assert "VT_CLIPScore: omitted, the runs were scored with features of different encoders." in output
+    assert "CIDEr" in output
 
 
 def test_summaries_use_the_encoder_of_the_checkpoint(run_folder, weights, encoder_features, mini_videos, tmp_path):
@@ -138,13 +154,13 @@ def test_summaries_use_the_encoder_of_the_checkpoint(run_folder, weights, encode
     assert summarizer.encoder.name == EncoderName("timm", TIMM_NAME, str(weights / "vit.pth"))
     summary = summarizer.summarize(video, tmp_path)
     assert summary["checkpoints"]["encoder"]["path"] == str(summarizer.encoder.name)
-    assert summary["encoder"] == f"timm:{TIMM_NAME}"
+    assert summary["encoder"] == f"timm:{ARCHITECTURE}"
     page = (tmp_path / video.stem / "index.html").read_text()
-    assert f"frame encoder timm:{TIMM_NAME}" in page and str(weights) not in page
+    assert f"frame encoder timm:{ARCHITECTURE}" in page and str(weights) not in page
     write_bundle(summary, tmp_path / video.stem, tmp_path / "bundle.zip")
     with zipfile.ZipFile(tmp_path / "bundle.zip") as archive:
         public = archive.read(next(name for name in archive.namelist() if name.endswith("summary.json"))).decode()
-    assert f"timm:{TIMM_NAME}" in public and str(weights) not in public
+    assert f"timm:{ARCHITECTURE}" in public and str(weights) not in public
     with np.load(encoder_features / "vit" / f"{video.stem}.npz") as arrays:
         _, saliency = summarizer._predict(arrays["features"])
     np.testing.assert_allclose(summary["saliency"], saliency, atol=1e-4)
@@ -158,10 +174,12 @@ def test_summaries_use_the_encoder_of_the_checkpoint(run_folder, weights, encode
 
 
 def test_packed_features(flags, encoder_features, mini_videos, run_folder, tmp_path):
-    """Packed features keep the provenance, and give the same model."""
+    """Packed features keep the provenance, which is that of the whole folder, and give the same model."""
     annotations = [str(mini_videos / f"anno/{split}_videoxum.json") for split in SPLITS]
     root = str(tmp_path / "packed")
     pack(["--features", str(encoder_features / "vit"), "--annotations", *annotations, "--out", root])
+    with pytest.raises(ValueError, match="extraction.json: found packed features of another provenance than .*other"):
+        pack(["--features", str(encoder_features / "other"), "--annotations", *annotations, "--out", root])
     train_v2vt_sum.main([*flags, "--video_embeddings_root", root, "--output_dir", str(tmp_path / "from_packed")])
     first, second = (
         torch.load(folder / "checkpoint.pth", weights_only=True) for folder in (run_folder, tmp_path / "from_packed")

@@ -128,7 +128,7 @@ class StoreMapping(argparse.Action):
         mapping: dict[str, str] = {}
         for text in values or ():
             key, separator, value = text.partition("=")
-            if not separator or key in mapping:
+            if not separator or not value or key in mapping:
                 raise argparse.ArgumentError(self, f"found {text!r}, expected KEY=VALUE, each key once")
             mapping[key] = value
         setattr(namespace, self.dest, mapping)

@@ -56,8 +56,10 @@ class EncoderName:
 
     @property
     def architecture(self) -> str:
-        """`library:model` without local paths: it identifies the encoder together with its weights."""
+        """`library:model` without weights and local paths: it identifies the encoder together with its weights."""
         model = "local-dir" if self.model.startswith("local-dir:") else self.model
+        if self.library == "timm":
+            model = model.partition(".")[0]  # without the tag of the weights
         return f"{self.library}:{model}" if model else self.library
 
     @property

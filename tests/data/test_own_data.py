@@ -60,6 +60,18 @@ def test_segments_select_the_frames_that_are_sampled_within_them(duration, T):
         assert selected.tolist() == [[int(other == t) for other in range(T)], [0] * T]
 
 
+def test_videos_without_keyframes_are_one_warning(write_file, caplog):
+    """A segment between the middles of two seconds selects no frame."""
+    entries = [
+        make_record("a", segments=[[1.6, 1.9]]),
+        make_record("b", segments=[[1, 2]]),
+        make_record("c", segments=[]),
+    ]
+    load_annotations(write_file(*entries), dataset="own", needs=())
+    (message,) = caplog.messages
+    assert "2 videos have no key-frame, the first: a; segments select the seconds" in message
+
+
 def test_documented_example(write_file, tmp_path):
     (tmp_path / "test.jsonl").write_text(read_code("data", "jsonl"))
     records = load_annotations(tmp_path / "test.jsonl", dataset="own", needs=())
@@ -83,6 +95,7 @@ def test_documented_example(write_file, tmp_path):
         (make_record(captoins=["A."]), "video v: captoins: unknown key; did you mean captions?"),
         (make_record(tsum=["A."]), "video v: tsum: unknown key"),
         (make_record(**{"a\nb": 1}), "video v: a\\nb: unknown key"),
+        (make_record(captions=["..."]), "video v: captions: found '...', expected words"),
         (make_record(captions=[]), "video v: captions: found a list of 0, expected at least 1 item"),
         (make_record(captions=["A.", 3]), "video v: captions: 1: found 3, expected text"),
         (make_record(captions=3), "video v: captions: found 3, expected a list"),

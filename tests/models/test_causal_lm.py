@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+import transformers
 
 from benchmarks.language_models import LANGUAGE_MODEL_POSITIONS, write_language_model
 from models.causal_lm import DECODER_TRAINING_MODES, PAD_ID
@@ -56,7 +57,7 @@ def test_only_the_trained_part_is_trained_and_saved(build, language_models, rand
     }
     if train == "all":
         assert trained <= saved.keys() and len(trained) == len({id(p) for p in decoder.parameters()})
-        assert decoder.describe_base() is None
+        assert decoder.describe_base().keys() == {"name", "tokenizer_sha256"}
     else:
         assert trained == saved.keys()
         assert any("lora_" in name for name in trained) == (train == "lora")
@@ -142,7 +143,11 @@ def test_padding_does_not_change_the_loss(build, random_videos, family):
 def test_a_batch_gives_the_captions_of_its_videos(build, random_videos, family):
     model, lengths = build(family), [13, 4, 9, 1]
     embeddings, mask, _ = random_videos(lengths)
-    for options in (dict(num_beams=1, max_length=14), dict(num_beams=4, max_length=14, min_length=6)):
+    for options in (
+        dict(num_beams=1, max_length=14),
+        dict(num_beams=2, max_length=14, repetition_penalty=1.3),
+        dict(num_beams=4, max_length=14, min_length=6),
+    ):
         together = model.generate(embeddings, mask, **options)[0]
         singly = [
             model.generate(embeddings[i : i + 1, :length], mask[i : i + 1, :length], **options)[0][0]
@@ -284,6 +289,14 @@ def test_invalid_language_models_and_options_raise(build, language_models, rando
         (folder / "code.py").write_text("raise SystemExit('executed')")
         with pytest.raises(ValueError, match=f"^{folder}: decoder_path: {message}"):
             build(decoder_path=folder)
+    bidirectional = transformers.RobertaConfig(
+        vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    shutil.copytree(language_models / "gpt2", tmp_path / "roberta")
+    torch.manual_seed(0)
+    transformers.RobertaForMaskedLM(bidirectional).save_pretrained(tmp_path / "roberta")
+    with pytest.raises(ValueError, match="roberta: decoder_path: found a model whose tokens attend to later ones"):
+        build(decoder_path=tmp_path / "roberta")
     with pytest.raises(ValueError, match=r"max_text_length: found 3, expected at least 4 \(prompt and one token\)"):
         build(max_text_length=3)
     with pytest.raises(ValueError, match="decoder: found 'lstm', expected one of blip, causal_lm"):

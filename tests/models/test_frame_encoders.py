@@ -73,7 +73,7 @@ def test_timm(image, tmp_path, suffix):
     assert config["crop_pct"] < 1  # frames are resized to more than the input's size
     assert_equal_to_library(encoder, image, timm.data.create_transform(**config), model)
     description = encoder.describe()
-    assert description["encoder"] == f"timm:{name}" and json.loads(json.dumps(description)) == description
+    assert description["encoder"] == "timm:test_vit" and json.loads(json.dumps(description)) == description
 
 
 @pytest.mark.parametrize("resize_mode", ["shortest", "squash"])
@@ -117,7 +117,11 @@ def test_text_tokenizer_of_a_folder(clip_with_hub_tokenizer, tmp_path):
     assert len(set(tokens.flatten().tolist())) > 5
     with torch.no_grad():
         torch.testing.assert_close(encoder.encode_text(TEXTS), encoder.model.encode_text(tokens))
-    with pytest.raises(ValueError, match="none: text_tokenizer: not a tokenizer"):
+    with pytest.raises(ValueError, match="empty: text_tokenizer: not a tokenizer"):
+        (tmp_path / "empty").mkdir()
+        options = EncoderOptions(with_text=True, text_tokenizer=str(tmp_path / "empty"))
+        load_frame_encoder(clip_with_hub_tokenizer, options)
+    with pytest.raises(FileNotFoundError, match="none: text_tokenizer: no such folder"):
         load_frame_encoder(clip_with_hub_tokenizer, EncoderOptions(with_text=True, text_tokenizer="none"))
 
 
@@ -173,6 +177,7 @@ def test_transformers_without_trained_pooler_raises(tmp_path):
 @pytest.mark.parametrize(
     ("change", "line"),
     [
+        (dict(image_mean=None), "encoder: image_mean: found no mean and standard deviation in the processor"),
         (dict(do_rescale=False), "encoder: do_rescale: found False, expected True in the processor"),
         (dict(size=dict(shortest_edge=36), do_center_crop=False), r"encoder: size: found {'shortest_edge': 36}, expec"),
         (dict(size=dict(height=32, width=48)), "encoder: found frames of 32 x 48 pixels, expected a square"),
