@@ -169,6 +169,9 @@ def load_encoders(args: argparse.Namespace, context: DistContext) -> dict[str, F
     )
     with distributed.local_main_first(context):
         encoders = {folder: load_frame_encoder(name, options) for folder, name in names.items()}
+    for folder, encoder in encoders.items():
+        size = encoder.transform.size
+        logger.info("%s: %s: %d x %d pixels, features of width %d", folder, encoder.name, size, size, encoder.width)
     return {folder: encoder.to(context.device) for folder, encoder in encoders.items()}
 
 

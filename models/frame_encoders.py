@@ -153,8 +153,7 @@ def load_frame_encoder(name: str | EncoderName, options: EncoderOptions | None =
     if options.text_tokenizer and not pathlib.Path(options.text_tokenizer).is_dir():
         raise FileNotFoundError(f"{options.text_tokenizer}: text_tokenizer: no such folder")
     encoder = FRAME_ENCODERS[name.library](name, options).eval()
-    size = encoder.transform.size
-    logger.info("%s: frames of %d x %d pixels, features of width %d", name, size, size, encoder.width)
+    logger.debug("%s: features of width %d", name, encoder.width)  # raises unless the output is pooled
     return encoder
 
 
