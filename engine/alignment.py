@@ -213,8 +213,10 @@ def describe_clip_encoder(
     """
     frames = read_encoder(clip_root)
     frames_sha256, text_sha256 = frames.get("weights_sha256"), None
-    if text_encoder is not None:
-        text_sha256 = hash_weights(text_encoder.clip if isinstance(text_encoder, VTClip) else text_encoder.model)
+    if isinstance(text_encoder, FrameEncoder):
+        text_sha256 = text_encoder.weights_sha256
+    elif text_encoder is not None:
+        text_sha256 = hash_weights(text_encoder.clip)
     if text_sha256 and frames_sha256 and text_sha256 != frames_sha256:
         raise ValueError(
             f"{clip_root}: weights_sha256: found frame features of {encoder_label(frames)}, expected those of "

@@ -22,6 +22,7 @@ from utils.device import autocast
 from utils.download import is_url, resolve_file
 from utils.encoder_names import NAME_FORMS, WEIGHTS_SUFFIXES, EncoderName
 from utils.frame_transform import FrameTransform
+from utils.log import one_line
 from utils.precision import PrecisionName
 from utils.validation import suggest_name
 
@@ -101,6 +102,11 @@ class FrameEncoder(nn.Module):
         assert self.text_encoder is not None, f"{self.name} has no text encoder"
         return self.text_encoder(texts).float()
 
+    @functools.cached_property
+    def weights_sha256(self) -> str:
+        """Hex SHA-256 of the weights, see `hash_weights`."""
+        return hash_weights(self.model)
+
     def describe(self) -> dict[str, Any]:
         """Describe the encoder in plain values: name, architecture, preprocessing, SHA-256 of the weights."""
         return dict(
@@ -108,7 +114,7 @@ class FrameEncoder(nn.Module):
             encoder=self.architecture,
             image_size=self.transform.size,
             transform=self.transform.as_dict(),
-            weights_sha256=hash_weights(self.model),
+            weights_sha256=self.weights_sha256,
         )
 
 
@@ -201,12 +207,13 @@ def _load_timm(name: EncoderName, options: EncoderOptions) -> FrameEncoder:
 
     path = _find_weights_file(name)
     model_name = f"{name.model}.{name.weights}" if name.weights and path is None else name.model
-    if not timm.is_model(model_name) and not model_name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
-        _raise_unknown_model(name, timm.list_models() + timm.list_pretrained())
-    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{model_name.partition('.')[0]}.*")]
-    tag = model_name.partition(".")[2]
-    if tag and tags and tag not in tags and not model_name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
-        raise ValueError(f"{name}: encoder: weights: found {tag!r}, expected a file or one of {', '.join(tags)}")
+    if not model_name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):  # these name weights, too
+        if not timm.is_model(model_name):
+            _raise_unknown_model(name, timm.list_models() + timm.list_pretrained())
+        architecture, _, tag = model_name.partition(".")
+        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+        if tag and tags and tag not in tags:
+            raise ValueError(f"{name}: encoder: weights: found {tag!r}, expected a file or one of {', '.join(tags)}")
     try:
         model = timm.create_model(model_name, pretrained=path is None, num_classes=0)
     except Exception as error:  # of timm, the hub's client or its HTTP library
@@ -351,7 +358,7 @@ def _open_clip_texts(name: EncoderName, clip: "open_clip.CLIP", options: Encoder
             tokenizer = open_clip.get_tokenizer(name.model)
     except Exception as error:  # of transformers or the hub's client
         if options.text_tokenizer:
-            reason = _summarize_error(error)
+            reason = one_line(error)[:300]
             raise ValueError(f"{options.text_tokenizer}: text_tokenizer: not a tokenizer ({reason})") from None
         logger.warning(
             "%s: text features are omitted: the tokenizer %s is not available without the hub; "
@@ -466,13 +473,9 @@ def _cannot_load(name: EncoderName, error: Exception) -> Exception:
     """The error of a library as one line that names the remedy."""
     local = f"{name.library}:FOLDER" if name.library == "transformers" else f"{name.library}:{name.model}@FILE"
     return FileNotFoundError(
-        f"{name}: encoder: cannot be loaded ({_summarize_error(error)}); without the hub, --encoder {local} names "
+        f"{name}: encoder: cannot be loaded ({one_line(error)[:300]}); without the hub, --encoder {local} names "
         "local weights"
     )
-
-
-def _summarize_error(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _require_supported(name: EncoderName, field: str, value: str, supported: Sequence[str]) -> None:

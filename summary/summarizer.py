@@ -230,7 +230,7 @@ def _describe_encoder(encoder: FrameEncoder) -> dict[str, dict[str, str]]:
     assert encoder.name is not None
     if encoder.name.library == "blip":
         return dict(blip=_describe_file(resolve_file(encoder.name.weights)))
-    return dict(encoder=dict(path=str(encoder.name), sha256=encoder.describe()["weights_sha256"]))
+    return dict(encoder=dict(path=str(encoder.name), sha256=encoder.weights_sha256))
 
 
 def _describe_file(path: str | os.PathLike) -> dict[str, str]:
