@@ -15,28 +15,28 @@ def load_inputs(golden_file):
 
 
 @pytest.mark.parametrize(
-    ("name", "version", "scale", "dtype", "grad_tolerance"),
+    ("name", "version", "scale", "dtype", "loss_tolerance", "grad_tolerance"),
     [
-        ("forward_tt", "vtsum_blip_tt", 0.05, torch.float32, 1e-3),
-        ("forward_tt_ca_k5", "vtsum_blip_tt_ca", 0.05, torch.float32, 1e-3),
+        ("forward_tt", "vtsum_blip_tt", 0.05, torch.float32, 1e-5, 1e-3),
+        ("forward_tt_ca_k5", "vtsum_blip_tt_ca", 0.05, torch.float32, 1e-5, 1e-3),
         # At scale 0.2 the attention scores run into the thousands, and float32 rounding in the frame states moves the
-        # decoder's gradients by 1 %: another instruction set or another order of operations gives -0.3 to +1.2 %.
-        # In float64 they are within 0.3 % of the published (float32) values.
-        ("loss_padding", "vtsum_blip_tt_ca", 0.2, torch.float64, 3e-3),
-        ("loss_padding", "vtsum_blip_tt_ca", 0.2, torch.float32, 3e-2),
+        # loss by 2e-5 and the decoder's gradients by 1 %: another instruction set or another order of operations gives
+        # -0.3 to +1.2 %. In float64 they are within 1e-5 and 0.3 % of the published (float32) values.
+        ("loss_padding", "vtsum_blip_tt_ca", 0.2, torch.float64, 1e-5, 3e-3),
+        ("loss_padding", "vtsum_blip_tt_ca", 0.2, torch.float32, 1e-4, 3e-2),
     ],
 )
 @pytest.mark.parametrize("per_sequence_devices", [{"cpu"}, set()], ids=["one by one", "padded as on a GPU"])
 def test_losses_and_gradients_equal_golden_values(
-    golden, small_model, name, version, scale, dtype, grad_tolerance, per_sequence_devices, monkeypatch
+    golden, small_model, name, version, scale, dtype, loss_tolerance, grad_tolerance, per_sequence_devices, monkeypatch
 ):
     monkeypatch.setattr(ragged, "PER_SEQUENCE_DEVICES", per_sequence_devices)
     golden_file, model = golden(f"{name}.npz"), small_model(version, scale).to(dtype)
     embeddings, mask = load_inputs(golden_file)
     ids = torch.from_numpy(golden_file["tokenizer_input_ids"])
     loss_tsum, loss_vsum = model(embeddings.to(dtype), mask, torch.from_numpy(golden_file["vsum_labels"]), ids)
-    assert loss_tsum.item() == pytest.approx(float(golden_file["loss_tsum"]), rel=1e-5)
-    assert loss_vsum.item() == pytest.approx(float(golden_file["loss_vsum"]), rel=1e-5)
+    assert loss_tsum.item() == pytest.approx(float(golden_file["loss_tsum"]), rel=loss_tolerance)
+    assert loss_vsum.item() == pytest.approx(float(golden_file["loss_vsum"]), rel=loss_tolerance)
     (loss_tsum + 10 * loss_vsum).backward()
     norms = {parameter_name: parameter.grad.norm().item() for parameter_name, parameter in model.named_parameters()}
     expected = dict(zip(golden_file["grad_names"].tolist(), golden_file["grad_norms"].tolist()))
