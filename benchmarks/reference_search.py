@@ -6,7 +6,7 @@ Axes: K beams, T frames, D width, L tokens, V tokens of the vocabulary.
 import torch
 
 from benchmarks.workload import get_blip_decoder
-from models.ragged import RaggedLayout
+from models.ragged import RaggedLayout, to_device
 from models.vtsum_blip import VTSumBLIP
 
 Hypothesis = tuple[float, list[int]]  # score, ids
@@ -63,9 +63,8 @@ def _next_log_probs(model: VTSumBLIP, frames: torch.Tensor, sequences: list[list
     decoder = get_blip_decoder(model)
     K, L, T = len(sequences), len(sequences[0]), len(frames)
     ids = torch.tensor(sequences, device=frames.device)  # (K, L)
-    tokens = RaggedLayout([L] * K, L, frames.device)
-    videos = RaggedLayout([T] * K, T, frames.device)
-    states = decoder(ids.flatten(), tokens, tokens, frames.repeat(K, 1), videos)  # (K·L, D)
+    tokens, videos = to_device((RaggedLayout([L] * K, L), RaggedLayout([T] * K, T)), frames.device)
+    states = decoder(ids.flatten(), tokens, tokens, None, frames.repeat(K, 1), videos)  # (K·L, D)
     return decoder.logits(tokens.unpack(states)[:, -1]).float().log_softmax(-1)
 
 

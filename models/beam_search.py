@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 
 import torch
 
+from models.ragged import to_device
 from models.text_decoder import TextDecoder
 
 # Initial score of all beams but the first, which duplicate it; as in transformers.
@@ -117,7 +118,7 @@ class Beams:
     ) -> Self:
         """Start K equal beams per video; only the first one is continued in the first step."""
         tokens = torch.full((B, K, max_length), pad_id, dtype=torch.long, device=device)
-        tokens[:, :, : len(prompt_ids)] = torch.tensor(prompt_ids, device=device)
+        tokens[:, :, : len(prompt_ids)] = to_device(torch.tensor(prompt_ids), device)
         scores = torch.full((B, K), DUPLICATE_SCORE, device=device)
         scores[:, 0] = 0.0
         return cls(
@@ -213,7 +214,7 @@ def beam_search(
             break
         cache.reorder_beams(parents)
 
-        if (length - P) % steps_between_checks(device) == 0:
+        if length > P and (length - P) % steps_between_checks(device) == 0:
             done_rows = beams.done.nonzero()[:, 0]  # host sync
             if len(done_rows) == len(beams.videos):
                 break
@@ -297,7 +298,7 @@ def nucleus_sample(
     B, P, device = len(frames), len(prompt_ids), frames.device
     cache, logits = decoder.start(prompt_ids, frames, frame_mask, num_beams=1, max_length=max_length)  # (B, V)
     tokens = torch.full((B, max_length), pad_id, dtype=torch.long, device=device)
-    tokens[:, :P] = torch.tensor(prompt_ids, device=device)
+    tokens[:, :P] = to_device(torch.tensor(prompt_ids), device)
     lengths = torch.full((B,), max_length, device=device)
     for length in range(P, max_length):
         logits = apply_repetition_penalty(logits.float(), tokens[:, :length], repetition_penalty)
@@ -309,7 +310,7 @@ def nucleus_sample(
         lengths = lengths.masked_fill(is_finished, length)
         if length + 1 == max_length:
             break
-        if (length - P) % steps_between_checks(device) == 0 and bool((lengths < max_length).all()):
+        if length > P and (length - P) % steps_between_checks(device) == 0 and bool((lengths < max_length).all()):
             break
         logits = decoder.step(next_tokens, cache)[:, 0]
     return append_eos(tokens, lengths, end_id, pad_id)

@@ -3,6 +3,7 @@
 Axes: B videos, T frames, D width of the frame states, L text tokens, D_txt text width.
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable
@@ -14,9 +15,32 @@ from models.caption_decoder import CaptionDecoderOptions, Captions, GenerationOp
 from models.losses import next_token_targets
 from models.med_config import TextDecoderConfig
 from models.packed_linear import prepacked_linears
-from models.ragged import RaggedLayout, to_device, unique_index_select
+from models.ragged import RaggedLayout, unique_index_select
 from models.text_decoder import TextDecoder
 from models.tokenizer import CaptionTokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionInputs:
+    """Captions as `BlipCaptionDecoder.loss` takes them.
+
+    Attributes:
+        input_ids: (n,) int.
+        queries: layout of the input ids.
+        keys: layout of the real tokens of `queries`.
+        key_rows: rows of `keys` in `queries`; None if both are equal.
+        loss_rows: (m,) int, rows of the states that the loss depends on; None if it depends on all.
+        targets: (m,) int, next token of each of these rows.
+        scored: (m,) bool; False for padding and for the prompt.
+    """
+
+    input_ids: torch.Tensor
+    queries: RaggedLayout
+    keys: RaggedLayout
+    key_rows: torch.Tensor | None
+    loss_rows: torch.Tensor | None
+    targets: torch.Tensor
+    scored: torch.Tensor
 
 
 class BlipCaptionDecoder(TextDecoder):
@@ -49,32 +73,39 @@ class BlipCaptionDecoder(TextDecoder):
         self.encode_caption = functools.partial(tokenizer.encode, max_tokens=max_text_length)
         self.pad_id = tokenizer.pad_id
 
-    def loss(self, frames: torch.Tensor, frame_layout: RaggedLayout, captions: Captions) -> torch.Tensor:
-        """Compute the caption loss, see `CaptionDecoder`; states are computed only where the loss depends on them."""
-        input_ids = self._caption_ids(captions)
-        device, prompt_length = frames.device, len(self.tokenizer.prompt_ids)
+    def prepare_captions(self, captions: Captions) -> CaptionInputs:
+        """Lay out captions for `loss`, see `CaptionDecoder`; without the tokens on which the loss does not depend."""
+        input_ids, prompt_length = self._caption_ids(captions), len(self.tokenizer.prompt_ids)
         is_real = input_ids.ne(self.pad_id)  # (B, L)
-        lengths = RaggedLayout.from_mask(is_real, "tsum_labels", "cpu").lengths
+        lengths = RaggedLayout.from_mask(is_real, "tsum_labels").lengths
         if min(lengths) <= prompt_length:
             shortest = f"caption {lengths.index(min(lengths))} of {min(lengths)} tokens"
             raise ValueError(f"tsum_labels: found {shortest}, expected more than the {prompt_length} of the prompt")
         targets, scored = next_token_targets(input_ids, is_real, prompt_length)  # (B, L - 1)
         size = targets.shape[1]
         if self.smoothing_scope == "published":  # QUIRK-2: the loss depends on padding
-            queries = RaggedLayout([size] * len(lengths), size, device)
-            keys = RaggedLayout([min(length, size) for length in lengths], size, device)
+            queries = RaggedLayout([size] * len(lengths), size)
+            keys = RaggedLayout([min(length, size) for length in lengths], size)
         else:
-            queries = keys = RaggedLayout([length - 1 for length in lengths], size, device)
-        inputs, targets = (queries.pack(to_device(ids, device)) for ids in (input_ids[:, :-1], targets))  # (n,)
-        scored = torch.cat([row[:length] for row, length in zip(scored, queries.lengths)])  # (n,)
-        states = self(inputs, queries, keys, frames, frame_layout)  # (n, D_txt)
+            queries = keys = RaggedLayout([length - 1 for length in lengths], size)
+        packed_ids, targets, scored = (queries.pack(x) for x in (input_ids[:, :-1], targets, scored))  # (n,)
+        loss_rows = None
         if self.smoothing_scope == "scored":
-            rows = to_device(scored.nonzero()[:, 0], device)
-            states, targets, scored = unique_index_select(states, rows), targets[rows], scored[scored]
-        return self.token_loss(states, targets, to_device(scored, device), self.smoothing_scope)
+            loss_rows = scored.nonzero()[:, 0]
+            targets, scored = targets[loss_rows], scored[loss_rows]  # (m,)
+        return CaptionInputs(packed_ids, queries, keys, keys.row_indices(queries), loss_rows, targets, scored)
+
+    def loss(self, frames: torch.Tensor, frame_layout: RaggedLayout, captions: CaptionInputs) -> torch.Tensor:
+        """Compute the caption loss, see `CaptionDecoder` and `models.losses.caption_loss`."""
+        states = self(
+            captions.input_ids, captions.queries, captions.keys, captions.key_rows, frames, frame_layout
+        )  # (n, D_txt)
+        if captions.loss_rows is not None:
+            states = unique_index_select(states, captions.loss_rows)  # (m, D_txt)
+        return self.token_loss(states, captions.targets, captions.scored, self.smoothing_scope)
 
     def _caption_ids(self, captions: Captions) -> torch.Tensor:
-        """Convert captions in any form that `loss` accepts to (B, L) ids on the host, [DEC] first."""
+        """Convert captions in any form to (B, L) ids on the host, [DEC] first."""
         if isinstance(captions, torch.Tensor):
             input_ids = captions.cpu().clone()
         else:

@@ -8,13 +8,13 @@ Axes: B videos, T frames, D width of the frame states, L text tokens.
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from models.ragged import RaggedLayout
 
-Captions = Sequence[str] | Sequence[Sequence[int]] | torch.Tensor  # in the forms that `CaptionDecoder.loss` accepts
+Captions = Sequence[str] | Sequence[Sequence[int]] | torch.Tensor  # as `CaptionDecoder.prepare_captions` takes them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,18 +85,27 @@ class CaptionDecoder(Protocol):
     @property
     def pad_id(self) -> int: ...
 
-    def loss(self, frames: torch.Tensor, frame_layout: RaggedLayout, captions: Captions) -> torch.Tensor:
+    def prepare_captions(self, captions: Captions) -> Any:
+        """Convert captions to what `loss` takes, on the host.
+
+        Args:
+            captions: B captions that begin with the prompt, or their ids from `encode_caption`: B lists of ids, or
+                (B, L) int padded with `pad_id`, preferably on the host.
+        Returns:
+            Integer and bool tensors, layouts, or tuples and dataclasses of them, see `models.ragged.to_device`.
+        Raises:
+            ValueError: a caption has no tokens after the prompt.
+        """
+
+    def loss(self, frames: torch.Tensor, frame_layout: RaggedLayout, captions: Any) -> torch.Tensor:
         """Compute the training loss.
 
         Args:
             frames: (n, D) states of the real frames of all videos.
             frame_layout: layout of the frames.
-            captions: B captions that begin with the prompt, or their ids from `encode_caption`: B lists of ids, or
-                (B, L) int padded with `pad_id`, preferably on the host.
+            captions: from `prepare_captions`, with its tensors on the device of the frames.
         Returns:
             () float
-        Raises:
-            ValueError: a caption has no tokens after the prompt.
         """
 
     def generate(self, frames: torch.Tensor, frame_mask: torch.Tensor, options: GenerationOptions) -> list[str]:

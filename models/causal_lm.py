@@ -167,10 +167,10 @@ class CausalLMDecoder(nn.Module):
             sizes = f"{num_frames} frames and {num_tokens} tokens"
             raise ValueError(f"decoder_path: found {self.max_positions} positions, expected enough for {sizes}")
 
-    def loss(self, frames: torch.Tensor, frame_layout: RaggedLayout, captions: Captions) -> torch.Tensor:
-        """Compute the mean cross-entropy over the tokens of captions and EOS, see `CaptionDecoder`."""
+    def prepare_captions(self, captions: Captions) -> torch.Tensor:
+        """Convert captions to ids (B, L), padded with PAD_ID, see `CaptionDecoder`."""
         if isinstance(captions, torch.Tensor):
-            ids = captions
+            ids = captions.cpu()
         else:
             rows = [self.encode_caption(caption) if isinstance(caption, str) else caption for caption in captions]
             ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=PAD_ID)
@@ -179,12 +179,15 @@ class CausalLMDecoder(nn.Module):
         if counts.min() <= prompt_length:
             shortest = f"caption {int(counts.argmin())} of {int(counts.min())} tokens"
             raise ValueError(f"tsum_labels: found {shortest}, expected more than the {prompt_length} of the prompt")
+        return ids
+
+    def loss(self, frames: torch.Tensor, frame_layout: RaggedLayout, captions: torch.Tensor) -> torch.Tensor:
+        """Compute the mean cross-entropy over the tokens of captions and EOS, see `CaptionDecoder`."""
+        ids = captions
         self.require_capacity(frame_layout.size, ids.shape[1])
-        ids = to_device(ids, frames.device)  # (B, L)
-        frame_mask = frame_layout.unpack(torch.ones_like(frames[:, 0])).bool()  # (B, T)
-        inputs = self._prefix_inputs(frame_layout.unpack(self.projector(frames)), frame_mask, ids)
+        inputs = self._prefix_inputs(frame_layout.unpack(self.projector(frames)), frame_layout.mask, ids)
         targets = ids.gather(1, _padding_first(ids != PAD_ID))  # (B, L), as the last L inputs
-        is_prompt = (targets != PAD_ID).cumsum(1) <= prompt_length
+        is_prompt = (targets != PAD_ID).cumsum(1) <= len(self.tokenizer.prompt_ids)
         targets = targets.masked_fill(is_prompt, PAD_ID)
         logits = self.base(**inputs, logits_to_keep=ids.shape[1] + 1, use_cache=False).logits[:, :-1]  # (B, L, V)
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=PAD_ID)

@@ -3,9 +3,11 @@
 Axes: B sequences, N elements of a padded sequence, n real elements of all sequences, H heads, Dh head width.
 """
 
+import copy
+import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,10 @@ import torch.nn.functional as F
 PER_SEQUENCE_DEVICES = {"cpu"}
 # Queries per block of local attention.
 QUERY_BLOCK = 256
+# The fused kernels of GPUs copy a bias in each call unless its rows start at multiples of this many elements.
+BIAS_ALIGNMENT = 8
+
+T = TypeVar("T")
 
 
 class _UniqueIndexSelect(torch.autograd.Function):
@@ -53,39 +59,84 @@ def unique_index_select(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return _UniqueIndexSelect.apply(x, rows)
 
 
-def to_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """Copy a tensor from the host without a host sync."""
-    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
-        return tensor.contiguous().pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+def to_device(value: T, device: torch.device | str) -> T:
+    """Copy the tensors of a value from the host to a device: to a GPU, in one copy without a host sync.
+
+    Args:
+        value: an integer or bool tensor, a `RaggedLayout`, or a tuple or dataclass of such values and any others.
+        device: device of the copies.
+    Returns:
+        The value with copied tensors.
+    """
+    if torch.device(device).type != "cuda":
+        return _map_tensors(value, lambda tensor: tensor.to(device))
+    tensors = _list_tensors(value)
+    assert not any(tensor.is_floating_point() for tensor in tensors)
+    packed = torch.cat([tensor.flatten().long() for tensor in tensors]).pin_memory().to(device, non_blocking=True)
+    parts = iter(packed.split([tensor.numel() for tensor in tensors]))
+    return _map_tensors(value, lambda tensor: next(parts).view(tensor.shape).to(tensor.dtype))
+
+
+def _list_tensors(value: Any) -> list[torch.Tensor]:
+    tensors: list[torch.Tensor] = []
+
+    def add(tensor: torch.Tensor) -> torch.Tensor:
+        tensors.append(tensor)
+        return tensor
+
+    _map_tensors(value, add)
+    return tensors
+
+
+def _map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Apply a function to the tensors of a value, see `to_device`."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, RaggedLayout):
+        return value.map_tensors(function)
+    if isinstance(value, tuple):
+        return tuple(_map_tensors(item, function) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **{name: _map_tensors(item, function) for name, item in items.items()})
+    return value
 
 
 class RaggedLayout:
     """Layout of the real elements of a padded batch (B, N): the first `lengths[i]` of sequence i.
 
+    It is built on the host; `to_device` copies it.
+
     Args:
         lengths: B numbers from 0 to N, on the host.
         size: N.
-        device: device of the indices.
     Attributes:
         rows: (n,) index of each real element in the flattened batch.
         columns: (n,) its index in its sequence.
-        mask: (B, N) bool; None if there is no padding.
+        mask: (B, N) bool.
         is_full: whether there is no padding.
     """
 
-    def __init__(self, lengths: Sequence[int], size: int, device: torch.device | str) -> None:
+    def __init__(self, lengths: Sequence[int], size: int) -> None:
         self.lengths = list(lengths)
         self.size = size
         self.is_full = all(length == size for length in self.lengths)
-        mask = torch.arange(size) < torch.tensor(self.lengths)[:, None]  # (B, N)
-        rows = mask.view(-1).nonzero()[:, 0]
-        self.rows = to_device(rows, device)
-        self.columns = to_device(rows % size, device)
-        self.mask = None if self.is_full else to_device(mask, device)
+        self.mask = torch.arange(size) < torch.tensor(self.lengths)[:, None]  # (B, N)
+        self.rows = self.mask.view(-1).nonzero()[:, 0]
+        self.columns = self.rows % size
+        self._biases: dict[tuple[torch.dtype, int], torch.Tensor] = {}
+
+    def map_tensors(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+        """Return a copy whose tensors are those returned by the function."""
+        layout = copy.copy(self)
+        layout.mask = function(self.mask)
+        layout.rows = function(self.rows)
+        layout.columns = function(self.columns)
+        layout._biases = {}
+        return layout
 
     @classmethod
-    def from_mask(cls, mask: torch.Tensor, name: str, device: torch.device | str) -> Self:
+    def from_mask(cls, mask: torch.Tensor, name: str) -> Self:
         """Read the lengths from a mask (B, N), 1 = real; without a host sync if the mask is on the host.
 
         Raises:
@@ -97,7 +148,7 @@ class RaggedLayout:
             raise ValueError(
                 f"{name}: found an empty sequence, or padding before a real element, expected padding at the end"
             )
-        return cls(lengths.tolist(), mask.shape[1], device)
+        return cls(lengths.tolist(), mask.shape[1])
 
     def pack(self, x: torch.Tensor) -> torch.Tensor:
         """(B, N, …) -> (n, …)."""
@@ -110,14 +161,36 @@ class RaggedLayout:
         return (x if self.is_full else _Scatter.apply(x, self.rows, B * N)).view(B, N, *x.shape[1:])
 
     def row_indices(self, other: "RaggedLayout") -> torch.Tensor | None:
-        """Return the rows of this layout's elements in `other`, which contains all: (n,) int; None if both are
-        equal.
+        """Return the rows of this layout's elements in `other`, which contains all: (n,) int on the host; None if
+        both are equal.
         """
         if self.lengths == other.lengths:
             return None
         starts = torch.tensor([0, *other.lengths[:-1]]).cumsum(0)
         rows = [start + torch.arange(length) for start, length in zip(starts.tolist(), self.lengths)]
-        return to_device(torch.cat(rows), self.rows.device)
+        return torch.cat(rows)
+
+    def attention_bias(self, dtype: torch.dtype, causal_queries: int = 0) -> torch.Tensor:
+        """Return the bias of attention scores with these elements as keys: 0 for real elements, -inf for padding.
+
+        It is computed once for all layers.
+
+        Args:
+            dtype: dtype of the queries.
+            causal_queries: number of queries, of which the i-th attends to the keys up to i; 0: all attend to all keys.
+        Returns:
+            (B, 1, 1, N), or (B, 1, causal_queries, N).
+        """
+        key = dtype, causal_queries
+        if key not in self._biases:
+            mask = self.mask[:, None, None, :]  # (B, 1, 1, N)
+            if causal_queries:
+                is_past = torch.ones(causal_queries, self.size, dtype=torch.bool, device=mask.device).tril()
+                mask = mask & is_past  # (B, 1, queries, N)
+            aligned = -(-self.size // BIAS_ALIGNMENT) * BIAS_ALIGNMENT
+            bias = torch.zeros(*mask.shape[:-1], aligned, dtype=dtype, device=mask.device)[..., : self.size]
+            self._biases[key] = bias.masked_fill_(~mask, float("-inf"))
+        return self._biases[key]
 
 
 def varlen_attention(
@@ -151,9 +224,11 @@ def varlen_attention(
             q_i, k_i, v_i = (x[None].transpose(1, 2) for x in sequence)  # (1, H, N_i, Dh)
             outputs.append(_dense_attention(q_i, k_i, v_i, None, causal, radius, dropout)[0])
         return torch.cat(outputs)
-    mask = keys.mask
-    if causal and queries.lengths == keys.lengths:
-        mask = None  # padding comes after every real element
+    mask: torch.Tensor | None = None
+    if radius is not None:
+        mask = None if keys.is_full else keys.mask
+    elif not keys.is_full and not (causal and queries.lengths == keys.lengths):  # there, padding is last
+        mask = keys.attention_bias(q.dtype, queries.size if causal else 0)
     q, k, v = queries.unpack(q).transpose(1, 2), keys.unpack(k).transpose(1, 2), keys.unpack(v).transpose(1, 2)
     return queries.pack(_dense_attention(q, k, v, mask, causal, radius, dropout))
 
@@ -177,16 +252,22 @@ def _dense_attention(
     radius: int | None,
     dropout: float,
 ) -> torch.Tensor:
-    """(B, H, N, Dh) queries, (B, H, M, Dh) keys and values, (B, M) mask or None -> (B, N, H, Dh)."""
+    """Attention of padded sequences, or of one.
+
+    Args:
+        q: (B, H, N, Dh).
+        k, v: (B, H, M, Dh).
+        mask: with `radius`, (B, M) bool, True = real key; otherwise the bias of the scores, causality included; None
+            without padding.
+        causal, radius, dropout: see `varlen_attention`.
+    Returns:
+        (B, N, H, Dh)
+    """
     if radius is not None:
         out = _local_attention(q, k, v, mask, radius, dropout)
-    elif mask is None:
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout)
     else:
-        mask = mask[:, None, None, :]  # (B, 1, 1, M)
-        if causal:
-            mask = mask & torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()  # (B, 1, N, M)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        is_causal = causal and mask is None
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, dropout_p=dropout)
     return out.transpose(1, 2)
 
 

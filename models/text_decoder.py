@@ -104,8 +104,7 @@ class DecoderLayer(nn.Module):
 
         Args:
             x: (n, D_txt) states.
-            key_rows: (k,) int, rows of x that are keys; None where all are.
-            queries, keys, frames, frame_layout: as in `TextDecoder.forward`.
+            queries, keys, key_rows, frames, frame_layout: as in `TextDecoder.forward`.
         Returns:
             (n, D_txt)
         """
@@ -247,6 +246,7 @@ class TextDecoder(nn.Module):
         input_ids: torch.Tensor,
         queries: RaggedLayout,
         keys: RaggedLayout,
+        key_rows: torch.Tensor | None,
         frames: torch.Tensor,
         frame_layout: RaggedLayout,
     ) -> torch.Tensor:
@@ -257,12 +257,12 @@ class TextDecoder(nn.Module):
             queries: layout of the tokens whose states are computed: with padding if the smoothing is published
                 (QUIRK-2).
             keys: layout of the real tokens of `queries`.
+            key_rows: `keys.row_indices(queries)`, on the device.
             frames: (m, D) frame states.
             frame_layout: layout of the frames.
         Returns:
             (n, D_txt) states; `logits` converts them to scores over the vocabulary.
         """
-        key_rows = keys.row_indices(queries)
         x = self.bert.embeddings(input_ids, queries.columns)  # (n, D_txt)
         for layer, recompute in zip(self.layers, self.recompute):
             if recompute and self.training:

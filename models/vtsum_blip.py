@@ -15,7 +15,7 @@ from torch import nn
 from models.caption_decoder import CaptionDecoder, CaptionDecoderOptions, Captions, GenerationOptions
 from models.decoder_registry import CAPTION_DECODERS
 from models.losses import KEYFRAME_LOSSES, SMOOTHING_SCOPES
-from models.ragged import RaggedLayout, exclude_attention_from_compilation
+from models.ragged import RaggedLayout, exclude_attention_from_compilation, to_device
 from models.temporal import HEAD_WIDTH, ContextAggregation, TemporalTransformer, interpolate_positions
 from models.weights import POSITION_INITS, load_weights
 from utils.encoder_names import FEATURE_WIDTHS
@@ -89,15 +89,11 @@ class VTSumBLIP(nn.Module):
         Raises:
             ValueError: the shapes do not fit each other, or padding comes before a real frame.
         """
-        frames, frame_layout = self._encode(video_embeddings, video_mask)
-        return frame_layout.unpack(frames), video_mask.to(frames.device).bool()
+        frame_layout = to_device(_frame_layout(video_embeddings, video_mask), video_embeddings.device)
+        return frame_layout.unpack(self._encode(video_embeddings, frame_layout)), frame_layout.mask
 
-    def _encode(self, video_embeddings: torch.Tensor, video_mask: torch.Tensor) -> tuple[torch.Tensor, RaggedLayout]:
-        """Same as `encode`, but return unpadded states (n, D) and their layout."""
-        if video_embeddings.ndim != 3 or video_mask.shape != video_embeddings.shape[:2]:
-            shapes = f"{tuple(video_embeddings.shape)} and {tuple(video_mask.shape)}"
-            raise ValueError(f"video_embeddings, video_mask: found shapes {shapes}, expected (B, T, D) and (B, T)")
-        frame_layout = RaggedLayout.from_mask(video_mask, "video_mask", video_embeddings.device)
+    def _encode(self, video_embeddings: torch.Tensor, frame_layout: RaggedLayout) -> torch.Tensor:
+        """(B, T, D) frame features, laid out by `frame_layout` on their device -> (n, D) states of the real frames."""
         positions = F.embedding(frame_layout.columns, self.position_table(frame_layout.size))  # (n, D)
         x = frame_layout.pack(video_embeddings)  # (n, feature width)
         if self.feature_projection is not None:
@@ -107,7 +103,7 @@ class VTSumBLIP(nn.Module):
             x = self.tt(x, frame_layout) + positions  # QUIRK-3: the table is added a second time
         if self.local_atten_head is not None:
             x = self.local_atten_head(x, frame_layout)  # QUIRK-8: also input of the caption decoder
-        return x, frame_layout
+        return x
 
     def _saliency(self, frames: torch.Tensor, frame_layout: RaggedLayout) -> torch.Tensor | None:
         """(n, D) states -> (B, T) float logits, 0 at padding; None without a saliency head."""
@@ -133,16 +129,19 @@ class VTSumBLIP(nn.Module):
         Raises:
             ValueError: the shapes, or the number of captions, do not fit each other.
         """
-        frames, frame_layout = self._encode(video_embeddings, video_mask)
-        loss_tsum = loss_vsum = None
-        saliency = self._saliency(frames, frame_layout)
-        if saliency is not None:
-            mask = video_mask.to(saliency.device, saliency.dtype, non_blocking=True)
-            loss_vsum = self.keyframe_loss(saliency, vsum_labels, mask)
+        frame_layout, captions = _frame_layout(video_embeddings, video_mask), None
         if self.text_decoder is not None:
             if len(tsum_labels) != len(video_mask):
                 raise ValueError(f"tsum_labels: found {len(tsum_labels)} captions, expected {len(video_mask)}")
-            loss_tsum = self.text_decoder.loss(frames, frame_layout, tsum_labels)
+            captions = self.text_decoder.prepare_captions(tsum_labels)
+        frame_layout, captions = to_device((frame_layout, captions), video_embeddings.device)
+        frames = self._encode(video_embeddings, frame_layout)
+        loss_tsum = loss_vsum = None
+        saliency = self._saliency(frames, frame_layout)
+        if saliency is not None:
+            loss_vsum = self.keyframe_loss(saliency, vsum_labels, frame_layout.mask.to(saliency.dtype))
+        if self.text_decoder is not None:
+            loss_tsum = self.text_decoder.loss(frames, frame_layout, captions)
         return loss_tsum, loss_vsum
 
     def compile_layers(self) -> None:
@@ -184,7 +183,8 @@ class VTSumBLIP(nn.Module):
         if repetition_penalty is None:
             repetition_penalty = 1.1 if sample else 1.0
         with _without_dropout(self):
-            frames, frame_layout = self._encode(video_embeddings, video_mask)
+            frame_layout = to_device(_frame_layout(video_embeddings, video_mask), video_embeddings.device)
+            frames = self._encode(video_embeddings, frame_layout)
             saliency = self._saliency(frames, frame_layout)
             saliency = None if saliency is None else saliency.view(-1)  # (B·T,)
             if self.text_decoder is None:
@@ -197,14 +197,21 @@ class VTSumBLIP(nn.Module):
                 top_p=top_p,
                 repetition_penalty=repetition_penalty,
             )
-            frame_mask = video_mask.to(frames.device).bool()
-            captions = self.text_decoder.generate(frame_layout.unpack(frames), frame_mask, options)
+            captions = self.text_decoder.generate(frame_layout.unpack(frames), frame_layout.mask, options)
         return captions, saliency
 
     def decode(self, ids: torch.Tensor | Iterable[Iterable[int]]) -> list[str]:
         """Convert id sequences (B, n), or lists of ids, to B captions without special tokens and prompt."""
         assert self.text_decoder is not None, "the task v2v has no caption decoder"
         return self.text_decoder.decode(ids)
+
+
+def _frame_layout(video_embeddings: torch.Tensor, video_mask: torch.Tensor) -> RaggedLayout:
+    """Build the layout of the real frames, on the host, and check the shapes of features and mask."""
+    if video_embeddings.ndim != 3 or video_mask.shape != video_embeddings.shape[:2]:
+        shapes = f"{tuple(video_embeddings.shape)} and {tuple(video_mask.shape)}"
+        raise ValueError(f"video_embeddings, video_mask: found shapes {shapes}, expected (B, T, D) and (B, T)")
+    return RaggedLayout.from_mask(video_mask, "video_mask")
 
 
 @contextlib.contextmanager

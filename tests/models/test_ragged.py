@@ -10,7 +10,7 @@ LENGTHS, N = [5, 1, 9, 4], 9
 
 @pytest.fixture
 def layout():
-    return RaggedLayout(LENGTHS, N, "cpu")
+    return RaggedLayout(LENGTHS, N)
 
 
 def test_pack_and_unpack(layout):
@@ -23,24 +23,24 @@ def test_pack_and_unpack(layout):
     weights = torch.randn(4, N, 3)
     (layout.unpack(packed * 2) * weights).sum().backward()
     assert torch.equal(x.grad, 2 * weights * mask[..., None])
-    full = RaggedLayout([N] * 4, N, "cpu")
-    assert full.mask is None and torch.equal(full.unpack(full.pack(x)), x)
+    full = RaggedLayout([N] * 4, N)
+    assert full.is_full and full.mask.all() and torch.equal(full.unpack(full.pack(x)), x)
 
 
 def test_row_indices_of_a_shorter_layout(layout):
-    shorter = RaggedLayout([3, 1, 0, 4], N, "cpu")
+    shorter = RaggedLayout([3, 1, 0, 4], N)
     rows = shorter.row_indices(layout)
     x = torch.randn(19, 2, requires_grad=True)
     assert torch.equal(unique_index_select(x, rows), shorter.pack(layout.unpack(x)))
     unique_index_select(x, rows).sum().backward()
     assert torch.equal(x.grad[:, 0], torch.zeros(19).index_fill(0, rows, 1.0))
-    assert layout.row_indices(RaggedLayout(LENGTHS, N, "cpu")) is None
+    assert layout.row_indices(RaggedLayout(LENGTHS, N)) is None
 
 
 @pytest.mark.parametrize(("mask", "shape"), [([[1, 0, 1]], (1, 3)), ([[0, 0]], (1, 2)), ([[]], (1, 0))])
 def test_padding_before_elements_raises(mask, shape):
     with pytest.raises(ValueError, match="frames: found an empty sequence, or padding before a real element"):
-        RaggedLayout.from_mask(torch.tensor(mask).view(shape), "frames", "cpu")
+        RaggedLayout.from_mask(torch.tensor(mask).view(shape), "frames")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_padding_before_elements_raises(mask, shape):
 )
 def test_attention_per_sequence_equals_padded_attention(layout, options, query_lengths, monkeypatch):
     """The implementations for CPU and GPU have the same results and gradients."""
-    queries = RaggedLayout(query_lengths, N, "cpu")
+    queries = RaggedLayout(query_lengths, N)
     q = torch.randn(len(queries.rows), 2, 8, requires_grad=True)
     k, v = (torch.randn(len(layout.rows), 2, 8, requires_grad=True) for _ in range(2))
     weights, results = torch.randn_like(q), []
