@@ -22,7 +22,7 @@ from metrics.keyframes import select_top_frames
 from models.frame_encoders import FRAME_ENCODERS, EncoderOptions, FrameEncoder, load_frame_encoder
 from models.vt_clip import VTClip, load_vt_clip
 from models.weights import hash_weights
-from utils.device import pick_device
+from utils.device import setup_device
 from utils.encoder_names import EncoderName
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -179,7 +179,7 @@ def score_with_clip_features(
     Raises:
         FileNotFoundError, ValueError: features or the checkpoint are missing or invalid.
     """
-    text_encoder = load_text_encoder(source, pick_device("auto"), text_tokenizer) if source else None
+    text_encoder = load_text_encoder(source, setup_device("auto"), text_tokenizer) if source else None
     by_id = {record.video_id: record for record in records}
     known = [prediction for prediction in predictions if prediction.video_id in by_id]
     width = None if text_encoder is None else text_encoder.width

@@ -26,6 +26,7 @@ ANN_FILES_HELP = (
     "annotation file of each split, relative to ann_root or absolute; splits that are not named have the data set's "
     "file names: "
 ) + ", ".join(f"{' or '.join(data.file_names)} for {name}" for name, data in DATASETS.items() if data.file_names)
+TF32_HELP = "allow TF32 in float32 matrix products and convolutions on GPUs"
 DEVICE_HELP = "auto (a GPU if there is one), cpu, cuda, or cuda:N, for one process only"
 
 
@@ -167,11 +168,19 @@ class Config(Settings):
     seed: int = option(42, "random seed; each process adds its rank", ge=0)
     accumulate: int = option(1, "batches per process and optimizer step", ge=1)
     # Generation and scoring
+    eval_batch_size: int = option(
+        0, "videos per process and batch in evaluations; 0: batch_size", ge=0, may_change_on_resume=True
+    )
     num_beams: int = option(3, "beams of the caption search", ge=1, may_change_on_resume=True)
     min_text_length: int = option(
         10, "minimum length of generated captions in tokens, prompt included", ge=0, may_change_on_resume=True
     )
     splits: tuple[SplitName, ...] = option(("val", "test"), "splits to score", may_change_on_resume=True)
+    caption_metrics: Literal["require", "auto"] = option(
+        "require",
+        "without Java or pycocoevalcap: an error (require), or leave BLEU, METEOR, ROUGE-L and CIDEr out (auto)",
+        may_change_on_resume=True,
+    )
     eval_freq: int = option(0, "epochs between evaluations; 0: only after the last", ge=0, may_change_on_resume=True)
     best_metric: MetricName = option(
         "Kendall",
@@ -182,7 +191,7 @@ class Config(Settings):
     # Runtime
     output_dir: str = option("outputs/run", "folder of the run's files", may_change_on_resume=True)
     precision: PrecisionName = option("fp32", "autocast precision; weights, losses and scores stay in float32")
-    tf32: bool = option(False, "allow TF32 in float32 matrix products on GPUs")
+    tf32: bool = option(False, TF32_HELP)
     compile: bool = option(
         False, "train with torch.compile: faster on GPUs after a slow start", may_change_on_resume=True
     )
@@ -243,6 +252,7 @@ class VTClipConfig(Settings):
     precision: Literal["auto", PrecisionName] = option(
         "auto", "autocast precision; auto: bf16 on GPUs, fp32 on CPUs; weights and the loss stay in float32"
     )
+    tf32: bool = option(False, TF32_HELP)
     seed: int = option(42, "random seed; each process adds its rank", ge=0)
     num_workers: int = option(2, "data loader workers per training process", ge=0, may_change_on_resume=True)
     output_dir: str = option("outputs/vt_clip", "folder of the run's files", may_change_on_resume=True)

@@ -1,6 +1,5 @@
 """Predict the splits of a dataset and score the predictions."""
 
-import concurrent.futures
 import importlib.util
 import logging
 import math
@@ -23,9 +22,10 @@ from engine.alignment import (
     load_text_encoder,
 )
 from engine.config import Config, SplitName
-from engine.predictions import Prediction, write_predictions
+from engine.predictions import Prediction
 from engine.provenance import read_encoder, require_same_encoder
-from engine.scoring import describe_subset, format_table, score_predictions, score_subset, write_scores
+from engine.scoring import format_table
+from engine.scoring_process import ScoredSplit, ScoringJob, scoring_process
 from engine.setup import (
     annotation_file,
     build_model,
@@ -35,11 +35,11 @@ from engine.setup import (
     open_split,
     resolve_feature_width,
 )
-from metrics.captions import require_java, start_meteor
+from metrics.captions import describe_missing_java
 from models.caption_decoder import CaptionDecoder
 from models.vtsum_blip import NUM_POSITIONS, VTSumBLIP
 from utils import distributed, interrupt
-from utils.device import allow_tf32, autocast
+from utils.device import autocast
 from utils.distributed import DistContext
 from utils.download import is_url, resolve_file
 from utils.environment import environment_info
@@ -63,11 +63,8 @@ class Evaluator:
     def __init__(self, config: Config, context: DistContext) -> None:
         self.config = config
         self.context = context
-        if config.task != "v2v":
-            require_java()
-        clip_root = pathlib.Path(config.clip_root) if config.clip_root else None
-        if clip_root is not None and not clip_root.is_dir():
-            clip_root = None
+        self.with_caption_metrics = config.task != "v2v" and self._has_java()
+        clip_root = pathlib.Path(config.clip_root) if self._has_clip_features() else None
         self.text_encoder = self._load_text_encoder(clip_root)
         self.clip_provenance: dict[str, Any] = dict(vt_clip_sha256=None)
         if clip_root is not None:
@@ -88,25 +85,56 @@ class Evaluator:
         longest = max(max(dataset.num_frames) for dataset in self.datasets.values())
         decoder.require_capacity(longest, self.config.max_text_length)
 
+    def _has_java(self) -> bool:
+        """Whether the first process, which scores, has what the caption metrics need.
+
+        Raises:
+            FileNotFoundError: on every process, if it has not and the configuration requires it.
+        """
+        missing = distributed.broadcast_object(describe_missing_java(), self.context)
+        if missing and self.config.caption_metrics == "require":
+            raise FileNotFoundError(f"caption metrics: {missing}; caption_metrics: auto leaves them out")
+        if missing:
+            logger.warning("BLEU, METEOR, ROUGE-L and CIDEr are omitted: %s", missing)
+        return missing is None
+
+    def _has_clip_features(self) -> bool:
+        """Whether there are VT-CLIP features; the same on all nodes."""
+        root = self.config.clip_root
+        state = "a folder" if root and pathlib.Path(root).is_dir() else "no such folder"
+        description = f"{root}: clip_root; copy the folder to all nodes, or set clip_root to '' for none"
+        return distributed.require_same(state, description, self.context) == "a folder"
+
     def _load_text_encoder(self, clip_root: pathlib.Path | None) -> TextEncoder | None:
         """Load the text encoder of VT-CLIPScore, or log why the scores that need it are omitted."""
         config, source = self.config, self.config.pretrained_clip
+        encoder: TextEncoder | None = None
         if config.task != "v2vt":
             reason = f"task {config.task} gives only one of the two summaries"
         elif clip_root is None:
             reason = f"clip_root: no folder {config.clip_root!r}"
-        elif not is_url(source) and not is_encoder_name(source) and not pathlib.Path(source).is_file():
+        elif not self._has_text_encoder():
             reason = f"pretrained_clip: no file {source!r}"
         else:
             with distributed.local_main_first(self.context):
                 encoder = load_text_encoder(source, self.context.device, config.text_tokenizer)
-            if encoder is not None:
+            state = "no tokenizer" if encoder is None else "a tokenizer"
+            description = f"{source}: pretrained_clip; set text_tokenizer to a folder that all nodes have"
+            if distributed.require_same(state, description, self.context) == "a tokenizer":
                 return encoder
             reason = f"pretrained_clip: no tokenizer of {source}"
         has_f_clip = clip_root is not None and config.task != "v2t"
         omitted = "VT_CLIPScore and Cross-F_CLIP" if has_f_clip else "VT_CLIPScore, F_CLIP and Cross-F_CLIP"
         logger.warning("%s are omitted: %s", omitted, reason)
         return None
+
+    def _has_text_encoder(self) -> bool:
+        """Whether there is a text encoder of VT-CLIPScore to load; the same on all nodes."""
+        source = self.config.pretrained_clip
+        is_file = pathlib.Path(source).is_file() or is_url(source) or is_encoder_name(source)
+        description = f"{source}: pretrained_clip; copy the file to all nodes, or set pretrained_clip to '' for none"
+        state = "a file" if is_file else "no such file"
+        return distributed.require_same(state, description, self.context) == "a file"
 
     @torch.no_grad()
     def predict(self, model: VTSumBLIP, split: SplitName) -> list[tuple[int, Prediction]]:
@@ -117,7 +145,7 @@ class Evaluator:
         config, context, dataset = self.config, self.context, self.datasets[split]
         sampler = EvalBatchSampler(
             dataset.num_frames,
-            config.batch_size,
+            config.eval_batch_size or config.batch_size,
             rank=context.rank,
             world_size=context.world_size,
             singleton_threshold=NUM_POSITIONS,
@@ -185,60 +213,67 @@ class Evaluator:
             versions=environment_info(),
             checkpoint_sha256=compute_sha256(checkpoint) if checkpoint and self.context.is_main else None,
         )
-        if self.context.is_main and self.config.task != "v2v":
-            start_meteor()
-        scoring: dict[str, concurrent.futures.Future] = {}
-        executor = concurrent.futures.ThreadPoolExecutor(1)  # scores a split while the next one is predicted
+        scoring = scoring_process() if self.context.is_main else None
+        if scoring is not None and self.with_caption_metrics:
+            scoring.start_meteor()
+        results: dict[str, dict[str, Any]] = {}
         try:
             for split in self.config.splits:
                 gathered = distributed.gather_objects(self.predict(model, split), self.context)
                 self._raise_if_any_rank_stops()
-                for future in scoring.values():
-                    if future.done():
-                        future.result()  # raise its error now
-                if gathered is not None:
+                if scoring is not None and gathered is not None:
                     predictions = dict(pair for part in gathered for pair in part)
-                    scoring[split] = executor.submit(self._score, split, predictions, origin)
-            while distributed.any_rank(not all(future.done() for future in scoring.values()), self.context):
+                    scoring.submit(self._scoring_job(split, predictions, origin))
+                    results |= self._receive(scoring.poll())
+            while distributed.any_rank(scoring is not None and scoring.is_busy, self.context):
                 self._raise_if_any_rank_stops()
                 time.sleep(0.1)
-            return {split: future.result() for split, future in scoring.items()}
-        finally:
-            executor.shutdown(wait=False, cancel_futures=True)
+                if scoring is not None:
+                    results |= self._receive(scoring.poll())
+        except BaseException:
+            if scoring is not None and scoring.is_busy:
+                scoring.kill()
+            raise
+        return results
 
     def _raise_if_any_rank_stops(self) -> None:
         if distributed.any_rank(interrupt.stop_requested() is not None, self.context):
             raise interrupt.Interrupted(interrupt.stop_requested() or "a signal to another process")
 
-    def _score(self, split: SplitName, by_index: dict[int, Prediction], origin: dict[str, Any]) -> dict[str, Any]:
+    def _scoring_job(self, split: SplitName, by_index: dict[int, Prediction], origin: dict[str, Any]) -> ScoringJob:
         dataset = self.datasets[split]
-        records = dataset.records
-        assert sorted(by_index) == list(range(len(records))), "missing or unexpected videos"
-        predictions = [by_index[i] for i in range(len(records))]
-        write_predictions(self.config.output_dir, split, predictions, records)
-        frame_features = None if dataset.clip_features is None else dataset.clip_features.load
-        results, scores = score_predictions(
-            predictions, records, self.baselines.get(split), frame_features=frame_features
+        assert sorted(by_index) == list(range(len(dataset.records))), "missing or unexpected videos"
+        return ScoringJob(
+            output_dir=self.config.output_dir,
+            split=split,
+            predictions=[by_index[i] for i in range(len(dataset.records))],
+            records=dataset.records,
+            baselines=self.baselines,
+            subset=dataset.subset,
+            also_subset=self.also_subset,
+            frame_features=None if dataset.clip_features is None else dataset.clip_features.load,
+            with_caption_metrics=self.with_caption_metrics,
+            origin=origin,
         )
-        self.baselines[split] = results["baselines"]
-        if dataset.subset is not None:
-            results["subset"] = describe_subset(dataset.subset, records)
-        if self.also_subset is not None:
-            name = self.also_subset.name
-            known = self.baselines.get(f"{split} {name}")
-            part = score_subset(predictions, records, self.also_subset, known, frame_features=frame_features)
-            self.baselines[f"{split} {name}"] = part["baselines"]
-            results["subsets"] = {name: part}
-        results |= origin
-        write_scores(self.config.output_dir, split, results, scores)
-        if importlib.util.find_spec("tabulate") is None:  # not a core package
-            logger.info("%s: %s", split, results["metrics"])
-        else:
-            tables = {split: results} | {f"{split}, {name}": part for name, part in results.get("subsets", {}).items()}
-            for title, part in tables.items():
-                for line in format_table(part, title).splitlines():
-                    logger.info("%s", line)
-        return results
+
+    def _receive(self, scored_splits: Sequence[ScoredSplit]) -> dict[str, dict[str, Any]]:
+        """Keep the baselines, and log the messages and the table of each split; returns split -> results."""
+        for scored in scored_splits:
+            self.baselines |= scored.baselines
+            for record in scored.log_records:
+                logging.getLogger(record.name).handle(record)
+            _log_table(scored.split, scored.results)
+        return {scored.split: scored.results for scored in scored_splits}
+
+
+def _log_table(split: str, results: dict[str, Any]) -> None:
+    if importlib.util.find_spec("tabulate") is None:  # not a core package
+        logger.info("%s: %s", split, results["metrics"])
+        return
+    tables = {split: results} | {f"{split}, {name}": part for name, part in results.get("subsets", {}).items()}
+    for title, part in tables.items():
+        for line in format_table(part, title).splitlines():
+            logger.info("%s", line)
 
 
 def _unpad_saliency(saliency: torch.Tensor | None, batch: Batch) -> list[list[float]] | None:
@@ -268,7 +303,6 @@ def evaluate_checkpoint(config: Config, notes: Sequence[str], source: str) -> No
     config = resolve_feature_width(config)
     if context.is_main:
         write_settings(config, pathlib.Path(config.output_dir, "config_eval.yaml"))
-    allow_tf32(config.tf32)
     with distributed.local_main_first(context):
         checkpoint = resolve_file(source)
     model = build_model(config)

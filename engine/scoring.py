@@ -15,7 +15,7 @@ import numpy as np
 from data.annotations import LABEL_KINDS, Subset, VideoRecord, hash_video_ids
 from engine.predictions import Prediction
 from metrics.baselines import BASELINES, f_clip_baselines
-from metrics.captions import CaptionCorpus, tokenize_corpus
+from metrics.captions import CaptionCorpus, describe_missing_java, tokenize_corpus
 from metrics.keyframes import SUMMARY_FRACTION, AnnotatorLabels, average, frame_budget, select_top_frames
 from metrics.registry import (
     METRICS,
@@ -96,6 +96,7 @@ def score_predictions(
     baselines: Mapping[str, MetricScores] | None = None,
     *,
     frame_features: Callable[[str], np.ndarray] | None = None,
+    with_caption_metrics: bool = True,
     refuse_binary: bool = False,
     source: str = "predictions",
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -106,6 +107,7 @@ def score_predictions(
         records: the whole split.
         baselines: those of an earlier call for the same split; the ones that depend on the annotations only are reused.
         frame_features: video id -> (T, C) VT-CLIP features, for F_CLIP of the baselines; None leaves it out.
+        with_caption_metrics: compute the metrics of captions, which need Java.
         refuse_binary: raise an error for saliency that is a set of frames (0 and 1); otherwise log a warning.
         source: name or path of the predictions, for messages.
     Returns:
@@ -140,7 +142,7 @@ def score_predictions(
                 computed[name] = computed[name] | dict(F_CLIP=value)
         if any(record.importance is not None for _, record in pairs):
             results["keyframes_from"] = "importance"
-    if has_captions and first.caption is not None:
+    if has_captions and first.caption is not None and with_caption_metrics:
         corpus = tokenize_corpus(
             {record.video_id: prediction.caption or "" for prediction, record in pairs},
             {record.video_id: record.captions() for _, record in pairs},
@@ -154,7 +156,7 @@ def score_predictions(
     for split_scores, video_scores in scored:
         results["metrics"] |= split_scores
         per_video = [scores | new for scores, new in zip(per_video, video_scores)]
-    results["left_out"] = _explain_omissions(pairs, results["metrics"])
+    results["left_out"] = _explain_omissions(pairs, results["metrics"], with_caption_metrics)
     if not results["metrics"]:
         raise ValueError(f"{source}: found nothing to score: {'; '.join(results['left_out'])}")
     results["baselines"] = {name: computed[name] for name in BASELINES if computed.get(name)}
@@ -169,6 +171,7 @@ def score_subset(
     baselines: Mapping[str, MetricScores] | None = None,
     *,
     frame_features: Callable[[str], np.ndarray] | None = None,
+    with_caption_metrics: bool = True,
 ) -> dict[str, Any]:
     """Score some videos of a split; CIDEr uses their references only.
 
@@ -176,7 +179,7 @@ def score_subset(
         predictions: of the whole split.
         records: the whole split.
         subset: videos to score.
-        baselines, frame_features: as of `score_predictions`; `baselines` are those of the subset.
+        baselines, frame_features, with_caption_metrics: as of `score_predictions`; `baselines` are those of the subset.
     Returns:
         results as of `score_predictions`, with the entry `subset`.
     Raises:
@@ -188,6 +191,7 @@ def score_subset(
         selected,
         baselines,
         frame_features=frame_features,
+        with_caption_metrics=with_caption_metrics,
     )
     return results | dict(subset=describe_subset(subset, selected))
 
@@ -285,7 +289,7 @@ def _average_field(pairs: MatchedPairs, field: PredictionField) -> SplitScores:
     return average(per_video), per_video
 
 
-def _explain_omissions(pairs: MatchedPairs, metrics: Mapping[str, float]) -> list[str]:
+def _explain_omissions(pairs: MatchedPairs, metrics: Mapping[str, float], with_caption_metrics: bool) -> list[str]:
     """Explain why metrics are not computed, in a line for each reason."""
     prediction, _ = pairs[0]  # all predictions have the same fields
     fields = sorted(prediction.model_fields_set | set(prediction.model_extra or ()))
@@ -301,6 +305,8 @@ def _explain_omissions(pairs: MatchedPairs, metrics: Mapping[str, float]) -> lis
         reasons["saliency"] = "they rank all frames; keyframes and segments are a set"
     if prediction.caption is None:
         reasons["caption"] = f"no video has a caption; {found_fields}"
+    elif not with_caption_metrics:
+        reasons["caption"] = f"caption_metrics: auto, and {describe_missing_java()}"
     else:
         reasons["caption"] = f"the annotations have no captions of {_describe_videos(missing['captions'], pairs)}"
     names_by_reason: dict[str, list[str]] = {}

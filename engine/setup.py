@@ -50,7 +50,7 @@ def init_run(config: TrainingConfig, notes: Sequence[str], log_file: str) -> Dis
         ValueError: the folder cannot be used, another run has locked it, or there is no such device.
         PeerFailure: the other processes cannot be reached.
     """
-    context = distributed.init_context(config.device)
+    context = distributed.init_context(config.device, tf32=config.tf32)
     output_dir = make_folder(config.output_dir, "output_dir")
     setup_logging(context.is_main, output_dir / log_file)
     if context.is_main:

@@ -27,7 +27,7 @@ from engine.trainer import Trainer, TrainingSetup
 from models.caption_decoder import CaptionDecoder
 from models.vtsum_blip import VTSumBLIP
 from utils import distributed
-from utils.device import allow_tf32, autocast, gradient_scaler
+from utils.device import autocast, gradient_scaler
 from utils.distributed import DistContext
 from utils.settings import write_settings
 
@@ -159,7 +159,6 @@ def build_vtsum_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrain
     check_paths(config, ("train", *config.splits))
     context = init_run(config, notes, "train.log")
     config = resolve_feature_width(config)
-    allow_tf32(config.tf32)
     output_dir = pathlib.Path(config.output_dir)
     model = build_model(config)
     decoder = model.text_decoder

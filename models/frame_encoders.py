@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from models.blip_vit import load_blip_vit
+from models.ragged import to_device
 from models.vt_clip import VTClip, load_clip
 from models.weights import describe_mismatches, extract_state_dict, hash_weights, read_checkpoint
 from utils.device import autocast
@@ -35,10 +36,23 @@ TEXTS_PER_BATCH = 64
 EncodeTexts = Callable[[Sequence[str]], torch.Tensor]  # N texts -> (N, D), not normalized
 
 
-def normalize(pixels: torch.Tensor, transform: FrameTransform) -> torch.Tensor:
-    """Convert frames to an image encoder's input: (n, S, S, 3) uint8 -> (n, 3, S, S) float32."""
-    mean, std = (torch.tensor(v, device=pixels.device).view(1, 3, 1, 1) for v in (transform.mean, transform.std))
-    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+class Normalize(nn.Module):
+    """Converts frames to an image encoder's input: (n, S, S, 3) uint8 -> (n, 3, S, S) float32.
+
+    Args:
+        transform: has mean and standard deviation of each channel, of pixels in [0, 1].
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, transform: FrameTransform) -> None:
+        super().__init__()
+        for name, values in dict(mean=transform.mean, std=transform.std).items():
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
 
 
 class FrameEncoder(nn.Module):
@@ -73,8 +87,7 @@ class FrameEncoder(nn.Module):
         self.architecture = name.architecture if architecture is None and name is not None else architecture or ""
         self.model = image_encoder if model is None else model
         self.text_encoder = text_encoder
-        self.device_anchor: torch.Tensor  # on the module's device
-        self.register_buffer("device_anchor", torch.empty(0), persistent=False)
+        self.normalize = Normalize(transform)
 
     @functools.cached_property
     def width(self) -> int:
@@ -91,8 +104,8 @@ class FrameEncoder(nn.Module):
     @torch.inference_mode()
     def forward(self, pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Encode frames: (n, S, S, 3) uint8 -> (n, D) float32, on the encoder's device."""
-        device = self.device_anchor.device
-        images = normalize(torch.as_tensor(pixels).to(device, non_blocking=True), self.transform)
+        device = self.normalize.mean.device
+        images = self.normalize(to_device(torch.as_tensor(pixels), device))
         with autocast(self.precision, device):
             return self.image_encoder(images).float()
 

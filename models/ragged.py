@@ -20,7 +20,7 @@ QUERY_BLOCK = 256
 # The fused kernels of GPUs copy a bias in each call unless its rows start at multiples of this many elements.
 BIAS_ALIGNMENT = 8
 
-T = TypeVar("T")
+Nested = TypeVar("Nested")
 
 
 class _UniqueIndexSelect(torch.autograd.Function):
@@ -59,11 +59,12 @@ def unique_index_select(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return _UniqueIndexSelect.apply(x, rows)
 
 
-def to_device(value: T, device: torch.device | str) -> T:
+def to_device(value: Nested, device: torch.device | str) -> Nested:
     """Copy the tensors of a value from the host to a device: to a GPU, in one copy without a host sync.
 
     Args:
-        value: an integer or bool tensor, a `RaggedLayout`, or a tuple or dataclass of such values and any others.
+        value: a tensor, a `RaggedLayout`, or a tuple or dataclass of such values and any others; several tensors must
+            be integer or bool.
         device: device of the copies.
     Returns:
         The value with copied tensors.
@@ -71,10 +72,18 @@ def to_device(value: T, device: torch.device | str) -> T:
     if torch.device(device).type != "cuda":
         return _map_tensors(value, lambda tensor: tensor.to(device))
     tensors = _list_tensors(value)
+    if len(tensors) == 1:
+        return _map_tensors(value, lambda tensor: _copy_async(tensor, device))
     assert not any(tensor.is_floating_point() for tensor in tensors)
-    packed = torch.cat([tensor.flatten().long() for tensor in tensors]).pin_memory().to(device, non_blocking=True)
+    packed = _copy_async(torch.cat([tensor.flatten().long() for tensor in tensors]), device)
     parts = iter(packed.split([tensor.numel() for tensor in tensors]))
     return _map_tensors(value, lambda tensor: next(parts).view(tensor.shape).to(tensor.dtype))
+
+
+def _copy_async(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    if tensor.device.type == "cpu":
+        tensor = tensor.contiguous().pin_memory()  # from pageable memory, a copy is a host sync
+    return tensor.to(device, non_blocking=True)
 
 
 def _list_tensors(value: Any) -> list[torch.Tensor]:

@@ -4,6 +4,7 @@ Axes: N texts or images, L tokens, D feature width, S image side.
 """
 
 import functools
+import itertools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
+from models.ragged import to_device, unique_index_select
 from models.temporal import interpolate_positions
 from models.weights import (
     StateDict,
@@ -83,9 +86,10 @@ class VTClip(nn.Module):
         table = self.clip.token_embedding.weight
         out = table.new_zeros(len(texts), self.width)
         for L in sorted({len(row) for row in ids}):
-            rows = torch.tensor([i for i, row in enumerate(ids) if len(row) == L], device=table.device)
+            rows = torch.tensor([i for i, row in enumerate(ids) if len(row) == L])
             for batch in rows.split(self.BATCH):
-                tokens = torch.tensor([ids[i] for i in batch.tolist()], device=table.device)  # (n, L)
+                tokens = torch.tensor([ids[i] for i in batch.tolist()])  # (n, L)
+                batch, tokens = to_device((batch, tokens), table.device)
                 out = out.index_copy(0, batch, self._text_tower(tokens))
         return out
 
@@ -104,12 +108,20 @@ class VTClip(nn.Module):
         Padding comes after a text, where causal attention masks it.
         """
         ids = [self.token_ids(text) for text in texts]
-        device = self.clip.token_embedding.weight.device
-        L, last = max(map(len, ids)), torch.tensor([len(row) - 1 for row in ids], device=device)
-        tokens = torch.tensor([row + [0] * (L - len(row)) for row in ids], device=device)  # (N, L)
-        tables = [F.pad(self.position_table(len(row)), (0, 0, 0, L - len(row))) for row in ids]
-        states = self._states(self.clip.token_embedding(tokens) + torch.stack(tables))  # (N, L, width)
-        return states[torch.arange(len(ids), device=device), last] @ self.clip.text_projection  # (N, D)
+        N, L, table = len(ids), max(map(len, ids)), self.clip.positional_embedding
+        # Texts of up to 77 tokens have the first rows of the table, each greater length has a table of its own.
+        longer = sorted({len(row) for row in ids if len(row) > len(table)})
+        first_rows = dict(zip(longer, itertools.accumulate(longer, initial=len(table))))
+        starts = torch.tensor([first_rows.get(len(row), 0) for row in ids])
+        lengths = torch.tensor([len(row) for row in ids])
+        is_real = torch.arange(L) < lengths[:, None]  # (N, L)
+        positions = (starts[:, None] + torch.arange(L)) * is_real  # (N, L) rows of all tables
+        tokens = pad_sequence([torch.tensor(row) for row in ids], batch_first=True)  # (N, L)
+        last = torch.arange(N) * L + lengths - 1  # (N,) rows of the flattened batch
+        tokens, positions, last = to_device((tokens, positions, last), table.device)
+        tables = torch.cat([table, *(interpolate_positions(table, length) for length in longer)])
+        states = self._states(self.clip.token_embedding(tokens) + F.embedding(positions, tables))  # (N, L, width)
+        return unique_index_select(states.flatten(0, 1), last) @ self.clip.text_projection  # (N, D)
 
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         """Encode normalized images (N, 3, S, S) -> (N, D), not normalized."""

@@ -6,7 +6,7 @@ Axes: N videos, n frames of each kind, C width of VT-CLIP's features, S image si
 import torch
 from torch import nn
 
-from models.frame_encoders import clip_frame_encoder, normalize
+from models.frame_encoders import Normalize, clip_frame_encoder
 from models.vt_clip import VTClip
 
 
@@ -22,7 +22,7 @@ class VTClipFineTuner(nn.Module):
     def __init__(self, vt_clip: VTClip, from_videos: bool) -> None:
         super().__init__()
         self.vt_clip = vt_clip
-        self.transform = clip_frame_encoder(vt_clip).transform
+        self.normalize = Normalize(clip_frame_encoder(vt_clip).transform)
         self.projection = None
         if not from_videos:
             self.projection = nn.Parameter(torch.eye(vt_clip.width))
@@ -47,7 +47,7 @@ class VTClipFineTuner(nn.Module):
             with torch.autocast(frames.device.type, enabled=False):
                 return frames[:, 0] @ self.projection  # (N, C)
         N, n = frames.shape[:2]
-        images = normalize(frames.flatten(0, 1), self.transform)  # (N·n, 3, S, S)
+        images = self.normalize(frames.flatten(0, 1))  # (N·n, 3, S, S)
         return self.vt_clip.encode_image(images).float().view(N, n, -1).mean(1)  # (N, C)
 
     def weights(self) -> dict[str, torch.Tensor]:

@@ -29,7 +29,7 @@ from summary.page import write_page
 from summary.selection import select_frames, selected_segments
 from summary.skim import write_skim
 from summary.storyboard import Storyboard
-from utils.device import autocast, pick_device
+from utils.device import autocast, setup_device
 from utils.download import resolve_file
 from utils.files import compute_sha256, make_folder
 from utils.log import progress_bar
@@ -101,7 +101,7 @@ class Summarizer:
         model = build_model(config)
         load_trained(config, model, path)
         self.config = config
-        self.device = pick_device(config.device)
+        self.device = setup_device(config.device, tf32=config.tf32)
         self.model = model.to(self.device).eval()
         self.encoder.to(self.device)
         self.checkpoints = dict(model=_describe_file(path)) | _describe_encoder(self.encoder)

@@ -214,7 +214,7 @@ def test_pixels_equal_those_of_extraction(mini_videos, tmp_path):
     argv += ["--annotations", str(record_file), "--num_workers", "0"]
     extract_features.main([*argv, "--vt_clip", str(mini_videos / "vt_clip.pth")])
     from data.video.files import find_videos
-    from models.frame_encoders import clip_frame_encoder, normalize
+    from models.frame_encoders import clip_frame_encoder
 
     encoder = clip_frame_encoder(clip)
     pairs = VTClipDataset(
@@ -229,7 +229,7 @@ def test_pixels_equal_those_of_extraction(mini_videos, tmp_path):
     rows = np.load(tmp_path / f"vt_clipscore/{pairs.records[0].video_id}.npz")["vision"]
     with torch.no_grad():
         for pixels in (*keyframes, *others):
-            feature = clip.encode_image(normalize(pixels[None], encoder.transform)).numpy()
+            feature = clip.encode_image(encoder.normalize(pixels[None])).numpy()
             assert np.abs(rows - feature).max(1).min() < 1e-4
 
 

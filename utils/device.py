@@ -11,9 +11,14 @@ from utils.precision import PrecisionName
 PRECISIONS: dict[PrecisionName, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick_device(name: str) -> torch.device:
-    """Select the device for `auto`, `cpu`, `cuda` or `cuda:N`; only the last has an index.
+def setup_device(name: str, *, tf32: bool = False) -> torch.device:
+    """Select the device, and set PyTorch's options for its kind of device.
 
+    All commands call it, directly or by `utils.distributed.init_context`.
+
+    Args:
+        name: `auto`, `cpu`, `cuda` or `cuda:N`; only the device of the last has an index.
+        tf32: allow TF32 in float32 matrix products and convolutions on GPUs, for which PyTorch has different defaults.
     Raises:
         ValueError: it is not such a name, or there is no such GPU.
     """
@@ -21,6 +26,11 @@ def pick_device(name: str) -> torch.device:
         check_device_name(name)
     except ValueError as error:
         raise ValueError(f"device: {error}") from None
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    # On recent GPUs PyTorch prefers cuDNN's attention, which builds a plan (tens of milliseconds) for each new shape;
+    # batches of videos have new shapes all the time.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
@@ -47,8 +57,3 @@ def resolve_precision(precision: Literal["auto", PrecisionName], device: torch.d
 def gradient_scaler(precision: PrecisionName, device: torch.device) -> torch.amp.GradScaler:
     """Gradient scaler for fp16; disabled in the other precisions."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-
-
-def allow_tf32(allowed: bool) -> None:
-    """Allow or forbid TF32 in float32 matrix products on GPUs; PyTorch 1.10 allowed it by default."""
-    torch.set_float32_matmul_precision("high" if allowed else "highest")

@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import functools
 import os
+import platform
 import re
 import subprocess
 import time
@@ -18,7 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from utils import interrupt
-from utils.device import pick_device
+from utils.device import setup_device
 from utils.errors import PeerFailure
 
 P = ParamSpec("P")
@@ -101,12 +102,17 @@ def _first_host(nodes: str) -> str:
 
 
 def init_context(
-    device: str = "auto", *, backend: str | None = None, timeout: datetime.timedelta = datetime.timedelta(hours=2)
+    device: str = "auto",
+    *,
+    tf32: bool = False,
+    backend: str | None = None,
+    timeout: datetime.timedelta = datetime.timedelta(hours=2),
 ) -> DistContext:
-    """Join the run's process group, if there are several processes.
+    """Set up the device, and join the run's process group, if there are several processes.
 
     Args:
         device: `auto`, `cpu`, `cuda` (a GPU for each process of a machine), or `cuda:N` (for one process).
+        tf32: see `utils.device.setup_device`.
         backend: `gloo` or `nccl`; None: the one of the device.
         timeout: timeout of collectives; long enough for the first process to score captions.
     Raises:
@@ -118,7 +124,7 @@ def init_context(
     env.update(from_srun)
     rank, size = int(env.get("RANK", "0")), int(env.get("WORLD_SIZE", "1"))
     local_rank = int(env.get("LOCAL_RANK", "0"))
-    target = pick_device(device)
+    target = setup_device(device, tf32=tf32)
     if target.type == "cuda":
         local_size = max(local_rank + 1, int(env.get("LOCAL_WORLD_SIZE", "1")))
         if target.index is None:
@@ -213,6 +219,29 @@ def broadcast_object(value: T, context: DistContext) -> T:
     return values[0]
 
 
+def require_same(value: T, description: str, context: DistContext) -> T:
+    """Return a value that must be the same on all processes, which would otherwise wait for different collectives.
+
+    Args:
+        value: picklable.
+        description: beginning of the message, `path: field`, and the remedy, separated by a semicolon.
+        context: rank and number of processes.
+    Raises:
+        ValueError: on every process, if it differs; the message names the node.
+    """
+    gathered = broadcast_object(gather_objects((platform.node(), value), context), context)
+    assert gathered is not None
+    first_node, expected = gathered[0]
+    for rank, (node, other) in enumerate(gathered):
+        if other != expected:
+            subject, remedy = description.split("; ", 1)
+            raise ValueError(
+                f"{subject}: found {other} on node {node} (process {rank}), expected {expected} as on node "
+                f"{first_node} (process 0); {remedy}"
+            )
+    return expected
+
+
 @_collective
 def any_rank(flag: bool, context: DistContext) -> bool:
     """Whether the flag is set on any process; without a host sync on GPUs."""
@@ -228,8 +257,9 @@ def wrap_ddp(model: torch.nn.Module, context: DistContext) -> torch.nn.Module:
     """Wrap a model in DistributedDataParallel; with one process, return it unchanged."""
     if context.world_size == 1:
         return model
-    # Without `device_ids`, which would copy the inputs that stay on the host (mask, caption ids) to the device.
-    return DistributedDataParallel(model, gradient_as_bucket_view=True)
+    # Without `device_ids`, which would copy the inputs that stay on the host (mask, caption ids) to the device. All
+    # buffers are constants.
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
 @_collective

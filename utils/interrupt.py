@@ -69,18 +69,26 @@ def _record(number: int, frame: FrameType | None) -> None:
 
 
 def init_loader_worker(worker_id: int) -> None:
-    """`worker_init_fn` of data loaders: a worker terminates only on SIGTERM from its parent process.
+    """`worker_init_fn` of data loaders, see `terminate_on_signal_of`; torch's own handler terminates on any SIGTERM."""
+    terminate_on_signal_of(os.getppid())
 
-    Schedulers send SIGTERM to every process of a job. With torch's own handler it would terminate the workers, and the
-    step that the run still has to finish would fail.
+
+def terminate_on_signal_of(parent: int) -> None:
+    """Let a worker process terminate only on SIGTERM from its parent process.
+
+    Schedulers send SIGTERM to every process of a job. It would terminate the workers, and what the run still has to
+    finish would fail.
+
+    Args:
+        parent: process id.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_on_signal_of, args=(parent,), daemon=True).start()
 
 
-def _exit_with_parent(parent: int) -> None:
+def _exit_on_signal_of(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

@@ -19,7 +19,6 @@ from models.frame_encoders import (
     EncoderOptions,
     blip_frame_encoder,
     load_frame_encoder,
-    normalize,
 )
 from models.vt_clip import load_vt_clip
 from tests.helpers.encoders import build_open_clip_folder
@@ -46,7 +45,7 @@ def assert_equal_to_library(encoder, image, transform, forward):
     """Compare pixels and features with those of a library's transform and model, and the width with the output's."""
     pixels = preprocess(image, encoder.transform)[None].copy()  # (1, S, S, 3)
     expected = transform(image)[None]  # (1, 3, S, S)
-    assert torch.equal(normalize(torch.as_tensor(pixels), encoder.transform), expected)
+    assert torch.equal(encoder.normalize(torch.as_tensor(pixels)), expected)
     with torch.no_grad():
         features = forward(expected)
     torch.testing.assert_close(encoder(pixels), features, rtol=1e-5, atol=1e-5)
@@ -155,7 +154,7 @@ def test_transformers(tmp_path, kind):
     tower = model if kind == "dinov2" else model.vision_model
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8))
     pixels = preprocess(image, encoder.transform)[None].copy()
-    images = normalize(torch.as_tensor(pixels), encoder.transform)
+    images = encoder.normalize(torch.as_tensor(pixels))
     expected = processor(images=image, return_tensors="pt")["pixel_values"]
     # The processor resizes tensors, whose rounding differs from Pillow's by up to a level of a pixel.
     assert (images - expected).abs().max() <= 1.01 / 255 / min(encoder.transform.std)

@@ -6,7 +6,7 @@ import torch
 import eval_tvsum_summe
 import extract_features
 from tests.conftest import ROOT
-from utils.device import pick_device
+from utils.device import setup_device
 from utils.distributed import init_context
 
 
@@ -38,7 +38,7 @@ def set_gpus(monkeypatch):
 )
 def test_device_of_a_name(set_gpus, gpus, name, device):
     set_gpus(gpus)
-    assert str(pick_device(name)) == device
+    assert str(setup_device(name)) == device
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_device_of_a_name(set_gpus, gpus, name, device):
 )
 def test_unavailable_devices_raise(set_gpus, gpus, name, message):
     set_gpus(gpus)
-    for choose in (pick_device, init_context):
+    for choose in (setup_device, init_context):
         with pytest.raises(ValueError) as caught:
             choose(name)
         assert str(caught.value) == message
