@@ -109,6 +109,17 @@ def measure_bandwidth(device: torch.device) -> float:
     return 4 * x.numel() / measure_seconds(x.sum, device, repeat=5)
 
 
+def measure_peak_bytes(function: Callable[[], object], device: torch.device) -> int | None:
+    """Measure the peak of the memory that PyTorch has allocated on a GPU during a call; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    function()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device)
+
+
 def describe_machine(device: torch.device) -> MachineDescription:
     """Describe the machine and the version of PyTorch."""
     processor = platform.processor() or platform.machine()
