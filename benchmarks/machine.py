@@ -1,6 +1,7 @@
 """Measurement of time, and of this machine's limits: rates of matrix products, and memory bandwidth."""
 
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -101,6 +102,42 @@ def measure_product_rate(device: torch.device, dtype: torch.dtype) -> float:
     size = 8192 if device.type == "cuda" else 2048
     matrix = torch.randn(size, size, device=device, dtype=dtype)
     return 2 * size**3 / measure_seconds(lambda: matrix @ matrix, device, repeat=5)
+
+
+# Dense products in bf16 with float32 sums, by the vendor's data sheets, in Tflop/s; the first name that is part of the
+# GPU's name counts.
+PEAK_BF16_TFLOPS = {
+    "B200": 2250.0,
+    "H200 NVL": 835.0,
+    "H200": 989.0,
+    "GH200": 989.0,
+    "H100 NVL": 835.0,
+    "H100 PCIe": 756.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "L4": 121.0,
+    "A40": 149.7,
+    "RTX 4090": 165.2,
+    "RTX 3090": 71.0,
+}
+
+
+class PeakRate(NamedTuple):
+    """Highest rate of matrix products, in operations per second, and its source."""
+
+    rate: float
+    source: str
+
+
+def find_peak_rate(device: torch.device, dtype: torch.dtype) -> PeakRate:
+    """Find the data sheet's rate of bf16 products on a known GPU; otherwise measure that of a large product."""
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        gpu = torch.cuda.get_device_name(device)
+        for name, tflops in PEAK_BF16_TFLOPS.items():
+            if re.search(rf"\b{name}\b", gpu):
+                return PeakRate(tflops * 1e12, f"data sheet of {name}, dense bf16")
+    return PeakRate(measure_product_rate(device, dtype), f"measured large product, {dtype}".replace("torch.", ""))
 
 
 def measure_bandwidth(device: torch.device) -> float:
