@@ -78,7 +78,8 @@ def run_checks(checks: Sequence[Check], save: Callable[[Sequence[CheckResult]], 
         save([*results.values(), pending])
         print(f"{check.name} ...", flush=True)
         results[check.name] = result = run_check(check, results)
-        print(f"  {result.status}, {result.seconds:.1f} s" + (f": {result.message}" if result.message else ""), flush=True)
+        reason = f": {result.message}" if result.message else ""
+        print(f"  {result.status}, {result.seconds:.1f} s{reason}", flush=True)
         gc.collect()  # what the traceback of an error referred to
         with contextlib.suppress(RuntimeError):  # after a fatal error of CUDA, which the next check reports, too
             torch.cuda.empty_cache()
@@ -97,7 +98,7 @@ def run_check(check: Check, earlier: Mapping[str, CheckResult]) -> CheckResult:
     status: CheckStatus = "passed"
     message = None
     start = time.perf_counter()
-    faulthandler.dump_traceback_later(check.time_limit, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(check.time_limit, exit=True, file=sys.__stderr__ or sys.stderr)
     try:
         _require_prerequisites(check, earlier)
         rows = check.run()

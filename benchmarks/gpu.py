@@ -37,7 +37,7 @@ def list_gpu_checks(device: torch.device, size: str, folder: pathlib.Path) -> li
         size: `full` or `toy`.
         folder: temporary folder for data and outputs.
     """
-    commands = CommandChecks(folder, device.type)
+    commands = CommandChecks(folder, device.type, size)
     model = ModelChecks(device, build_workload(size), commands.training_flags)
     return [*commands.list_checks(), *model.list_checks()]
 

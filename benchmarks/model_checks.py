@@ -13,12 +13,12 @@ import torch
 from benchmarks.checks import Check
 from benchmarks.machine import find_peak_rate
 from benchmarks.records import Row
+from benchmarks.user_commands import MODEL_PACKAGES
 from utils.device import PRECISIONS
 from utils.precision import PrecisionName
 
 PUBLISHED_EPOCHS = 56
 NUM_TEST_VIDEOS = 4000
-MODEL_PACKAGES = ("timm", "transformers", "safetensors", "ruamel", "PIL")
 COMPILED_SECONDS = 420  # limit of a check that compiles
 
 
@@ -28,12 +28,13 @@ class Workload:
 
     Attributes:
         med_config: JSON file with the decoder's sizes.
-        training_batches: numbers of videos of the training step; None for lengths of real videos.
+        training_batches: numbers of videos of the training step.
         frames: number of frames of each video; None: drawn from the lengths of real videos.
         T: frames of each video to decode.
         L: tokens of each caption to decode.
         decoding_batches: numbers of videos to decode.
-        rounds: number of alternating measurements.
+        step_rounds: number of alternating measurements of a training step.
+        search_rounds: number of those of a search.
     """
 
     med_config: str
@@ -42,7 +43,8 @@ class Workload:
     T: int
     L: int
     decoding_batches: tuple[int, int]
-    rounds: int
+    step_rounds: int
+    search_rounds: int
 
 
 def build_workload(size: str) -> Workload:
@@ -51,8 +53,8 @@ def build_workload(size: str) -> Workload:
     from benchmarks.workload import FULL_SIZE_CONFIG
 
     if size == "toy":
-        return Workload(GOLDEN_MED_CONFIG, (2, 3), 9, 9, 12, (2, 3), 1)
-    return Workload(FULL_SIZE_CONFIG, (16, 64), None, 120, 48, (16, 128), 5)
+        return Workload(GOLDEN_MED_CONFIG, (2, 3), 9, 9, 12, (2, 3), 1, 1)
+    return Workload(FULL_SIZE_CONFIG, (16, 64), None, 120, 48, (16, 128), 10, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +104,7 @@ class ModelChecks:
             for name, run in plain.items()
         ]
         return [
-            Check("syncs-trainer", self.check_trainer_syncs, (*MODEL_PACKAGES, "scipy"), ("data",)),
+            Check("syncs-trainer", self.check_trainer_syncs, MODEL_PACKAGES, ("data",)),
             *checks,
             Check("projections", self.project, requires=("step-bf16", "decode-bf16-large")),
         ]
@@ -180,7 +182,7 @@ class ModelChecks:
             frames,
             tokens,
             smoothing_scope="published",
-            rounds=self.workload.rounds,
+            rounds=self.workload.step_rounds,
             precision=precision,
             med_config=self.workload.med_config,
             compiled=compiled,
@@ -225,7 +227,7 @@ class ModelChecks:
             B=B,
             T=self.workload.T,
             L=self.workload.L,
-            rounds=self.workload.rounds,
+            rounds=self.workload.search_rounds,
             precision=precision,
             med_config=self.workload.med_config,
         )

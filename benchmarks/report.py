@@ -56,7 +56,7 @@ def format_gpu_section(results: GpuResults) -> str:
     machine = results.machine
     num_problems = sum(check.is_problem for check in results.checks)
     head = (
-        f"### {results.num_gpus} x {machine.gpu or machine.processor}\n\n"
+        f"### {f'{results.num_gpus} x {machine.gpu}' if machine.gpu else machine.processor}\n\n"
         f"torch {machine.torch}, transformers {results.versions.get('transformers')}, {results.date}, "
         f"code {results.versions.get('code')}, size {results.size}: {len(results.checks)} checks in "
         f"{results.seconds:.0f} s, {num_problems} failed or not run.\n\n"

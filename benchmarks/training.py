@@ -113,9 +113,7 @@ def list_linear_layers(
     ]
 
 
-def count_step_operations(
-    model: VTSumBLIP, frames: Sequence[int], tokens: Sequence[int], smoothing_scope: str
-) -> int:
+def count_step_operations(model: VTSumBLIP, frames: Sequence[int], tokens: Sequence[int], smoothing_scope: str) -> int:
     """Count the operations of a training step's matrix products: two per product, three times for both passes.
 
     Attention is included, of each query to the keys that it may attend to.

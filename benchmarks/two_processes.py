@@ -3,8 +3,8 @@
     python -m torch.distributed.run --standalone --nproc_per_node=2 -m benchmarks.two_processes \\
         --device cuda --backend gloo --shared_device
 
-Several processes on one GPU need gloo (`--shared_device`); NCCL needs a GPU for each. The first process prints a line of
-JSON. All videos have the same length, so that the mean of the processes' losses is the loss of the whole batch.
+Several processes on one GPU need gloo (`--shared_device`); NCCL needs a GPU for each. The first process prints a line
+of JSON. All videos have the same length, so that the mean of the processes' losses is the loss of the whole batch.
 """
 
 import argparse
@@ -26,7 +26,7 @@ NUM_FRAMES = 20
 NUM_TOKENS = 16
 NUM_STEPS = 2
 LEARNING_RATE = 0.1  # large, so that wrong gradients show
-TOLERANCE = 1e-4  # of the weights after all steps, relative to the largest change
+WEIGHT_TOLERANCE = 1e-4  # of the weights after all steps, relative to the largest change
 
 
 def train(network: nn.Module, batch: Sequence[torch.Tensor]) -> list[float]:
@@ -70,7 +70,7 @@ def compare_with_one_process(context: distributed.DistContext) -> dict[str, floa
     assert change > 0, "the weights did not change"
     difference = distributed.all_reduce_max(torch.tensor(error / change, device=device), context).item()
     loss = distributed.all_reduce_mean(torch.tensor(losses[-1], device=device), context).item()
-    assert difference <= TOLERANCE, f"the weights of {context.world_size} processes differ by {difference:.1e}"
+    assert difference <= WEIGHT_TOLERANCE, f"the weights of {context.world_size} processes differ by {difference:.1e}"
     return dict(world_size=context.world_size, loss=loss, difference=difference)
 
 

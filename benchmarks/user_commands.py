@@ -8,7 +8,6 @@ import math
 import os
 import pathlib
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,12 +22,14 @@ import torch
 from benchmarks.checks import Check, NotApplicable
 from benchmarks.records import Row
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-SPLIT_COUNTS = dict(train=33, val=2, test=5)  # 33: batches of 2 for 16 processes
+REPOSITORY_FOLDER = pathlib.Path(__file__).resolve().parent.parent
+SPLIT_COUNTS = {"full": dict(train=33, val=2, test=5), "toy": dict(train=9, val=1, test=2)}
 VIDEO_COUNTS = dict(train=4, val=2, test=1)
 COMMAND_SECONDS = 150  # limit of a command
 TAIL_LINES = 40  # of the output of a failed command, shown on stderr
-MODEL_PACKAGES = ("timm", "transformers", "scipy", "safetensors")
+MODEL_PACKAGES = ("timm", "transformers", "safetensors", "ruamel")
+SCORING_PACKAGES = (*MODEL_PACKAGES, "scipy", "tabulate")
+VIDEO_PACKAGES = (*MODEL_PACKAGES, "av")
 
 
 class CommandFailed(Exception):
@@ -42,10 +43,12 @@ class CommandChecks:
     Attributes:
         folder: temporary folder for data and outputs.
         device: `cpu` or `cuda`.
+        size: `full`, with a batch of 2 for each of 16 processes, or `toy`.
     """
 
     folder: pathlib.Path
     device: str
+    size: str
 
     @property
     def features_root(self) -> pathlib.Path:
@@ -64,24 +67,24 @@ class CommandChecks:
 
     def list_checks(self) -> list[Check]:
         """List the checks of the commands, in an order that satisfies their requirements."""
-        video_packages = (*MODEL_PACKAGES, "av", "open_clip")
         train = functools.partial(self.check_training, "train")
         train_compiled = functools.partial(self.check_training, "train-compile", "--compile", "true")
+        encoder_packages = (*VIDEO_PACKAGES, "open_clip")
         return [
             Check("data", self.write_features, ("timm", "PIL")),
-            Check("train", train, MODEL_PACKAGES, ("data",)),
-            Check("train-compile", train_compiled, MODEL_PACKAGES, ("data",)),
-            Check("train-all-gpus", self.check_launched_training, MODEL_PACKAGES, ("data",)),
+            Check("train", train, SCORING_PACKAGES, ("data",)),
+            Check("train-compile", train_compiled, SCORING_PACKAGES, ("data",)),
+            Check("train-all-gpus", self.check_launched_training, SCORING_PACKAGES, ("data",)),
             Check("gradients-all-gpus", self.check_all_gpus, MODEL_PACKAGES),
             Check("gradients-shared-gpu", self.check_shared_gpu, MODEL_PACKAGES),
-            Check("evaluate", self.check_evaluation, MODEL_PACKAGES, ("train",)),
-            Check("metrics", self.check_metrics, ("scipy",), ("train",)),
+            Check("evaluate", self.check_evaluation, SCORING_PACKAGES, ("train",)),
+            Check("metrics", self.check_metrics, ("scipy", "tabulate"), ("train",)),
             Check("report", self.check_report, ("scipy", "matplotlib", "jinja2"), ("train",)),
-            Check("videos", self.write_videos, video_packages),
-            Check("extract", self.check_extraction, video_packages, ("videos",)),
-            Check("train-vt-clip", self.check_vt_clip_training, video_packages, ("extract",)),
-            Check("summarize", self.check_summary, (*MODEL_PACKAGES, "av", "jinja2"), ("train", "videos")),
-            Check("app", self.check_app, (*MODEL_PACKAGES, "av", "gradio"), ("train", "videos")),
+            Check("videos", self.write_videos, encoder_packages),
+            Check("extract", self.check_extraction, encoder_packages, ("videos",)),
+            Check("train-vt-clip", self.check_vt_clip_training, encoder_packages, ("extract",)),
+            Check("summarize", self.check_summary, (*VIDEO_PACKAGES, "jinja2"), ("train", "videos")),
+            Check("app", self.check_app, (*VIDEO_PACKAGES, "gradio"), ("train", "videos")),
         ]
 
     # Data.
@@ -96,16 +99,17 @@ class CommandChecks:
         for name in ("anno", "tokenizer", "feat/blip"):
             (self.features_root / name).mkdir(parents=True)
         (self.features_root / "tokenizer/vocab.txt").write_text("\n".join(mini.build_vocabulary()) + "\n")
+        counts = SPLIT_COUNTS[self.size]
         rng = np.random.default_rng(0)
         names = ("background", "peak", *COLORS, *SHAPES, *ACTIONS)
         directions = dict(zip(names, rng.standard_normal((len(names), FEATURE_WIDTH))))
-        for split, plans in plan_videos(0, SPLIT_COUNTS).items():
+        for split, plans in plan_videos(0, counts).items():
             for plan in plans:
                 features = mini.draw_frame_features(plan, rng, directions)
                 np.savez(self.features_root / f"feat/blip/{plan.video_id}.npz", features=features)
             records = [mini.annotate_video(plan, rng) for plan in plans]
             (self.features_root / f"anno/{split}_videoxum.json").write_text(json.dumps(records))
-        return [build_row("synthetic features", start, f"{sum(SPLIT_COUNTS.values())} videos")]
+        return [build_row("synthetic features", start, f"{sum(counts.values())} videos")]
 
     def write_videos(self) -> list[Row]:
         """Render videos, and write the encoders of mini VideoXum."""
@@ -153,7 +157,7 @@ class CommandChecks:
         losses = [entry["loss"] for entry in log if entry["type"] == "epoch"]
         if len(losses) != 2 or not all(math.isfinite(loss) for loss in losses) or not losses[1] < losses[0]:
             raise CommandFailed(f"{name}: losses of two epochs: found {losses}, expected a decrease")
-        check = f"loss {losses[0]:.2f}, then {losses[1]:.2f}; {read_scores(run)}"
+        check = f"loss {losses[0]:.2f}, then {losses[1]:.2f}; {read_keyframe_scores(run)}"
         return [build_row(f"train_v2vt_sum.py, bf16{''.join(f' {flag}' for flag in flags)}", start, check)]
 
     def check_launched_training(self) -> list[Row]:
@@ -174,7 +178,7 @@ class CommandChecks:
         num_gpus = torch.cuda.device_count()
         if num_gpus < 2:
             raise NotApplicable("one GPU: NCCL needs a GPU for each process")
-        return min(num_gpus, SPLIT_COUNTS["train"] // 2)
+        return min(num_gpus, SPLIT_COUNTS[self.size]["train"] // 2)
 
     def check_all_gpus(self) -> list[Row]:
         """Compare training steps on all GPUs with one process."""
@@ -202,7 +206,7 @@ class CommandChecks:
         folder = self.folder / "evaluation"
         flags = ["--pretrained_model", str(self.checkpoint), "--output_dir", str(folder)]
         run_python(["eval_v2vt_sum.py", *self.model_flags(), *self.data_flags(), *flags])
-        scores, expected_scores = read_scores(folder), read_scores(self.folder / "train")
+        scores, expected_scores = read_keyframe_scores(folder), read_keyframe_scores(self.folder / "train")
         if scores != expected_scores:
             raise CommandFailed(f"evaluation: found {scores}, expected those of the training, {expected_scores}")
         return [build_row("eval_v2vt_sum.py, bf16", start, f"{scores}, as after the training")]
@@ -216,7 +220,7 @@ class CommandChecks:
         annotations = self.features_root / "anno/test_videoxum.json"
         folder = self.folder / "metrics"
         run_python(["-m", "metrics", str(predictions), str(annotations), "--output_dir", str(folder)])
-        scores, expected_scores = read_scores(folder), read_scores(self.folder / "train")
+        scores, expected_scores = read_keyframe_scores(folder), read_keyframe_scores(self.folder / "train")
         if scores != expected_scores:
             raise CommandFailed(f"metrics: found {scores}, expected {expected_scores}")
         return [build_row("python -m metrics, without captions", start, scores)]
@@ -234,7 +238,8 @@ class CommandChecks:
         root = self.videos_root
         annotations = [str(path) for path in sorted((root / "anno").glob("*.json"))]
         flags = ["--videos", str(root / "videos"), "--out", str(root / "feat"), "--annotations", *annotations]
-        flags += ["--blip", str(root / "frame_encoder.pth"), "--image_size", "64", "--vt_clip", str(root / "vt_clip.pth")]
+        flags += ["--blip", str(root / "frame_encoder.pth"), "--image_size", "64"]
+        flags += ["--vt_clip", str(root / "vt_clip.pth")]
         run_python(["extract_features.py", *flags, "--device", self.device])
         num_frames = 0
         for split in VIDEO_COUNTS:
@@ -279,7 +284,8 @@ class CommandChecks:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         log = self.folder / "app.txt"
-        with log.open("w") as file, start_python(["app.py", *self.summary_flags(), "--port", str(port)], file) as process:
+        argv = ["app.py", *self.summary_flags(), "--port", str(port)]
+        with log.open("w") as file, start_python(argv, file) as process:
             page = fetch_page(f"http://127.0.0.1:{port}/", process, log)
             seconds = time.perf_counter() - start
             process.send_signal(signal.SIGTERM)
@@ -300,7 +306,7 @@ def build_row(measurement: str, start: float, check: str) -> Row:
     return Row(measurement=measurement, project_value=time.perf_counter() - start, unit="s", check=check)
 
 
-def read_scores(folder: pathlib.Path) -> str:
+def read_keyframe_scores(folder: pathlib.Path) -> str:
     """Read the key-frame scores of a run on the test split, as text.
 
     Raises:
@@ -341,7 +347,7 @@ def start_python(argv: Sequence[str], output: int | object) -> Iterator[subproce
     env["HF_HUB_OFFLINE"] = "1"
     process = subprocess.Popen(
         [sys.executable, *argv],
-        cwd=ROOT,
+        cwd=REPOSITORY_FOLDER,
         env=env,
         stdout=output,  # type: ignore[arg-type]  # a file
         stderr=subprocess.STDOUT,
