@@ -28,7 +28,7 @@ VIDEO_COUNTS = dict(train=4, val=2, test=1)
 COMMAND_SECONDS = 150  # limit of a command
 TAIL_LINES = 40  # of the output of a failed command, shown on stderr
 MODEL_PACKAGES = ("timm", "transformers", "safetensors", "ruamel")
-SCORING_PACKAGES = (*MODEL_PACKAGES, "scipy", "tabulate")
+SCORING_PACKAGES = (*MODEL_PACKAGES, "scipy")
 VIDEO_PACKAGES = (*MODEL_PACKAGES, "av")
 
 
