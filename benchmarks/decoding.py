@@ -145,7 +145,8 @@ def benchmark_decoding(
     other_bytes = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     peer = PeerModel(model).to(device).eval()
     equal_fraction = compute_equal_fraction(ids, decode_with_peer("fp32"))
-    frames, _ = model.encode(embeddings, mask)
+    with torch.no_grad():
+        frames, _ = model.encode(embeddings, mask)
     for i in range(references):
         reference = reference_search(model, frames[i], num_beams=K, max_length=L, min_length=L)
         assert device.type != "cpu" or ids[i].tolist() == reference, f"video {i}: the captions differ"

@@ -67,7 +67,7 @@ def measure_alternately(
     """
     functions = (project, peer)
     for function in functions:
-        function()
+        measure_seconds(function, device, 1, warm_up=0)
     pairs = [[measure_seconds(function, device, 1, warm_up=0) for function in functions] for _ in range(rounds)]
     project_times, peer_times = zip(*pairs)
     ratio = statistics.median(peer_time / project_time for project_time, peer_time in pairs)
@@ -89,12 +89,18 @@ def measure_linear_seconds(
     """
     x = torch.randn(rows, inputs, device=device, dtype=dtype)
     weight = torch.randn(outputs, inputs, device=device, dtype=dtype)
-    total = measure_seconds(lambda: torch.mm(x, weight.t()), device)
+    products = [(x, weight.t())]
     if backward:
         gradient = torch.randn(rows, outputs, device=device, dtype=dtype)
-        total += measure_seconds(lambda: torch.mm(gradient, weight), device)
-        total += measure_seconds(lambda: torch.mm(gradient.t(), x), device)
-    return total
+        products += [(gradient, weight), (gradient.t(), x)]
+    count = 20 if device.type == "cuda" else 1  # between two host syncs, whose time is that of a small product
+
+    def multiply() -> None:
+        for _ in range(count):
+            for left, right in products:
+                torch.mm(left, right)
+
+    return measure_seconds(multiply, device) / count
 
 
 def measure_product_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -142,7 +148,7 @@ def find_peak_rate(device: torch.device, dtype: torch.dtype) -> PeakRate:
 
 def measure_bandwidth(device: torch.device) -> float:
     """Measure the rate of reading memory in bytes per second."""
-    x = torch.ones(2**26, device=device)
+    x = torch.ones(2**28 if device.type == "cuda" else 2**26, device=device)  # much more than the caches
     return 4 * x.numel() / measure_seconds(x.sum, device, repeat=5)
 
 

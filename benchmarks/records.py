@@ -11,7 +11,7 @@ from utils.files import atomic_write, read_text
 class Record(pydantic.BaseModel):
     """A JSON object."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Row(Record):

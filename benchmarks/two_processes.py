@@ -65,10 +65,11 @@ def compare_with_one_process(context: distributed.DistContext) -> dict[str, floa
     batch = (embeddings[part].to(device), mask[part], labels[part].to(device), ids[part])
     losses = train(distributed.wrap_ddp(model, context), batch)
     triples = list(zip(model.parameters(), reference.parameters(), initial.parameters()))
-    change = max((expected - start).abs().max().item() for _, expected, start in triples)
-    error = max((actual - expected).abs().max().item() for actual, expected, _ in triples)
+    # The maximum of a tensor is NaN if one of its elements is.
+    change = torch.stack([(expected - start).abs().max() for _, expected, start in triples]).max()
+    error = torch.stack([(actual - expected).abs().max() for actual, expected, _ in triples]).max()
     assert change > 0, "the weights did not change"
-    difference = distributed.all_reduce_max(torch.tensor(error / change, device=device), context).item()
+    difference = distributed.all_reduce_max((error / change).detach(), context).item()
     loss = distributed.all_reduce_mean(torch.tensor(losses[-1], device=device), context).item()
     assert difference <= WEIGHT_TOLERANCE, f"the weights of {context.world_size} processes differ by {difference:.1e}"
     return dict(world_size=context.world_size, loss=loss, difference=difference)

@@ -65,20 +65,22 @@ def test_projections_are_computed_from_the_measured_rows():
 
 
 def test_operations_of_a_training_step_are_those_that_pytorch_counts():
-    """The peer's products on videos and captions without padding are the project's, except for its attention."""
+    """PyTorch counts all products but the in-place one of the output layer's gradient, and attention differently."""
     from torch.utils.flop_counter import FlopCounterMode
 
     from benchmarks.golden import GOLDEN_MED_CONFIG
     from benchmarks.training import count_step_operations
-    from benchmarks.workload import build_full_size_model, draw_captions, draw_videos
+    from benchmarks.workload import build_full_size_model, draw_captions, draw_videos, get_blip_decoder
 
     model = build_full_size_model(med_config=GOLDEN_MED_CONFIG)
     embeddings, mask, labels = draw_videos([30, 30])
     ids = draw_captions([20, 20], model)
     with FlopCounterMode(display=False) as counter:
         sum(model(embeddings, mask, labels, ids)).backward()
-    counted = count_step_operations(model, [30, 30], [20, 20], "published")
-    assert counted == pytest.approx(counter.get_total_flops(), rel=0.05)
+    operations = count_step_operations(model, [30, 30], [20, 20], "published")
+    decoder = get_blip_decoder(model).config
+    not_counted = 2 * (2 * 19) * decoder.hidden_size * decoder.vocab_size
+    assert operations == pytest.approx(counter.get_total_flops() + not_counted, rel=0.01)
 
 
 def pass_check():
@@ -183,7 +185,8 @@ def test_a_check_that_hangs_ends_the_process_and_is_in_the_results(tmp_path):
 def test_failed_commands_name_their_error(capsys):
     with pytest.raises(user_commands.CommandFailed) as caught:
         user_commands.run_python(["train_v2vt_sum.py", "--no_such_flag"])
-    assert "train_v2vt_sum.py: exit status 2: error: " in str(caught.value) and "no_such_flag" in str(caught.value)
+    expected = "train_v2vt_sum.py: exit status 2: error: the following arguments are required: --config"
+    assert str(caught.value) == expected
     assert "python train_v2vt_sum.py --no_such_flag: exit status 2" in capsys.readouterr().err
     with pytest.raises(user_commands.CommandFailed, match="-c import time.*: exceeded 1 s: no output"):
         user_commands.run_python(["-c", "import time; time.sleep(60)"], seconds=1)
