@@ -152,6 +152,13 @@ def measure_bandwidth(device: torch.device) -> float:
     return 4 * x.numel() / measure_seconds(x.sum, device, repeat=5)
 
 
+def count_compiled_regions(function: Callable[[], object]) -> int:
+    """Count the regions of code compiled by torch.compile that a call runs, from PyTorch's profiler."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        function()
+    return sum(event.count for event in profile.key_averages() if event.key.startswith("Torch-Compiled Region"))
+
+
 def measure_peak_bytes(function: Callable[[], object], device: torch.device) -> int | None:
     """Measure the peak of the memory that PyTorch has allocated on a GPU during a call; None on a CPU."""
     if device.type != "cuda":

@@ -9,7 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from benchmarks.machine import measure_alternately, measure_linear_seconds, measure_peak_bytes
+from benchmarks.machine import (
+    count_compiled_regions,
+    measure_alternately,
+    measure_linear_seconds,
+    measure_peak_bytes,
+)
 from benchmarks.peers import PeerModel
 from benchmarks.records import Row
 from benchmarks.workload import (
@@ -231,6 +236,10 @@ def measure_training_step(
         check = f", compiled within {error:.0e}"
     project_step = build_training_step(model.train(), compute_project_losses, device, precision, fused=True)
     project_step()  # creates the optimizer's state
+    if compiled:
+        num_regions = count_compiled_regions(project_step)
+        assert num_regions > 0, "the step ran no compiled code"
+        check += f", {num_regions} compiled regions"
     project_bytes = measure_peak_bytes(project_step, device)
     other_bytes = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 

@@ -256,6 +256,13 @@ def test_peak_rates_of_gpus(monkeypatch, gpu_name, tflops):
     assert machine.find_peak_rate(torch.device("cuda"), torch.float32) == (1.0, "measured large product, float32")
 
 
+def test_compiled_regions_are_counted():
+    model = torch.nn.Linear(2, 2)
+    assert machine.count_compiled_regions(lambda: model(torch.ones(1, 2))) == 0
+    model.compile(backend="eager")
+    assert machine.count_compiled_regions(lambda: model(torch.ones(1, 2))) == 1
+
+
 def test_sync_debug_mode_is_set_and_reset(monkeypatch):
     modes = []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
