@@ -1,5 +1,6 @@
 """`python -m benchmarks.gpu` on the CPU at toy size: every check runs, and neither failures nor gaps are silent."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -175,7 +176,8 @@ def test_a_check_that_hangs_ends_the_process_and_is_in_the_results(tmp_path):
         "gpu.main(['--device', 'cpu', '--out', sys.argv[1]])\n"
     )
     argv = [sys.executable, "-c", program, str(tmp_path / "results.json")]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    env = os.environ | dict(TMPDIR=str(tmp_path))  # the process leaves its temporary folder
+    done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "Timeout" in done.stderr
     first, hanging = records.read_gpu_results(tmp_path / "results.json").checks
     assert first.status == "passed" and first.rows
