@@ -8,7 +8,13 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.machine import measure_alternately, measure_bandwidth, measure_product_rate, measure_seconds
+from benchmarks.machine import (
+    measure_alternately,
+    measure_bandwidth,
+    measure_peak_bytes,
+    measure_product_rate,
+    measure_seconds,
+)
 from benchmarks.peers import PeerModel
 from benchmarks.records import Row
 from benchmarks.reference_search import reference_search
@@ -91,9 +97,12 @@ def benchmark_decoding(
     L: int = 48,
     rounds: int = 2,
     references: int = 1,
+    precision: PrecisionName = "fp32",
     med_config: str = FULL_SIZE_CONFIG,
 ) -> list[Row]:
     """Compare with transformers' `generate`, and on a few videos with the slow reference search.
+
+    The captions are compared in float32; in lower precision, the fraction of equal ones is reported.
 
     Args:
         device: device of the models.
@@ -103,57 +112,85 @@ def benchmark_decoding(
         L: tokens of each caption.
         rounds: number of alternating measurements.
         references: number of videos that are compared with the reference search.
+        precision: autocast precision of the measurement.
         med_config: see `build_full_size_model`.
+    Returns:
+        Times; on a GPU, also the peak memory of both.
     """
     model = widen_weights(build_full_size_model(med_config=med_config).to(device))
     tokenizer = get_blip_decoder(model).tokenizer
-    peer = PeerModel(model).to(device).eval()
     embeddings, mask, _ = draw_videos([T] * B)
     embeddings = embeddings.to(device)
+    device_mask = mask.to(device)
 
-    def decode_with_project() -> torch.Tensor:
-        return search_captions(model, embeddings, mask, num_beams=K, length=L)
+    def decode_with_project(precision: PrecisionName) -> torch.Tensor:
+        return search_captions(model, embeddings, mask, num_beams=K, length=L, precision=precision)
 
-    def decode_with_peer() -> torch.Tensor:
-        return peer.generate(
-            embeddings,
-            mask.to(device),
-            tokenizer.prompt_ids,
-            num_beams=K,
-            max_length=L,
-            min_length=L,
-            end_id=tokenizer.end_id,
-            pad_id=tokenizer.pad_id,
-        )
+    def decode_with_peer(precision: PrecisionName) -> torch.Tensor:
+        with autocast(precision, device):
+            return peer.generate(
+                embeddings,
+                device_mask,
+                tokenizer.prompt_ids,
+                num_beams=K,
+                max_length=L,
+                min_length=L,
+                end_id=tokenizer.end_id,
+                pad_id=tokenizer.pad_id,
+            )
 
-    ids = decode_with_project()
-    equal_fraction = (ids == decode_with_peer()).all(1).float().mean().item()
-    frames, _ = model.encode(embeddings, mask)
+    project = functools.partial(decode_with_project, precision)
+    ids = decode_with_project("fp32")
+    project_bytes = measure_peak_bytes(project, device)
+    other_bytes = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    peer = PeerModel(model).to(device).eval()
+    equal_fraction = compute_equal_fraction(ids, decode_with_peer("fp32"))
+    with torch.no_grad():
+        frames, _ = model.encode(embeddings, mask)
     for i in range(references):
         reference = reference_search(model, frames[i], num_beams=K, max_length=L, min_length=L)
         assert device.type != "cpu" or ids[i].tolist() == reference, f"video {i}: the captions differ"
     # On a GPU, where the order of summation varies, two beams may have equal scores.
     is_equal = equal_fraction == 1 or (device.type != "cpu" and equal_fraction > 0.8)
     assert is_equal, f"{equal_fraction:.0%} of transformers' captions are the same"
-    project_seconds, peer_seconds, ratio = measure_alternately(decode_with_project, decode_with_peer, device, rounds)
+    check = f"{equal_fraction:.0%} of {B} captions are transformers', {references} compared with the reference search"
+    if precision != "fp32":
+        check += f"; {compute_equal_fraction(ids, project()):.0%} in {precision} are those of float32"
+    peer_search = functools.partial(decode_with_peer, precision)
+    project_seconds, peer_seconds, ratio = measure_alternately(project, peer_search, device, rounds)
+    peer_bytes = measure_peak_bytes(peer_search, device)
+    dtype = PRECISIONS[precision] or torch.float32
     cost = count_search_cost(model, B, T, K, L)
-    limit_seconds = max(
-        cost.operations / measure_product_rate(device, torch.float32), cost.num_bytes / measure_bandwidth(device)
+    num_bytes = cost.num_bytes * dtype.itemsize / torch.float32.itemsize
+    limit_seconds = max(cost.operations / measure_product_rate(device, dtype), num_bytes / measure_bandwidth(device))
+    suffix = "" if precision == "fp32" else f", {precision}"
+    measurement = f"beam search, B = {B}, K = {K}, T = {T}, {L} tokens{suffix}"
+    row = Row(
+        measurement=measurement,
+        project_value=project_seconds,
+        peer_value=peer_seconds,
+        unit="s",
+        peer_name="transformers' generate",
+        ratio=ratio,
+        limit_fraction=limit_seconds / project_seconds,
+        limit_description="operations at the rate of a large product, or bytes at memory's",
+        check=check,
     )
-    return [
-        Row(
-            measurement=f"beam search, B = {B}, K = {K}, T = {T}, {L} tokens",
-            project_value=project_seconds,
-            peer_value=peer_seconds,
-            unit="s",
-            peer_name="transformers' generate",
-            ratio=ratio,
-            limit_fraction=limit_seconds / project_seconds,
-            limit_description="operations at the rate of a large product, or bytes at memory's",
-            check=f"{equal_fraction:.0%} of {B} captions are transformers', "
-            f"{references} compared with the reference search",
-        )
-    ]
+    if project_bytes is None or peer_bytes is None:
+        return [row]
+    memory_row = Row(
+        measurement=f"peak memory, {measurement}",
+        project_value=project_bytes / 1e9,
+        peer_value=(peer_bytes - other_bytes) / 1e9,
+        unit="GB",
+        peer_name="transformers' generate",
+    )
+    return [row, memory_row]
+
+
+def compute_equal_fraction(ids: torch.Tensor, other_ids: torch.Tensor) -> float:
+    """Compute the fraction of equal captions of two searches, (B, L) ids each."""
+    return (ids == other_ids).all(1).float().mean().item()
 
 
 def benchmark_test_split(

@@ -1,6 +1,7 @@
 """Measurement of time, and of this machine's limits: rates of matrix products, and memory bandwidth."""
 
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -66,7 +67,7 @@ def measure_alternately(
     """
     functions = (project, peer)
     for function in functions:
-        function()
+        measure_seconds(function, device, 1, warm_up=0)
     pairs = [[measure_seconds(function, device, 1, warm_up=0) for function in functions] for _ in range(rounds)]
     project_times, peer_times = zip(*pairs)
     ratio = statistics.median(peer_time / project_time for project_time, peer_time in pairs)
@@ -88,12 +89,18 @@ def measure_linear_seconds(
     """
     x = torch.randn(rows, inputs, device=device, dtype=dtype)
     weight = torch.randn(outputs, inputs, device=device, dtype=dtype)
-    total = measure_seconds(lambda: torch.mm(x, weight.t()), device)
+    products = [(x, weight.t())]
     if backward:
         gradient = torch.randn(rows, outputs, device=device, dtype=dtype)
-        total += measure_seconds(lambda: torch.mm(gradient, weight), device)
-        total += measure_seconds(lambda: torch.mm(gradient.t(), x), device)
-    return total
+        products += [(gradient, weight), (gradient.t(), x)]
+    count = 20 if device.type == "cuda" else 1  # between two host syncs, whose time is that of a small product
+
+    def multiply() -> None:
+        for _ in range(count):
+            for left, right in products:
+                torch.mm(left, right)
+
+    return measure_seconds(multiply, device) / count
 
 
 def measure_product_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -103,10 +110,64 @@ def measure_product_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / measure_seconds(lambda: matrix @ matrix, device, repeat=5)
 
 
+# Dense products in bf16 with float32 sums, by the vendor's data sheets, in Tflop/s; the first name that is part of the
+# GPU's name counts.
+PEAK_BF16_TFLOPS = {
+    "B200": 2250.0,
+    "H200 NVL": 835.0,
+    "H200": 989.0,
+    "GH200": 989.0,
+    "H100 NVL": 835.0,
+    "H100 PCIe": 756.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "L4": 121.0,
+    "A40": 149.7,
+    "RTX 4090": 165.2,
+    "RTX 3090": 71.0,
+}
+
+
+class PeakRate(NamedTuple):
+    """Highest rate of matrix products, in operations per second, and its source."""
+
+    rate: float
+    source: str
+
+
+def find_peak_rate(device: torch.device, dtype: torch.dtype) -> PeakRate:
+    """Find the data sheet's rate of bf16 products on a known GPU; otherwise measure that of a large product."""
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        gpu = torch.cuda.get_device_name(device)
+        for name, tflops in PEAK_BF16_TFLOPS.items():
+            if re.search(rf"\b{name}\b", gpu):
+                return PeakRate(tflops * 1e12, f"data sheet of {name}, dense bf16")
+    return PeakRate(measure_product_rate(device, dtype), f"measured large product, {dtype}".replace("torch.", ""))
+
+
 def measure_bandwidth(device: torch.device) -> float:
     """Measure the rate of reading memory in bytes per second."""
-    x = torch.ones(2**26, device=device)
+    x = torch.ones(2**28 if device.type == "cuda" else 2**26, device=device)  # much more than the caches
     return 4 * x.numel() / measure_seconds(x.sum, device, repeat=5)
+
+
+def count_compiled_regions(function: Callable[[], object]) -> int:
+    """Count the regions of code compiled by torch.compile that a call runs, from PyTorch's profiler."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        function()
+    return sum(event.count for event in profile.key_averages() if event.key.startswith("Torch-Compiled Region"))
+
+
+def measure_peak_bytes(function: Callable[[], object], device: torch.device) -> int | None:
+    """Measure the peak of the memory that PyTorch has allocated on a GPU during a call; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    function()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device)
 
 
 def describe_machine(device: torch.device) -> MachineDescription:

@@ -1,6 +1,7 @@
 """Results of benchmarks, and their JSON files."""
 
 import pathlib
+from typing import Literal
 
 import pydantic
 
@@ -10,7 +11,7 @@ from utils.files import atomic_write, read_text
 class Record(pydantic.BaseModel):
     """A JSON object."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Row(Record):
@@ -79,5 +80,64 @@ def read_machine_results(path: pathlib.Path) -> MachineResults:
 
 def write_machine_results(path: pathlib.Path, results: MachineResults) -> None:
     """Write the results of one machine to its JSON file."""
+    with atomic_write(path) as file:
+        file.write(results.model_dump_json(indent=1, exclude_none=True))
+
+
+CheckStatus = Literal["passed", "failed", "not run", "not applicable"]
+
+
+class CheckResult(Record):
+    """Outcome of one check of `benchmarks.gpu`.
+
+    Attributes:
+        name: name of the check.
+        status: `not run` if a package is missing or a check that it requires did not pass; `not applicable` if the
+            machine lacks the hardware. `failed` and `not run` are problems.
+        seconds: duration.
+        message: the error, or why the check was not run; None if it passed.
+        rows: its measurements.
+    """
+
+    name: str
+    status: CheckStatus
+    seconds: float
+    message: str | None = None
+    rows: list[Row]
+
+    @property
+    def is_problem(self) -> bool:
+        return self.status in ("failed", "not run")
+
+
+class GpuResults(Record):
+    """All checks of `benchmarks.gpu` on one machine.
+
+    Attributes:
+        machine: its description.
+        num_gpus: number of GPUs that PyTorch can use.
+        versions: package -> version, and `code`, the git revision; see `utils.environment.environment_info`.
+        size: size of the workload, `full` or `toy`.
+        date: YYYY-MM-DD.
+        seconds: duration of all checks.
+        checks: in the order in which they ran.
+    """
+
+    machine: MachineDescription
+    num_gpus: int
+    versions: dict[str, str | None]
+    size: str
+    date: str
+    seconds: float
+    checks: list[CheckResult]
+
+
+def read_gpu_results(path: pathlib.Path) -> GpuResults:
+    """Read the results of `benchmarks.gpu` from their JSON file."""
+    return GpuResults.model_validate_json(read_text(path, "results"))
+
+
+def write_gpu_results(path: pathlib.Path, results: GpuResults) -> None:
+    """Write the results of `benchmarks.gpu` to their JSON file."""
     with atomic_write(path) as file:
         file.write(results.model_dump_json(indent=1, exclude_none=True))

@@ -91,10 +91,13 @@ def draw_captions(lengths: Sequence[int], model: VTSumBLIP, seed: int = 0) -> to
     return tokenizer.pad(captions)
 
 
-def build_full_size_model(*, smoothing_scope: str = "published", med_config: str = FULL_SIZE_CONFIG) -> VTSumBLIP:
+def build_full_size_model(
+    version: str = "vtsum_blip_tt_ca", *, smoothing_scope: str = "published", med_config: str = FULL_SIZE_CONFIG
+) -> VTSumBLIP:
     """Build the published model with random weights, on a vocabulary of BERT's size.
 
     Args:
+        version: see `v2vt_sum`.
         smoothing_scope: see `v2vt_sum`.
         med_config: JSON file with the decoder's sizes; tests use a small one.
     """
@@ -104,4 +107,4 @@ def build_full_size_model(*, smoothing_scope: str = "published", med_config: str
         special |= {1037: "a", 2678: "video", 1997: "of"}
         words = [special.get(i, f"w{i}") for i in range(BERT_VOCABULARY_SIZE - 2)]
         pathlib.Path(folder, "vocab.txt").write_text("\n".join(words) + "\n")
-        return v2vt_sum("vtsum_blip_tt_ca", tokenizer=folder, smoothing_scope=smoothing_scope, med_config=med_config)
+        return v2vt_sum(version, tokenizer=folder, smoothing_scope=smoothing_scope, med_config=med_config)
