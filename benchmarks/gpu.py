@@ -22,7 +22,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.model_checks import ModelChecks, build_workload
 from benchmarks.records import CheckResult, GpuResults, write_gpu_results
 from benchmarks.user_commands import CommandChecks
-from utils.device import pick_device
+from utils.device import setup_device
 from utils.environment import environment_info
 from utils.log import run_main
 
@@ -56,7 +56,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse_arguments(argv)
-    device = pick_device(args.device)
+    device = setup_device(args.device)
     if device.type == "cuda":
         device = torch.device("cuda", 0)
     start = time.perf_counter()

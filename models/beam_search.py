@@ -45,10 +45,11 @@ class Candidates(NamedTuple):
     @classmethod
     def select(cls, scores: torch.Tensor, log_probs: torch.Tensor, end_id: int) -> Self:
         """Select from the beams' scores (B, K) and the log-probabilities of their next tokens (B, K, V)."""
-        K, V = log_probs.shape[1:]
+        K = log_probs.shape[1]
+        log_probs, tokens = log_probs.topk(2 * K)  # (B, K, 2K) of each beam
         best, index = (scores[..., None] + log_probs).flatten(1).topk(2 * K)  # (B, 2K)
-        next_tokens = index % V
-        return cls(best, index // V, next_tokens, next_tokens == end_id)
+        next_tokens = tokens.flatten(1).gather(1, index)
+        return cls(best, index // (2 * K), next_tokens, next_tokens == end_id)
 
     def continuing(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return scores, beams and tokens of the K best that do not end, best first: (B, K) each."""
@@ -199,7 +200,7 @@ def beam_search(
     lengths = torch.zeros(B, dtype=torch.long, device=device)
     beams = Beams.start(B, K, prompt_ids, max_length, pad_id, device)
     # All beams of a video are equal before the first choice: the decoder runs once per video.
-    cache, logits = decoder.start(prompt_ids, frames, frame_mask, num_beams=K, max_length=max_length)
+    cache, logits = decoder.start(prompt_ids, frames, frame_mask, num_beams=K)
     logits = logits[:, None].expand(-1, K, -1)  # (B, K, V)
 
     for length in range(P, max_length):
@@ -296,7 +297,7 @@ def nucleus_sample(
         As `beam_search`.
     """
     B, P, device = len(frames), len(prompt_ids), frames.device
-    cache, logits = decoder.start(prompt_ids, frames, frame_mask, num_beams=1, max_length=max_length)  # (B, V)
+    cache, logits = decoder.start(prompt_ids, frames, frame_mask, num_beams=1)  # (B, V)
     tokens = torch.full((B, max_length), pad_id, dtype=torch.long, device=device)
     tokens[:, :P] = to_device(torch.tensor(prompt_ids), device)
     lengths = torch.full((B,), max_length, device=device)

@@ -3,19 +3,21 @@
 Axes: n frames, N texts, S image side, D feature width.
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 import torch
 from torch import nn
 
 from models.blip_vit import load_blip_vit
+from models.packed_linear import prepacked_linears
 from models.ragged import to_device
 from models.vt_clip import VTClip, load_clip
 from models.weights import describe_mismatches, extract_state_dict, hash_weights, read_checkpoint
@@ -88,6 +90,7 @@ class FrameEncoder(nn.Module):
         self.model = image_encoder if model is None else model
         self.text_encoder = text_encoder
         self.normalize = Normalize(transform)
+        self._packed: contextlib.ExitStack | None = None  # holds the weights for a CPU, packed at the first call
 
     @functools.cached_property
     def width(self) -> int:
@@ -107,7 +110,17 @@ class FrameEncoder(nn.Module):
         device = self.normalize.mean.device
         images = self.normalize(to_device(torch.as_tensor(pixels), device))
         with autocast(self.precision, device):
+            if device.type == "cpu" and self._packed is None:
+                self._packed = contextlib.ExitStack()
+                self._packed.enter_context(prepacked_linears(self.image_encoder.modules()))
             return self.image_encoder(images).float()
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        """Convert parameters and buffers, as of `to`; prepacked weights are released."""
+        if self._packed is not None:
+            self._packed.close()
+            self._packed = None
+        return super()._apply(*args, **kwargs)
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:

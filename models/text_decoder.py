@@ -289,7 +289,6 @@ class TextDecoder(nn.Module):
         frame_mask: torch.Tensor,
         *,
         num_beams: int,
-        max_length: int,
     ) -> tuple[KVCache, torch.Tensor]:
         """Process the prompt, with which all captions begin.
 
@@ -298,17 +297,16 @@ class TextDecoder(nn.Module):
             frames: (B, T, D) frame states.
             frame_mask: (B, T) bool.
             num_beams: K.
-            max_length: limit of a caption in tokens, prompt included.
         Returns:
             cache for `step`, and (B, V) logits of the token after the prompt.
         """
         B, P = len(frames), len(prompt_ids)
-        cache = KVCache(frame_mask, num_beams, P, max_length, frames.dtype)
+        cache = KVCache(frame_mask, num_beams, P, frames.dtype)
         for i, layer in enumerate(self.layers):
             k, v = (x.transpose(1, 2) for x in layer.crossattention.key_value(frames))  # (B, H, T, Dh)
             cache.cross_kv[i] = k.contiguous(), v.contiguous()  # contiguous per head, for the kernels of each step
         ids = to_device(torch.tensor(prompt_ids), frames.device).expand(B, P)
-        causal = torch.ones(P, P, dtype=torch.bool, device=frames.device).tril()
+        causal = torch.ones(P, cache.mask.shape[2], dtype=torch.bool, device=frames.device).tril()
         return cache, self.logits(self._new_tokens(ids, P, cache, causal)[:, -1])
 
     def step(self, input_ids: torch.Tensor, cache: KVCache) -> torch.Tensor:

@@ -73,7 +73,7 @@ def test_cached_steps_equal_full_captions(decoders):
     full_attention = torch.ones(B * K, L, dtype=torch.bool)
     beams = frames.repeat_interleave(K, 0), frame_mask.repeat_interleave(K, 0)
     expected = decoder.logits(compute_caption_states(decoder, ids, full_attention, *beams)).view(B, K, L, -1)
-    cache, logits = decoder.start(ids[0, :4].tolist(), frames, frame_mask, num_beams=K, max_length=L)
+    cache, logits = decoder.start(ids[0, :4].tolist(), frames, frame_mask, num_beams=K)
     torch.testing.assert_close(logits, expected[:, 0, 3], rtol=1e-4, atol=1e-4)
     for position in range(4, L):
         logits = decoder.step(ids[:, position].view(B, K), cache)
@@ -88,7 +88,7 @@ def test_cache_reorders_beams_and_drops_videos(decoders):
     ids[:, :, 0] = 7
     frames, frame_mask = torch.randn(B, 7, 96), torch.arange(7) < torch.tensor([7, 3, 5])[:, None]
     parents = torch.tensor([[2, 2, 0, 3], [0, 1, 2, 3], [3, 3, 3, 3]])
-    cache, _ = decoder.start([7], frames, frame_mask, num_beams=K, max_length=8)
+    cache, _ = decoder.start([7], frames, frame_mask, num_beams=K)
     for position in range(1, 4):
         decoder.step(ids[:, :, position], cache)
     cache.reorder_beams(parents)
