@@ -24,6 +24,7 @@ from models.weights import load_weights
 from models.weights import main as convert_weights
 from report.__main__ import main as report_main
 from tests.conftest import ROOT
+from tests.helpers.device_options import expect_device_options
 from tests.helpers.documents import read_launcher_commands
 from tests.helpers.harness import Run
 from tests.helpers.processes import run
@@ -245,11 +246,13 @@ def test_features_of_another_length_fail_before_the_first_epoch(train, mini_root
 
 
 def test_evaluate_flag_does_not_train(train):
-    run = train("run", "--max_epoch", "1", "--splits", "test")
+    with expect_device_options(tf32=True):
+        run = train("run", "--max_epoch", "1", "--splits", "test", "--tf32")
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.name in ("config.yaml", "checkpoint.pth")}
     expected = read_metrics(run)
     (run / "results_test.json").unlink()
-    train("run", "--evaluate", "--splits", "test", "--batch_size", "2")
+    with expect_device_options(tf32=True):
+        train("run", "--evaluate", "--splits", "test", "--tf32", "--batch_size", "2")
     assert read_metrics(run) == pytest.approx(expected, abs=1e-6)
     assert all((run / name).read_bytes() == content for name, content in before.items())
 
