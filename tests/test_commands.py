@@ -80,7 +80,10 @@ def read_metrics(folder, split="test"):
 
 
 def test_published_commands(clone):
-    """Two trainings, two evaluations, on two gloo processes; then 7 videos over 1 and 3 processes."""
+    """Two trainings, two evaluations, on two gloo processes; then 7 videos over 1 and 3 processes.
+
+    TT is in bf16, as documented. TT+CA is in float32, the default, in which the metrics do not depend on the batches.
+    """
     train_tt, train_ca = read_launcher_commands("training", "train_v2vt_sum.py")[:2]
     eval_tt, eval_ca = read_launcher_commands("evaluation", "eval_v2vt_sum.py")[:2]
     tt, ca = clone / "outputs/vtsum_tt", clone / "outputs/vtsum_tt_ca"
@@ -95,11 +98,15 @@ def test_published_commands(clone):
     assert (tt / "config.yaml").read_text() == config
     assert "model: vtsum_blip_tt\n" in (tt / "config_eval.yaml").read_text()
 
-    run_published_command(clone, train_ca, 2, launcher=False)
+    assert all("--precision bf16" in command for command in (train_tt, train_ca, eval_tt, eval_ca))
+    assert json.loads((tt / "results_val.json").read_text())["config"]["precision"] == "bf16"
+    run_published_command(clone, train_ca, 2, "--precision", "fp32", launcher=False)
     trained = {split: read_metrics(ca, split) for split in ("val", "test")}
     shutil.copy(ca / "checkpoint.pth", ca / "vtsum_tt_ca.pth")
     for processes, splits in ((2, ("val", "test")), (1, ("test",)), (3, ("test",))):
-        run_published_command(clone, eval_ca, processes, "--splits", *splits, launcher=processes == 2)
+        run_published_command(
+            clone, eval_ca, processes, "--precision", "fp32", "--splits", *splits, launcher=processes == 2
+        )
         for split in splits:
             count = dict(val=3, test=7)[split]
             assert read_metrics(ca, split) == pytest.approx(trained[split], abs=1e-6)
