@@ -144,7 +144,7 @@ def test_files_that_one_node_lacks(launch_run, mini_root, tmp_path, setting, ran
     (tmp_path / f"launch/node{rank}/clip").symlink_to(sources[setting])
     flags = [word for name, path in (sources | {setting: "clip"}).items() for word in (f"--{name}", path)]
     run = launch_run(*flags, size=2, prepare=enter_node)
-    assert run.wait(timeout=60) == [2, 2], run.output()
+    assert run.wait() == [2, 2], run.output()
     states = [f"a {kind}" if node == rank else f"no such {kind}" for node in range(2)]
     line = f"error: clip: {setting}: found {states[1]} on node node1 (process 1), expected {states[0]} as on node node0"
     assert run.output().count(f"{line} (process 0); copy the {kind} to all nodes, or set {setting} to '' for") == 2
