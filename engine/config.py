@@ -16,6 +16,7 @@ SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 DatasetName = Literal[*DATASETS]  # type: ignore[valid-type]  # computed
 MetricName = Literal[*METRICS]  # type: ignore[valid-type]  # computed
+CaptionMetrics = Literal["require", "auto"]
 DeviceName = Annotated[str, pydantic.AfterValidator(check_device_name)]
 
 RESUME_HELP = (
@@ -26,6 +27,9 @@ ANN_FILES_HELP = (
     "annotation file of each split, relative to ann_root or absolute; splits that are not named have the data set's "
     "file names: "
 ) + ", ".join(f"{' or '.join(data.file_names)} for {name}" for name, data in DATASETS.items() if data.file_names)
+CAPTION_METRICS_HELP = (
+    "without Java or pycocoevalcap: an error (require), or leave BLEU, METEOR, ROUGE-L and CIDEr out (auto)"
+)
 TF32_HELP = "allow TF32 in float32 matrix products and convolutions on GPUs"
 DEVICE_HELP = "auto (a GPU if there is one), cpu, cuda, or cuda:N, for one process only"
 
@@ -176,11 +180,7 @@ class Config(Settings):
         10, "minimum length of generated captions in tokens, prompt included", ge=0, may_change_on_resume=True
     )
     splits: tuple[SplitName, ...] = option(("val", "test"), "splits to score", may_change_on_resume=True)
-    caption_metrics: Literal["require", "auto"] = option(
-        "require",
-        "without Java or pycocoevalcap: an error (require), or leave BLEU, METEOR, ROUGE-L and CIDEr out (auto)",
-        may_change_on_resume=True,
-    )
+    caption_metrics: CaptionMetrics = option("require", CAPTION_METRICS_HELP, may_change_on_resume=True)
     eval_freq: int = option(0, "epochs between evaluations; 0: only after the last", ge=0, may_change_on_resume=True)
     best_metric: MetricName = option(
         "Kendall",

@@ -24,7 +24,7 @@ from engine.alignment import (
 from engine.config import Config, SplitName
 from engine.predictions import Prediction
 from engine.provenance import read_encoder, require_same_encoder
-from engine.scoring import format_table
+from engine.scoring import check_caption_metrics, format_table
 from engine.scoring_process import ScoredSplit, ScoringJob, scoring_process
 from engine.setup import (
     annotation_file,
@@ -63,7 +63,7 @@ class Evaluator:
     def __init__(self, config: Config, context: DistContext) -> None:
         self.config = config
         self.context = context
-        self.with_caption_metrics = config.task != "v2v" and self._has_java()
+        self.captions_left_out = None if config.task == "v2v" else self._check_caption_metrics()
         clip_root = pathlib.Path(config.clip_root) if self._has_clip_features() else None
         self.text_encoder = self._load_text_encoder(clip_root)
         self.clip_provenance: dict[str, Any] = dict(vt_clip_sha256=None)
@@ -85,18 +85,10 @@ class Evaluator:
         longest = max(max(dataset.num_frames) for dataset in self.datasets.values())
         decoder.require_capacity(longest, self.config.max_text_length)
 
-    def _has_java(self) -> bool:
-        """Whether the first process, which scores, has what the caption metrics need.
-
-        Raises:
-            FileNotFoundError: on every process, if it has not and the configuration requires it.
-        """
+    def _check_caption_metrics(self) -> str | None:
+        """Check what the metrics of captions need on the first process, which scores, see `check_caption_metrics`."""
         missing = distributed.broadcast_object(describe_missing_java(), self.context)
-        if missing and self.config.caption_metrics == "require":
-            raise FileNotFoundError(f"caption metrics: {missing}; caption_metrics: auto leaves them out")
-        if missing:
-            logger.warning("BLEU, METEOR, ROUGE-L and CIDEr are omitted: %s", missing)
-        return missing is None
+        return check_caption_metrics(missing, self.config.caption_metrics)
 
     def _has_clip_features(self) -> bool:
         """Whether there are VT-CLIP features; the same on all nodes."""
@@ -214,7 +206,7 @@ class Evaluator:
             checkpoint_sha256=compute_sha256(checkpoint) if checkpoint and self.context.is_main else None,
         )
         scoring = scoring_process() if self.context.is_main else None
-        if scoring is not None and self.with_caption_metrics:
+        if scoring is not None and self.config.task != "v2v" and self.captions_left_out is None:
             scoring.start_meteor()
         results: dict[str, dict[str, Any]] = {}
         try:
@@ -252,7 +244,7 @@ class Evaluator:
             subset=dataset.subset,
             also_subset=self.also_subset,
             frame_features=None if dataset.clip_features is None else dataset.clip_features.load,
-            with_caption_metrics=self.with_caption_metrics,
+            captions_left_out=self.captions_left_out,
             origin=origin,
         )
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from data.annotations import LABEL_KINDS, Subset, VideoRecord, hash_video_ids
+from engine.config import CaptionMetrics
 from engine.predictions import Prediction
 from metrics.baselines import BASELINES, f_clip_baselines
-from metrics.captions import CaptionCorpus, describe_missing_java, tokenize_corpus
+from metrics.captions import CaptionCorpus, tokenize_corpus
 from metrics.keyframes import SUMMARY_FRACTION, AnnotatorLabels, average, frame_budget, select_top_frames
 from metrics.registry import (
     METRICS,
@@ -46,6 +47,23 @@ def build_labels(record: VideoRecord, T: int | None = None) -> AnnotatorLabels:
         assert record.vsum_onehot is not None
         labels = AnnotatorLabels.from_keyframes(record.vsum_onehot)
     return AnnotatorLabels(labels.keyframes[:, :T], labels.importance[:, :T])
+
+
+def check_caption_metrics(missing: str | None, caption_metrics: CaptionMetrics) -> str | None:
+    """Return the reason to leave the metrics of captions out, after a warning; None if nothing is missing.
+
+    Args:
+        missing: result of `metrics.captions.describe_missing_java`.
+        caption_metrics: `Config.caption_metrics`.
+    Raises:
+        FileNotFoundError: something is missing, and the metrics are required.
+    """
+    if missing is None:
+        return None
+    if caption_metrics == "require":
+        raise FileNotFoundError(f"caption metrics: {missing}; caption_metrics: auto leaves them out")
+    logger.warning("%s are omitted: %s", ", ".join(metric_names_for("caption")), missing)
+    return f"caption_metrics: auto, and {missing}"
 
 
 def _match(predictions: Sequence[Prediction], records: Sequence[VideoRecord], source: str) -> MatchedPairs:
@@ -96,7 +114,7 @@ def score_predictions(
     baselines: Mapping[str, MetricScores] | None = None,
     *,
     frame_features: Callable[[str], np.ndarray] | None = None,
-    with_caption_metrics: bool = True,
+    captions_left_out: str | None = None,
     refuse_binary: bool = False,
     source: str = "predictions",
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -107,7 +125,7 @@ def score_predictions(
         records: the whole split.
         baselines: those of an earlier call for the same split; the ones that depend on the annotations only are reused.
         frame_features: video id -> (T, C) VT-CLIP features, for F_CLIP of the baselines; None leaves it out.
-        with_caption_metrics: compute the metrics of captions, which need Java.
+        captions_left_out: reason to leave the metrics of captions out, see `check_caption_metrics`; None computes them.
         refuse_binary: raise an error for saliency that is a set of frames (0 and 1); otherwise log a warning.
         source: name or path of the predictions, for messages.
     Returns:
@@ -142,7 +160,7 @@ def score_predictions(
                 computed[name] = computed[name] | dict(F_CLIP=value)
         if any(record.importance is not None for _, record in pairs):
             results["keyframes_from"] = "importance"
-    if has_captions and first.caption is not None and with_caption_metrics:
+    if has_captions and first.caption is not None and captions_left_out is None:
         corpus = tokenize_corpus(
             {record.video_id: prediction.caption or "" for prediction, record in pairs},
             {record.video_id: record.captions() for _, record in pairs},
@@ -156,7 +174,7 @@ def score_predictions(
     for split_scores, video_scores in scored:
         results["metrics"] |= split_scores
         per_video = [scores | new for scores, new in zip(per_video, video_scores)]
-    results["left_out"] = _explain_omissions(pairs, results["metrics"], with_caption_metrics)
+    results["left_out"] = _explain_omissions(pairs, results["metrics"], captions_left_out)
     if not results["metrics"]:
         raise ValueError(f"{source}: found nothing to score: {'; '.join(results['left_out'])}")
     results["baselines"] = {name: computed[name] for name in BASELINES if computed.get(name)}
@@ -171,7 +189,7 @@ def score_subset(
     baselines: Mapping[str, MetricScores] | None = None,
     *,
     frame_features: Callable[[str], np.ndarray] | None = None,
-    with_caption_metrics: bool = True,
+    captions_left_out: str | None = None,
 ) -> dict[str, Any]:
     """Score some videos of a split; CIDEr uses their references only.
 
@@ -179,7 +197,7 @@ def score_subset(
         predictions: of the whole split.
         records: the whole split.
         subset: videos to score.
-        baselines, frame_features, with_caption_metrics: as of `score_predictions`; `baselines` are those of the subset.
+        baselines, frame_features, captions_left_out: as of `score_predictions`; `baselines` are those of the subset.
     Returns:
         results as of `score_predictions`, with the entry `subset`.
     Raises:
@@ -191,7 +209,7 @@ def score_subset(
         selected,
         baselines,
         frame_features=frame_features,
-        with_caption_metrics=with_caption_metrics,
+        captions_left_out=captions_left_out,
     )
     return results | dict(subset=describe_subset(subset, selected))
 
@@ -289,7 +307,7 @@ def _average_field(pairs: MatchedPairs, field: PredictionField) -> SplitScores:
     return average(per_video), per_video
 
 
-def _explain_omissions(pairs: MatchedPairs, metrics: Mapping[str, float], with_caption_metrics: bool) -> list[str]:
+def _explain_omissions(pairs: MatchedPairs, metrics: Mapping[str, float], captions_left_out: str | None) -> list[str]:
     """Explain why metrics are not computed, in a line for each reason."""
     prediction, _ = pairs[0]  # all predictions have the same fields
     fields = sorted(prediction.model_fields_set | set(prediction.model_extra or ()))
@@ -305,8 +323,8 @@ def _explain_omissions(pairs: MatchedPairs, metrics: Mapping[str, float], with_c
         reasons["saliency"] = "they rank all frames; keyframes and segments are a set"
     if prediction.caption is None:
         reasons["caption"] = f"no video has a caption; {found_fields}"
-    elif not with_caption_metrics:
-        reasons["caption"] = f"caption_metrics: auto, and {describe_missing_java()}"
+    elif captions_left_out is not None:
+        reasons["caption"] = captions_left_out
     else:
         reasons["caption"] = f"the annotations have no captions of {_describe_videos(missing['captions'], pairs)}"
     names_by_reason: dict[str, list[str]] = {}

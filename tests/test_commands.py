@@ -24,6 +24,7 @@ from models.weights import load_weights
 from models.weights import main as convert_weights
 from report.__main__ import main as report_main
 from tests.conftest import ROOT
+from tests.helpers.device_options import expect_device_options
 from tests.helpers.documents import read_launcher_commands
 from tests.helpers.harness import Run
 from tests.helpers.processes import run
@@ -79,7 +80,10 @@ def read_metrics(folder, split="test"):
 
 
 def test_published_commands(clone):
-    """Two trainings, two evaluations, on two gloo processes; then 7 videos over 1 and 3 processes."""
+    """Two trainings, two evaluations, on two gloo processes; then 7 videos over 1 and 3 processes.
+
+    TT is in bf16, as documented. TT+CA is in float32, the default, in which the metrics do not depend on the batches.
+    """
     train_tt, train_ca = read_launcher_commands("training", "train_v2vt_sum.py")[:2]
     eval_tt, eval_ca = read_launcher_commands("evaluation", "eval_v2vt_sum.py")[:2]
     tt, ca = clone / "outputs/vtsum_tt", clone / "outputs/vtsum_tt_ca"
@@ -94,11 +98,15 @@ def test_published_commands(clone):
     assert (tt / "config.yaml").read_text() == config
     assert "model: vtsum_blip_tt\n" in (tt / "config_eval.yaml").read_text()
 
-    run_published_command(clone, train_ca, 2, launcher=False)
+    assert all("--precision bf16" in command for command in (train_tt, train_ca, eval_tt, eval_ca))
+    assert json.loads((tt / "results_val.json").read_text())["config"]["precision"] == "bf16"
+    run_published_command(clone, train_ca, 2, "--precision", "fp32", launcher=False)
     trained = {split: read_metrics(ca, split) for split in ("val", "test")}
     shutil.copy(ca / "checkpoint.pth", ca / "vtsum_tt_ca.pth")
     for processes, splits in ((2, ("val", "test")), (1, ("test",)), (3, ("test",))):
-        run_published_command(clone, eval_ca, processes, "--splits", *splits, launcher=processes == 2)
+        run_published_command(
+            clone, eval_ca, processes, "--precision", "fp32", "--splits", *splits, launcher=processes == 2
+        )
         for split in splits:
             count = dict(val=3, test=7)[split]
             assert read_metrics(ca, split) == pytest.approx(trained[split], abs=1e-6)
@@ -245,11 +253,13 @@ def test_features_of_another_length_fail_before_the_first_epoch(train, mini_root
 
 
 def test_evaluate_flag_does_not_train(train):
-    run = train("run", "--max_epoch", "1", "--splits", "test")
+    with expect_device_options(tf32=True):
+        run = train("run", "--max_epoch", "1", "--splits", "test", "--tf32")
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.name in ("config.yaml", "checkpoint.pth")}
     expected = read_metrics(run)
     (run / "results_test.json").unlink()
-    train("run", "--evaluate", "--splits", "test", "--batch_size", "2")
+    with expect_device_options(tf32=True):
+        train("run", "--evaluate", "--splits", "test", "--tf32", "--batch_size", "2")
     assert read_metrics(run) == pytest.approx(expected, abs=1e-6)
     assert all((run / name).read_bytes() == content for name, content in before.items())
 

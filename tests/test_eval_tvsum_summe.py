@@ -17,6 +17,7 @@ from metrics.shots import knapsack_summary
 from models.vtsum_blip import v2vt_sum
 from tests.conftest import ROOT
 from tests.helpers import tvsum_summe_files as files
+from tests.helpers.device_options import expect_device_options
 from tests.helpers.tvsum_summe_files import FPS, FRAMES, PICKS, SECONDS, write_eccv16, write_summe, write_tvsum_mat
 from utils.log import run_main
 
@@ -202,7 +203,8 @@ def zero_shot_flags(mini_root, tmp_path_factory):
 
 def test_zero_shot_scores_equal_explicit_loops(evaluate, root, zero_shot_flags, mini_root):
     """Saliency and shots are computed from stored features, in the script and independently."""
-    results, scores = evaluate("tvsum", "y.mat", *zero_shot_flags)
+    with expect_device_options():
+        results, scores = evaluate("tvsum", "y.mat", *zero_shot_flags)
     folder = zero_shot_flags[1]
     med_config = str(ROOT / "configs/med_config_mini.json")
     model = v2vt_sum("vtsum_blip_tt_ca", med_config=med_config, tokenizer=str(mini_root / "tokenizer"))
@@ -222,7 +224,8 @@ def test_zero_shot_scores_equal_explicit_loops(evaluate, root, zero_shot_flags, 
         f1 = [2 * (summary * user).sum() / max(1, summary.sum() + user.sum()) for user in users]
         assert scores[f"name-{i}"]["model"]["F1"] == pytest.approx(np.mean(f1))
     assert results["config"]["model"] == "vtsum_blip_tt_ca" and len(results["checkpoint_sha256"]) == 64
-    with_shots, _ = evaluate("tvsum", "y.mat", *zero_shot_flags, "--shots", root / "tvsum.h5")
+    with expect_device_options(tf32=True):
+        with_shots, _ = evaluate("tvsum", "y.mat", *zero_shot_flags, "--tf32", "--shots", root / "tvsum.h5")
     model = [result["all_videos"]["model"] for result in (results, with_shots)]
     assert model[0]["Kendall"] == model[1]["Kendall"] and model[0]["F1"] != model[1]["F1"]
 

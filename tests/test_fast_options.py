@@ -88,7 +88,7 @@ def test_two_machines_equal_one_machine_and_accumulated_batches(train, mini_flag
     for documented, replacement in (
         ("--nproc_per_node=4", "--nproc_per_node=1"),
         ("--master_addr=node0 --master_port=29500", f"--master_addr=127.0.0.1 --master_port={find_free_port()}"),
-        ("train_v2vt_sum.py --config configs/vtsum_blip_tt_ca.yaml", shlex.join(script)),
+        ("train_v2vt_sum.py --config configs/vtsum_blip_tt_ca.yaml --precision bf16", shlex.join(script)),
     ):
         assert documented in line
         line = line.replace(documented, replacement)

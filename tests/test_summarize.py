@@ -19,6 +19,7 @@ from summary import Summarizer
 from tests.conftest import ROOT
 from tests.helpers.browser import open_page
 from tests.helpers.clips import constant_rate, write_clip
+from tests.helpers.device_options import expect_device_options
 from tests.helpers.processes import run
 from tests.helpers.summary_files import SUMMARY_FILES
 
@@ -64,7 +65,8 @@ def test_features_equal_those_of_extraction(summarizer, mini_videos, tmp_path):
     path = mini_videos / "videos/mini_test_001.mp4"
     argv = ["--videos", str(path), "--out", str(tmp_path / "feat"), "--blip", str(mini_videos / "frame_encoder.pth")]
     argv += ["--vt_clip", "", "--image_size", str(FRAME_SIZE), "--num_workers", "0", "--device", "cpu"]
-    extract_features.main(argv)
+    with expect_device_options():
+        extract_features.main(argv)
     features = torch.from_numpy(np.load(tmp_path / "feat/blip/mini_test_001.npz")["features"])[None]
     captions, saliency = summarizer.model.generate(features, torch.ones(features.shape[:2]), max_length=40)
     summary = summarizer.summarize(path, tmp_path / "out")

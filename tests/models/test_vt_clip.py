@@ -34,6 +34,26 @@ def test_text_features_do_not_depend_on_the_batch(vt_clip):
         torch.testing.assert_close(batch[i : i + 1], vt_clip.encode_text([text]), rtol=1e-5, atol=1e-5)
 
 
+def test_padded_texts_have_the_features_and_gradients_of_single_texts(vt_clip):
+    """Also texts of several lengths above 77 tokens, whose position tables are interpolated."""
+    texts = ["a dog", LONG, "", "word " * 75, "word " * 76, LONG + "with a spoon", "two dogs run", "word " * 300, LONG]
+    lengths = [len(vt_clip.token_ids(text)) for text in texts]
+    assert {77, 78, 256} < set(lengths) and len({length for length in lengths if length > 77}) == 4
+    parameters = dict(vt_clip.clip.named_parameters())
+    names = ["positional_embedding", "token_embedding.weight", "text_projection", "ln_final.weight"]
+    weights = torch.randn(len(texts), vt_clip.width)
+    results = []
+    for features in (vt_clip.encode_text_padded(texts), torch.cat([vt_clip.encode_text([text]) for text in texts])):
+        gradients = torch.autograd.grad((features * weights).sum(), [parameters[name] for name in names])
+        results.append((features, *gradients))
+    for padded, single in zip(*results, strict=True):
+        torch.testing.assert_close(padded, single, rtol=1e-4, atol=1e-4)
+    assert all(gradient.abs().max() > 0.01 for gradient in results[0][1:])
+    batch = vt_clip.encode_text(texts)
+    torch.testing.assert_close(batch, results[1][0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(vt_clip.encode_text_padded(["a dog"]), batch[:1], rtol=1e-5, atol=1e-5)
+
+
 def test_texts_are_truncated_to_256_tokens_with_end_token(vt_clip):
     ids = vt_clip.token_ids("dog " * 400)
     assert len(ids) == 256 and ids[-1] == 49407 and ids[-2] != 49407

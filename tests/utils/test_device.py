@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+import app
 import eval_tvsum_summe
 import extract_features
+import summarize
 from tests.conftest import ROOT
+from tests.helpers.device_options import expect_device_options
 from utils.device import setup_device
 from utils.distributed import init_context
 
@@ -56,6 +59,33 @@ def test_unavailable_devices_raise(set_gpus, gpus, name, message):
         with pytest.raises(ValueError) as caught:
             choose(name)
         assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize("setup", [setup_device, init_context])
+def test_options_of_pytorch(setup, tf32):
+    with expect_device_options(tf32):
+        setup("cpu", tf32=tf32)
+
+
+class Stopped(Exception):
+    """Ends a command after its setup."""
+
+
+@pytest.mark.parametrize(("script", "tf32"), [(app, False), (summarize, True)])
+def test_summarizing_commands_set_the_options(script, tf32, summary_settings, mini_videos, tmp_path, monkeypatch):
+    """The tests of the other commands check the options, too."""
+
+    def stop(*arguments, **options):
+        raise Stopped
+
+    monkeypatch.setattr("summary.summarizer.Summarizer.summarize", stop)
+    monkeypatch.setattr("tempfile.TemporaryDirectory", stop)  # of the demo page's files
+    argv = [word for name, value in summary_settings.items() for word in (f"--{name}", str(value))]
+    if script is summarize:
+        argv += [str(mini_videos / "videos/mini_test_000.mp4"), "--out", str(tmp_path)]
+    with expect_device_options(tf32), pytest.raises(Stopped):
+        script.main([*argv, *(["--tf32"] if tf32 else [])])
 
 
 def set_processes(monkeypatch, rank, size, local_size):

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -43,13 +44,8 @@ def test_first_host(nodes, first):
     assert distributed._first_host(nodes) == first
 
 
-def test_two_srun_tasks_communicate():
-    """Two processes that find each other only through SLURM's variables."""
-    program = (
-        "import torch; from utils import distributed as d; w = d.init_context('cpu'); "
-        "print(w.rank, w.world_size, w.local_rank, d.all_reduce_mean(torch.tensor([w.rank + 1.0]), w).item(), "
-        "d.gather_objects(w.rank * 10, w)); d.shutdown()"
-    )
+def run_two_tasks(program):
+    """Run a program in two processes that find each other only through SLURM's variables; returns their outputs."""
     env = {
         name: value
         for name, value in os.environ.items()
@@ -72,8 +68,48 @@ def test_two_srun_tasks_communicate():
         )
         for rank in range(2)
     ]
-    outputs = [task.communicate(timeout=120)[0].strip() for task in tasks]
-    assert outputs == ["0 2 0 1.5 [0, 10]", "1 2 1 1.5 None"]
+    return [task.communicate(timeout=120)[0].strip() for task in tasks]
+
+
+def test_two_srun_tasks_communicate():
+    program = (
+        "import torch; from utils import distributed as d; w = d.init_context('cpu'); "
+        "print(w.rank, w.world_size, w.local_rank, d.all_reduce_mean(torch.tensor([w.rank + 1.0]), w).item(), "
+        "d.gather_objects(w.rank * 10, w)); d.shutdown()"
+    )
+    assert run_two_tasks(program) == ["0 2 0 1.5 [0, 10]", "1 2 1 1.5 None"]
+
+
+def test_values_that_must_be_the_same_and_buffers():
+    """A value that differs is an error of all processes; DistributedDataParallel leaves buffers as they are."""
+    program = """
+import platform, torch
+from utils import distributed as d
+world = d.init_context("cpu")
+platform.node = lambda: f"gpu{world.rank}"
+print(d.require_same(("a file", 3), "vt.pth: pretrained_clip; copy it", world))
+for state in (f"state {world.rank}", world.rank):
+    try:
+        d.require_same(state, "vt.pth: pretrained_clip; copy it; or not", world)
+    except ValueError as error:
+        print(error)
+model = d.wrap_ddp(torch.nn.BatchNorm1d(2, affine=True).eval(), world)
+model.module.running_mean.fill_(world.rank)
+weight = model.module.weight
+model(torch.full((1, 2), 1.0 + world.rank)).sum().backward()
+print(model.module.running_mean.tolist(), weight.grad.tolist())
+d.shutdown()
+"""
+    errors = [
+        f"vt.pth: pretrained_clip: found {states[1]} on node gpu1 (process 1), expected {states[0]} as on node gpu0 "
+        "(process 0); copy it; or not"
+        for states in (("state 0", "state 1"), (0, 1))
+    ]
+    for rank, output in enumerate(run_two_tasks(program)):
+        *lines, last = output.splitlines()
+        assert lines == ["('a file', 3)", *errors]
+        mean, gradient = map(json.loads, last.replace("] [", "]\n[").splitlines())
+        assert mean == [float(rank)] * 2 and gradient == pytest.approx([1.0, 1.0], abs=1e-4)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -86,3 +122,4 @@ def test_plain_process():
     world = distributed.init_context("cpu")
     assert (world.rank, world.world_size, world.is_main, world.device.type) == (0, 1, True, "cpu")
     assert distributed.gather_objects("x", world) == ["x"]
+    assert distributed.require_same("x", "a: b; c", world) == "x"
