@@ -175,15 +175,18 @@ def test_training_step(mini_model, random_videos, tmp_path, precision, smoothing
         assert gpu.product_dtypes == {PRECISIONS[precision] or torch.float32}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("sample", "num_done"), [(False, 0), (False, 2), (True, 0)], ids=["beams", "finished_beams", "sampling"]
+    ("precision", "sample", "num_done"),
+    [("fp32", False, 0), ("bf16", False, 0), ("fp32", False, 2), ("fp32", True, 0), ("bf16", True, 0)],
 )
 def test_generation(mini_model, random_videos, precision, sample, num_done):
-    """One host sync per 8 decoding steps, and two per batch: the longest caption's length, and the captions."""
+    """One host sync per 8 decoding steps, and two per batch: the longest caption's length, and the captions.
+
+    `num_done` of the videos are finished at each check, and removed from the batch.
+    """
     model = mini_model("vtsum_blip_tt_ca")
     embeddings, mask, _ = random_videos([20, 7, 13, 5, 9, 11, 20, 3])
-    num_steps = 27
+    num_steps = 19
     max_length = len(model.text_decoder.tokenizer.prompt_ids) + num_steps
     with fake_cuda(integer=num_done) as gpu:
         move_to_cuda(model)
@@ -231,7 +234,8 @@ def test_vt_clip_scores(mini_root, vt_clip, num_videos):
     """One host sync per batch: the features of all its texts."""
     records = load_annotations(mini_root / "anno/test_videoxum.json")[:num_videos]
     predictions = [
-        Prediction(video_id=r.video_id, caption=f"A circle {i}. It spins.", keyframes=[0]) for i, r in enumerate(records)
+        Prediction(video_id=r.video_id, caption=f"A circle {i}. It spins.", keyframes=[0])
+        for i, r in enumerate(records)
     ]
     vision = [torch.rand(r.num_frames, vt_clip.width).numpy() for r in records]
     with fake_cuda() as gpu:
