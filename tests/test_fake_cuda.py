@@ -30,6 +30,7 @@ CUDA = torch.device("cuda")
 CONTEXT = DistContext(rank=0, local_rank=0, world_size=1, device=CUDA)
 CAPTIONS = ["a video of a red circle", "a video of a blue square spins", "a video of a green triangle bounces"]
 LENGTHS = [20, 7, 13]
+WIDTH = 64  # of the frame features
 LONG_TEXT = "a red circle bounces " * 30  # more than the 77 tokens of CLIP's position table
 
 
@@ -101,8 +102,8 @@ def test_planted_wrong_device_is_located(function):
 
 
 def test_planted_wrong_device_in_a_model_is_located(mini_model, random_videos):
-    model = mini_model("vtsum_blip_tt", task="v2v")
-    embeddings, mask, labels = random_videos(LENGTHS)
+    model = mini_model("vtsum_blip_tt", task="v2v", feature_width=WIDTH)
+    embeddings, mask, labels = random_videos(LENGTHS, WIDTH)
     with fake_cuda(), pytest.raises(WrongDevice, match="models/losses.py:"):
         move_to_cuda(model)(embeddings.to(CUDA), mask, labels, CAPTIONS)
 
@@ -117,8 +118,8 @@ def test_asynchronous_copy_is_no_host_sync():
 def test_backward_equals_the_engine(mini_model, random_videos, smoothing_scope):
     gradients = []
     for backward in (torch.Tensor.backward, run_backward):
-        model = mini_model(smoothing_scope=smoothing_scope, vit_grad_ckpt=True)
-        loss_tsum, loss_vsum = model(*random_videos(LENGTHS), CAPTIONS)
+        model = mini_model(smoothing_scope=smoothing_scope, vit_grad_ckpt=True, feature_width=WIDTH)
+        loss_tsum, loss_vsum = model(*random_videos(LENGTHS, WIDTH), CAPTIONS)
         backward(loss_tsum + loss_vsum)
         gradients.append([parameter.grad for parameter in model.parameters()])
     for expected, gradient in zip(*gradients):
@@ -162,9 +163,9 @@ def assert_steps_without_host_sync(gpu, trainer, batch, num_copies):
 def test_training_step(mini_model, random_videos, tmp_path, precision, smoothing_scope):
     """The copies of a batch: embeddings, labels, and all index tensors together."""
     config = Config(precision=precision)
-    embeddings, mask, labels = random_videos(LENGTHS)
+    embeddings, mask, labels = random_videos(LENGTHS, WIDTH)
     ids = [f"video_{i}" for i in range(len(LENGTHS))]
-    model = mini_model(smoothing_scope=smoothing_scope, vit_grad_ckpt=True)
+    model = mini_model(smoothing_scope=smoothing_scope, vit_grad_ckpt=True, feature_width=WIDTH)
     caption_ids = model.text_decoder.tokenizer.pad([model.text_decoder.encode_caption(text) for text in CAPTIONS])
     batch = Batch(ids, [0, 1, 2], embeddings, mask, labels, CAPTIONS, LENGTHS, LENGTHS, caption_ids)
     with fake_cuda() as gpu:
@@ -184,8 +185,8 @@ def test_generation(mini_model, random_videos, precision, sample, num_done):
 
     `num_done` of the videos are finished at each check, and removed from the batch.
     """
-    model = mini_model("vtsum_blip_tt_ca")
-    embeddings, mask, _ = random_videos([20, 7, 13, 5, 9, 11, 20, 3])
+    model = mini_model(feature_width=WIDTH)
+    embeddings, mask, _ = random_videos([20, 7, 13, 5, 9, 11, 20, 3], WIDTH)
     num_steps = 19
     max_length = len(model.text_decoder.tokenizer.prompt_ids) + num_steps
     with fake_cuda(integer=num_done) as gpu:

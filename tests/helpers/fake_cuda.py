@@ -1,8 +1,8 @@
 """A GPU in the tests without a GPU: the tensors on "cuda" are fake, those on the CPU are real.
 
-Fake tensors (`FakeTensorMode`) have shape, dtype and device, but no values. A dispatch mode sees each operator: it raises
-if the devices of its arguments do not fit, records the copies between host and device and the host syncs, and answers
-each read of the host with zeros.
+Fake tensors (`FakeTensorMode`) have shape, dtype and device, but no values. A dispatch mode handles each operator: it
+raises if the devices of its arguments differ, records host syncs and copies from the host, and returns zeros for each
+read of the device.
 """
 
 import contextlib
@@ -217,8 +217,8 @@ def move_to_cuda(module: nn.Module) -> nn.Module:
 def fake_cuda(integer: int = 0) -> Iterator[FakeCuda]:
     """Simulate a GPU within the block.
 
-    Reads of the host return zeros: `item`, `tolist`, `cpu`. Pinned memory is only recorded, and `torch.autocast("cuda")`,
-    which disables itself without a GPU, has its effect.
+    Reads of the device return zeros: `item`, `tolist`, `cpu`. Pinned memory is only recorded, and
+    `torch.autocast("cuda")`, which disables itself without a GPU, has its effect.
 
     Args:
         integer: see `FakeCuda`.
