@@ -216,13 +216,14 @@ def beam_search(
         cache.reorder_beams(parents)
 
         if length > P and (length - P) % steps_between_checks(device) == 0:
-            done_rows = beams.done.nonzero()[:, 0]  # host sync
-            if len(done_rows) == len(beams.videos):
+            num_videos, num_done = len(beams.videos), int(beams.done.sum())  # host sync
+            if num_done == num_videos:
                 break
-            if len(done_rows) >= MIN_FINISHED_FRACTION * len(beams.videos):
+            if num_done >= MIN_FINISHED_FRACTION * num_videos:
+                order = beams.done.long().argsort(stable=True)  # open videos first
+                open_rows, done_rows = order.split([num_videos - num_done, num_done])
                 captions[beams.videos[done_rows]] = beams.finished.tokens[done_rows, 0]
                 lengths[beams.videos[done_rows]] = beams.finished.lengths[done_rows, 0]
-                open_rows = (~beams.done).nonzero()[:, 0]
                 beams.select_videos(open_rows)
                 cache.select_videos(open_rows)
                 next_tokens = next_tokens[open_rows]
