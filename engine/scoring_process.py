@@ -138,6 +138,11 @@ class ScoringProcess:
         """Whether there are results that `poll` has not returned."""
         return self._num_pending > 0
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process is running."""
+        return self._process.is_alive()
+
     def start_meteor(self) -> None:
         """Start METEOR's Java process, in parallel with the caller."""
         self._jobs.put(None)
@@ -175,13 +180,19 @@ class ScoringProcess:
         self._process.kill()
         self._process.join()
         self._jobs.cancel_join_thread()
-        scoring_process.cache_clear()
+        _started_process.cache_clear()
 
 
 @functools.cache
-def scoring_process() -> ScoringProcess:
-    """Return the scoring process of this process, started at the first call."""
+def _started_process() -> ScoringProcess:
     return ScoringProcess()
+
+
+def scoring_process() -> ScoringProcess:
+    """Return the scoring process of this process, started at the first call, and again if it was killed while idle."""
+    if not _started_process().is_busy and not _started_process().is_alive:
+        _started_process.cache_clear()
+    return _started_process()
 
 
 def _work(jobs: "multiprocessing.Queue[tuple[str, ScoringJob] | None]", results: Connection) -> None:
