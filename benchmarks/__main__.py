@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from benchmarks import decoding, growth, loading, report, scoring, training
+from benchmarks import bf16, decoding, growth, loading, report, scoring, training
 from benchmarks.machine import describe_machine, measure_bandwidth, measure_product_rate
 from benchmarks.records import (
     MachineDescription,
@@ -23,6 +23,7 @@ from benchmarks.records import (
     read_machine_results,
     write_machine_results,
 )
+from utils.device import setup_device
 from utils.log import run_main
 
 RESULTS_FOLDER = pathlib.Path(__file__).parent / "results"
@@ -43,6 +44,8 @@ def list_benchmarks(device: torch.device, full: bool) -> dict[str, Callable[[], 
         decoding=functools.partial(decoding.benchmark_decoding, device),
         growth=functools.partial(growth.benchmark_growth, device),
     )
+    if device.type == "cpu":
+        benchmarks["bf16"] = bf16.benchmark_bf16
     if full:
         benchmarks["training in bf16"] = functools.partial(
             training.benchmark_training, device, precision="bf16", rounds=10
@@ -64,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--name", help="of the machine, for the file of results")
     args = parser.parse_args(argv)
-    device = torch.device(args.device)
+    device = setup_device(args.device)
     benchmarks = list_benchmarks(device, args.full)
     unknown = set(args.only or ()) - benchmarks.keys()
     if unknown:

@@ -8,8 +8,11 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from benchmarks.records import MachineDescription
+from models.packed_linear import prepacked_linears
 
 Result = TypeVar("Result")
 
@@ -77,7 +80,7 @@ def measure_alternately(
 def measure_linear_seconds(
     rows: int, inputs: int, outputs: int, device: torch.device, dtype: torch.dtype, *, backward: bool
 ) -> float:
-    """Measure the matrix products of one linear layer.
+    """Measure the matrix products of one linear layer, each by the fastest of PyTorch's kernels.
 
     Args:
         rows: number of rows of the input.
@@ -93,21 +96,36 @@ def measure_linear_seconds(
     if backward:
         gradient = torch.randn(rows, outputs, device=device, dtype=dtype)
         products += [(gradient, weight), (gradient.t(), x)]
+    return sum(measure_product_seconds(left, right) for left, right in products)
+
+
+@torch.no_grad()
+def measure_product_seconds(left: torch.Tensor, right: torch.Tensor) -> float:
+    """Measure `left @ right` by the fastest of `torch.mm`, `F.linear` and, on a CPU, a layer with packed weights.
+
+    Args:
+        left: (n, k).
+        right: (k, m).
+    """
+    device, transposed = left.device, right.t().contiguous()
     count = 20 if device.type == "cuda" else 1  # between two host syncs, whose time is that of a small product
+    layer = nn.Linear(right.shape[0], right.shape[1], device=device, dtype=right.dtype)
+    layer.weight.copy_(transposed)
 
-    def multiply() -> None:
-        for _ in range(count):
-            for left, right in products:
-                torch.mm(left, right)
+    def measure(multiply: Callable[[], torch.Tensor]) -> float:
+        return measure_seconds(lambda: [multiply() for _ in range(count)], device) / count
 
-    return measure_seconds(multiply, device) / count
+    seconds = [measure(lambda: torch.mm(left, right)), measure(lambda: F.linear(left, transposed))]
+    with prepacked_linears([layer]):
+        seconds.append(measure(lambda: layer(left)))
+    return min(seconds)
 
 
 def measure_product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the rate of a large square matrix product in operations per second."""
+    """Measure the rate of a large square matrix product in operations per second, see `measure_product_seconds`."""
     size = 8192 if device.type == "cuda" else 2048
     matrix = torch.randn(size, size, device=device, dtype=dtype)
-    return 2 * size**3 / measure_seconds(lambda: matrix @ matrix, device, repeat=5)
+    return 2 * size**3 / measure_product_seconds(matrix, matrix)
 
 
 # Dense products in bf16 with float32 sums, by the vendor's data sheets, in Tflop/s; the first name that is part of the

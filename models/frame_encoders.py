@@ -10,7 +10,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -110,17 +110,17 @@ class FrameEncoder(nn.Module):
         device = self.normalize.mean.device
         images = self.normalize(to_device(torch.as_tensor(pixels), device))
         with autocast(self.precision, device):
-            if device.type == "cpu" and self._packed is None:
-                self._packed = contextlib.ExitStack()
-                self._packed.enter_context(prepacked_linears(self.image_encoder.modules()))
+            self._pack_weights(device)
             return self.image_encoder(images).float()
 
-    def _apply(self, *args: Any, **kwargs: Any) -> Self:
-        """Convert parameters and buffers, as of `to`; prepacked weights are released."""
-        if self._packed is not None:
+    def _pack_weights(self, device: torch.device) -> None:
+        """Prepack the weights once if the encoder is on a CPU; release them when it is not any more."""
+        if device.type == "cpu" and self._packed is None:
+            self._packed = contextlib.ExitStack()
+            self._packed.enter_context(prepacked_linears(self.image_encoder.modules()))
+        elif device.type != "cpu" and self._packed is not None:
             self._packed.close()
             self._packed = None
-        return super()._apply(*args, **kwargs)
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:

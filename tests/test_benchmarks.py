@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import decoding, loading, records, report, scoring, training
+from benchmarks import bf16, decoding, loading, records, report, scoring, training
 from benchmarks.__main__ import RESULTS_FOLDER, main
 from tests.conftest import GOLDEN
 
@@ -27,6 +27,19 @@ def test_decoding_equals_its_peer_and_the_reference():
     assert row.check == "100% of 3 captions are transformers', 3 compared with the reference search"
     (row,) = decoding.benchmark_test_split(CPU, count=5, batch_size=2, L=8, med_config=SMALL_CONFIG)
     assert row.check.endswith("of the captions are those of float32")
+
+
+def test_bf16_is_compared_with_fp32(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bf16, "has_bf16_instructions", lambda: True)
+    rows = bf16.benchmark_bf16(batch_size=2, L=8, depth=1, rounds=1, med_config=SMALL_CONFIG)
+    assert len(rows) == 4 and all(row.ratio > 0 and row.peer_name == "fp32" for row in rows)
+    (tmp_path / "cpuinfo").write_text("flags\t\t: fpu avx512f avx512_bf16\n")
+    monkeypatch.undo()
+    assert bf16.has_bf16_instructions(tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text("flags\t\t: fpu avx2\n")
+    assert not bf16.has_bf16_instructions(tmp_path / "cpuinfo")
+    monkeypatch.setattr(bf16, "has_bf16_instructions", lambda: False)
+    assert bf16.benchmark_bf16() == [] and "bf16: not measured" in capsys.readouterr().out
 
 
 def test_scores_and_samples_equal_their_peers():
