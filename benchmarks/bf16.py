@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from collections.abc import Callable
 
 import torch
 
@@ -14,7 +15,7 @@ from benchmarks.workload import FULL_SIZE_CONFIG, build_full_size_model, draw_ca
 from utils.precision import PrecisionName
 
 CPU = torch.device("cpu")
-PRECISIONS: tuple[PrecisionName, PrecisionName] = ("bf16", "fp32")
+COMPARED_PRECISIONS: tuple[PrecisionName, PrecisionName] = ("bf16", "fp32")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
@@ -48,44 +49,54 @@ def benchmark_bf16(
     ]
 
 
-def _benchmark_search(B: int, L: int, rounds: int, med_config: str) -> Row:
-    model = widen_weights(build_full_size_model(med_config=med_config))
-    embeddings, mask, _ = draw_videos([120] * B)
-    bf16, fp32 = (
-        functools.partial(search_captions, model, embeddings, mask, num_beams=3, length=L, precision=precision)
-        for precision in PRECISIONS
-    )
-    equal_fraction = (bf16() == fp32()).all(1).float().mean().item()
+def _compare(
+    measurement: str, bf16: Callable[[], object], fp32: Callable[[], object], rounds: int, check: str | None = None
+) -> Row:
+    """Measure both precisions alternately; returns their row."""
     comparison = measure_alternately(bf16, fp32, CPU, rounds)
     return Row(
-        measurement=f"beam search, bf16, B = {B}, K = 3, T = 120, {L} tokens",
+        measurement=measurement,
         project_value=comparison.project_seconds,
         unit="s",
         peer_value=comparison.peer_seconds,
         peer_name="fp32",
         ratio=comparison.ratio,
-        check=f"{equal_fraction:.0%} of {B} captions (random weights) are those of fp32",
+        check=check,
+    )
+
+
+def _benchmark_search(B: int, L: int, rounds: int, med_config: str) -> Row:
+    model = widen_weights(build_full_size_model(med_config=med_config))
+    embeddings, mask, _ = draw_videos([120] * B)
+    bf16, fp32 = (
+        functools.partial(search_captions, model, embeddings, mask, num_beams=3, length=L, precision=precision)
+        for precision in COMPARED_PRECISIONS
+    )
+    equal_fraction = (bf16() == fp32()).all(1).float().mean().item()
+    return _compare(
+        f"beam search, bf16, B = {B}, K = 3, T = 120, {L} tokens",
+        bf16,
+        fp32,
+        rounds,
+        f"{equal_fraction:.0%} of {B} captions (random weights) are those of fp32",
     )
 
 
 def _benchmark_encoding(num_frames: int, depth: int, rounds: int) -> Row:
     pixels = torch.randint(0, 256, (num_frames, 224, 224, 3), dtype=torch.uint8)
     encoders = []
-    for precision in PRECISIONS:
+    for precision in COMPARED_PRECISIONS:
         torch.manual_seed(0)  # the same weights
         encoders.append(build_random_frame_encoder(depth, precision, "cpu"))
     bf16, fp32 = (functools.partial(encoder, pixels) for encoder in encoders)
     cosine = torch.cosine_similarity(bf16(), fp32()).min().item()
     assert cosine > 0.99, f"the features differ: cosine {cosine}"
-    comparison = measure_alternately(bf16, fp32, CPU, rounds)
-    return Row(
-        measurement=f"{num_frames} frames encoded, bf16, ViT of {depth} blocks",
-        project_value=comparison.project_seconds,
-        unit="s",
-        peer_value=comparison.peer_seconds,
-        peer_name="fp32",
-        ratio=comparison.ratio,
-        check=f"cosine with fp32's features at least {cosine:.5f}",
+    return _compare(
+        f"{num_frames} frames encoded, bf16, ViT of {depth} blocks",
+        bf16,
+        fp32,
+        rounds,
+        f"cosine with fp32's features at least {cosine:.5f}",
     )
 
 
@@ -99,13 +110,7 @@ def _benchmark_step(B: int, smoothing_scope: str, rounds: int, med_config: str) 
         loss_tsum, loss_vsum = model(embeddings, mask, labels, ids)
         return loss_tsum, loss_vsum
 
-    bf16, fp32 = (build_training_step(model, compute_losses, CPU, precision, fused=True) for precision in PRECISIONS)
-    comparison = measure_alternately(bf16, fp32, CPU, rounds)
-    return Row(
-        measurement=f"training step, bf16, B = {B}, smoothing {smoothing_scope}",
-        project_value=comparison.project_seconds,
-        unit="s",
-        peer_value=comparison.peer_seconds,
-        peer_name="fp32",
-        ratio=comparison.ratio,
+    bf16, fp32 = (
+        build_training_step(model, compute_losses, CPU, precision, fused=True) for precision in COMPARED_PRECISIONS
     )
+    return _compare(f"training step, bf16, B = {B}, smoothing {smoothing_scope}", bf16, fp32, rounds)

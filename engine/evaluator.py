@@ -64,7 +64,7 @@ class Evaluator:
         self.config = config
         self.context = context
         self.captions_left_out = None if config.task == "v2v" else self._check_caption_metrics()
-        clip_root = pathlib.Path(config.clip_root) if self._has_clip_features() else None
+        clip_root = self._find_clip_features()
         self.text_encoder = self._load_text_encoder(clip_root)
         self.clip_provenance: dict[str, Any] = dict(vt_clip_sha256=None)
         if clip_root is not None:
@@ -90,17 +90,18 @@ class Evaluator:
         missing = distributed.broadcast_object(describe_missing_java(), self.context)
         return check_caption_metrics(missing, self.config.caption_metrics)
 
-    def _has_clip_features(self) -> bool:
-        """Whether there are VT-CLIP features; the same on all nodes."""
+    def _find_clip_features(self) -> pathlib.Path | None:
+        """Folder of VT-CLIP features, None without it; the same on all nodes."""
         root = self.config.clip_root
-        state = "a folder" if root and pathlib.Path(root).is_dir() else "no such folder"
-        description = f"{root}: clip_root; copy the folder to all nodes, or set clip_root to '' for none"
-        return distributed.require_same(state, description, self.context) == "a folder"
+        is_folder = bool(root) and pathlib.Path(root).is_dir()
+        state = "a folder" if is_folder else "no such folder"
+        remedy = "copy the folder to all nodes, or set clip_root to '' for none"
+        distributed.require_same(state, f"{root}: clip_root", remedy, self.context)
+        return pathlib.Path(root) if is_folder else None
 
     def _load_text_encoder(self, clip_root: pathlib.Path | None) -> TextEncoder | None:
         """Load the text encoder of VT-CLIPScore, or log why the scores that need it are omitted."""
         config, source = self.config, self.config.pretrained_clip
-        encoder: TextEncoder | None = None
         if config.task != "v2vt":
             reason = f"task {config.task} gives only one of the two summaries"
         elif clip_root is None:
@@ -111,8 +112,9 @@ class Evaluator:
             with distributed.local_main_first(self.context):
                 encoder = load_text_encoder(source, self.context.device, config.text_tokenizer)
             state = "no tokenizer" if encoder is None else "a tokenizer"
-            description = f"{source}: pretrained_clip; set text_tokenizer to a folder that all nodes have"
-            if distributed.require_same(state, description, self.context) == "a tokenizer":
+            remedy = "set text_tokenizer to a folder that all nodes have"
+            distributed.require_same(state, f"{source}: pretrained_clip", remedy, self.context)
+            if encoder is not None:
                 return encoder
             reason = f"pretrained_clip: no tokenizer of {source}"
         has_f_clip = clip_root is not None and config.task != "v2t"
@@ -124,9 +126,10 @@ class Evaluator:
         """Whether there is a text encoder of VT-CLIPScore to load; the same on all nodes."""
         source = self.config.pretrained_clip
         is_file = pathlib.Path(source).is_file() or is_url(source) or is_encoder_name(source)
-        description = f"{source}: pretrained_clip; copy the file to all nodes, or set pretrained_clip to '' for none"
         state = "a file" if is_file else "no such file"
-        return distributed.require_same(state, description, self.context) == "a file"
+        remedy = "copy the file to all nodes, or set pretrained_clip to '' for none"
+        distributed.require_same(state, f"{source}: pretrained_clip", remedy, self.context)
+        return is_file
 
     @torch.no_grad()
     def predict(self, model: VTSumBLIP, split: SplitName) -> list[tuple[int, Prediction]]:

@@ -3,6 +3,7 @@
 In a thread of the run, it would compete for Python's global lock with the launches of GPU kernels.
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -190,8 +191,10 @@ def _started_process() -> ScoringProcess:
 
 def scoring_process() -> ScoringProcess:
     """Return the scoring process of this process, started at the first call, and again if it was killed while idle."""
-    if not _started_process().is_busy and not _started_process().is_alive:
-        _started_process.cache_clear()
+    process = _started_process()
+    if process.is_busy or process.is_alive:
+        return process
+    _started_process.cache_clear()
     return _started_process()
 
 
@@ -202,18 +205,18 @@ def _work(jobs: "multiprocessing.Queue[tuple[str, ScoringJob] | None]", results:
     interrupt.terminate_on_signal_of(parent.pid)
     threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
     while True:
-        job = jobs.get()
-        try:
-            if job is None:
+        submission = jobs.get()
+        if submission is None:
+            with contextlib.suppress(Exception):  # scoring raises it again
                 start_meteor()
-                continue
-            os.chdir(job[0])
-            result: ScoredSplit | Exception = score_split(job[1])
+            continue
+        folder, job = submission
+        try:
+            os.chdir(folder)
+            results.send(score_split(job))
         except Exception as error:
             error.add_note(traceback.format_exc())  # a pickled error has no traceback
-            result = error
-        if job is not None:
-            results.send(result)
+            results.send(error)
 
 
 def _exit_after(parent: BaseProcess) -> None:

@@ -123,7 +123,7 @@ class _WeightedNLL(torch.autograd.Function):
         loss = torch.zeros((), dtype=nll_weight.dtype, device=nll_weight.device)
         gradients = None
         if needs_gradients:
-            gradients = torch.empty_like(states), torch.empty_like(weight), torch.zeros_like(bias)
+            gradients = torch.empty_like(states), torch.zeros_like(weight), torch.zeros_like(bias)
         with torch.autocast(device, enabled=False):
             x, w, b = states.to(compute_dtype), weight.to(compute_dtype), bias.to(compute_dtype)
             rows_per_chunk = max(1, MAX_LOGITS // V)
@@ -136,15 +136,13 @@ class _WeightedNLL(torch.autograd.Function):
                     grad_logits = _gradient_of_logits_(log_p, target, *chunk_weights, loss_scale)
                     _accumulate_gradients(gradients, grad_logits, x, w, rows)
         ctx.loss_scale = loss_scale
-        ctx.gradients = gradients
+        ctx.save_for_backward(*(gradients or ()))
         return loss
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        assert ctx.gradients is not None, "the backward pass, which overwrites the gradients, can run once"
-        gradients, ctx.gradients = ctx.gradients, None
         gradient = gradient / ctx.loss_scale
-        return *(part.mul_(gradient) for part in gradients), None, None, None, None
+        return *(gradient * part for part in ctx.saved_tensors), None, None, None, None
 
 
 def _weighted_log_likelihood(
@@ -190,16 +188,12 @@ def _accumulate_gradients(
     grad_bias += grad_logits.sum(0)
     grad_logits = grad_logits.to(w.dtype)
     grad_states[rows] = grad_logits @ w
-    beta = 0 if rows.start == 0 else 1  # the first chunk overwrites
     if w.dtype == grad_weight.dtype:
-        grad_weight.addmm_(grad_logits.t(), x[rows], beta=beta)
-        return
-    divisor = FP16_SUM_DIVISOR if w.dtype == torch.float16 else 1
-    product = grad_logits.t() @ (x[rows] / divisor)
-    if beta:
-        grad_weight.add_(product, alpha=divisor)
+        grad_weight.addmm_(grad_logits.t(), x[rows])
+    elif w.dtype == torch.float16:
+        grad_weight.add_(grad_logits.t() @ (x[rows] / FP16_SUM_DIVISOR), alpha=FP16_SUM_DIVISOR)
     else:
-        torch.mul(product, divisor, out=grad_weight)
+        grad_weight += grad_logits.t() @ x[rows]
 
 
 def next_token_targets(

@@ -53,11 +53,11 @@ def setup_device(name: str, *, tf32: bool = False) -> torch.device:
 def keep_freed_memory() -> None:
     """Let malloc keep freed memory for the next tensors of this process, instead of returning it to the kernel.
 
-    By default, glibc maps each large tensor anew, and its pages are zeroed at the first access: a sixth of the time of
-    a training step on a CPU. Other C libraries are not changed.
+    By default, glibc maps each large tensor anew, and the kernel zeroes its pages at the first access. Other C
+    libraries are not changed.
     """
-    libc = ctypes.CDLL(None)
     if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
         for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**28)):
             libc.mallopt(parameter, value)
 

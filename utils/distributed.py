@@ -219,12 +219,13 @@ def broadcast_object(value: T, context: DistContext) -> T:
     return values[0]
 
 
-def require_same(value: T, description: str, context: DistContext) -> T:
-    """Return a value that must be the same on all processes, which would otherwise wait for different collectives.
+def require_same(value: T, subject: str, remedy: str, context: DistContext) -> None:
+    """Require a value to be the same on all processes, which would otherwise wait for different collectives.
 
     Args:
         value: picklable.
-        description: beginning of the message, `path: field`, and the remedy, separated by a semicolon.
+        subject: beginning of the message, `path: field`.
+        remedy: end of the message.
         context: rank and number of processes.
     Raises:
         ValueError: on every process, if it differs; the message names the node.
@@ -234,12 +235,10 @@ def require_same(value: T, description: str, context: DistContext) -> T:
     first_node, expected = gathered[0]
     for rank, (node, other) in enumerate(gathered):
         if other != expected:
-            subject, remedy = description.split("; ", 1)
             raise ValueError(
                 f"{subject}: found {other} on node {node} (process {rank}), expected {expected} as on node "
                 f"{first_node} (process 0); {remedy}"
             )
-    return expected
 
 
 @_collective

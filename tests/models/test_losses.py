@@ -134,6 +134,31 @@ def test_half_precision_keeps_small_gradients(caption, dtype):
         assert (gradient - expected_gradient).norm() < 0.02 * expected_gradient.norm()
 
 
+def test_float16_does_not_overflow_for_a_frequent_token():
+    """The sum of a token's gradients over many positions, scaled as they are, exceeds float16's maximum."""
+    generator = torch.Generator().manual_seed(4)
+    num_positions, D = 8192, 4
+    arguments = (
+        (4 + torch.randn(num_positions, D, generator=generator)).requires_grad_(),
+        torch.randn(20, D, generator=generator).mul_(0.01).requires_grad_(),
+        torch.zeros(20, requires_grad=True),
+        torch.zeros(num_positions, dtype=torch.long),
+        torch.ones(num_positions, dtype=torch.bool),
+    )
+    expected = torch.autograd.grad(reference_loss(*arguments, "scored"), arguments[:3])
+    with torch.autocast("cpu", torch.float16):
+        loss = caption_loss(*arguments, "scored")
+    for gradient, expected_gradient in zip(torch.autograd.grad(loss, arguments[:3]), expected):
+        assert (gradient - expected_gradient).norm() < 0.02 * expected_gradient.norm()
+
+
+def test_gradients_can_be_computed_twice(caption):
+    """As for gradient norms of each loss, before the backward pass of their sum."""
+    loss = caption_loss(*caption)
+    first, second = (torch.autograd.grad(loss, caption[:3], retain_graph=True) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
+
+
 def test_full_logits_are_not_allocated(caption, monkeypatch):
     sizes = []
     monkeypatch.setattr(losses, "MAX_LOGITS", 4 * 50)
