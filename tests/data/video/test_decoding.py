@@ -21,6 +21,17 @@ def jobs(tmp_path_factory):
     ]
 
 
+@pytest.fixture
+def list_workers():
+    """Return a function that lists the child processes that the test has started, in the order of their start."""
+    before = set(multiprocessing.active_children())  # the scoring process of an earlier test stays
+
+    def list_children():
+        return sorted(set(multiprocessing.active_children()) - before, key=lambda process: process.pid)
+
+    return list_children
+
+
 def group_by_video(events):
     """Collect the pixels and the final result of each video."""
     pixels, ends = {}, {}
@@ -45,7 +56,7 @@ def test_every_video_is_decoded_completely(jobs, workers):
     assert len({frames[-1].tobytes() for frames in pixels.values()}) == len(jobs)
 
 
-def test_crashed_decoder_fails_only_its_video(jobs):
+def test_crashed_decoder_fails_only_its_video(jobs, list_workers):
     """A SIGSEGV in the worker, as when a broken file makes FFmpeg crash."""
     events, killed_job = [], None
     for event in decode_videos(jobs, {"square": FrameTransform(32)}, chunk=1, workers=2):
@@ -53,7 +64,7 @@ def test_crashed_decoder_fails_only_its_video(jobs):
         if killed_job is None:
             killed_job = event.job
             # Workers start in the order of the jobs; this one has the next frame ready.
-            worker = sorted(multiprocessing.active_children(), key=lambda process: process.pid)[jobs.index(killed_job)]
+            worker = list_workers()[jobs.index(killed_job)]
             os.kill(worker.pid, signal.SIGSEGV)
     pixels, ends = group_by_video(events)
     assert [name for name, end in ends.items() if end.reason] == [killed_job.video_id]
@@ -61,9 +72,9 @@ def test_crashed_decoder_fails_only_its_video(jobs):
     assert all(len(pixels[name]) == int(name) for name in ends if name != killed_job.video_id)
 
 
-def test_workers_exit_with_the_consumer(jobs):
+def test_workers_exit_with_the_consumer(jobs, list_workers):
     events = decode_videos(jobs, {"square": FrameTransform(32)}, chunk=1, workers=2)
     next(events)
-    assert len(multiprocessing.active_children()) == 2
+    assert len(list_workers()) == 2
     events.close()
-    assert not multiprocessing.active_children()
+    assert not list_workers()
