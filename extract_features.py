@@ -12,6 +12,7 @@ Other encoders: --encoder timm:vit_base_patch16_dinov3.lvd1689m open_clip:ViT-B-
 """
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -97,6 +98,8 @@ def _encoder(text: str) -> tuple[EncoderName, str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse_arguments(argv)
+    # Read when PyTorch is imported: its waiting threads leave their cores to the decoders instead of spinning.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from engine.extraction import run_extraction
 
     if run_extraction(args):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from benchmarks import bf16, decoding, growth, loading, report, scoring, training
+from benchmarks import bf16, decoding, extraction, growth, loading, report, scoring, startup, training
 from benchmarks.machine import describe_machine, measure_bandwidth, measure_product_rate
 from benchmarks.records import (
     MachineDescription,
@@ -43,6 +43,8 @@ def list_benchmarks(device: torch.device, full: bool) -> dict[str, Callable[[], 
         training=functools.partial(training.benchmark_training, device),
         decoding=functools.partial(decoding.benchmark_decoding, device),
         growth=functools.partial(growth.benchmark_growth, device),
+        extraction=functools.partial(extraction.benchmark_extraction, device),
+        startup=startup.benchmark_startup,
     )
     if device.type == "cpu":
         benchmarks["bf16"] = bf16.benchmark_bf16

@@ -1,30 +1,29 @@
-"""bfloat16 on a CPU, compared with the project's own float32: beam search, frame encoding and the training step."""
+"""bfloat16 on a CPU, compared with the project's own float32: beam search, frame encoding, the training step, and the
+results of the model that `make demo` trains.
+"""
 
 import functools
+import json
 import pathlib
+import tempfile
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from benchmarks.decoding import search_captions, widen_weights
 from benchmarks.extraction import build_random_frame_encoder
-from benchmarks.machine import measure_alternately
+from benchmarks.machine import BF16_FLAGS, has_bf16_instructions, measure_alternately
 from benchmarks.records import Row
 from benchmarks.training import NUM_TRAINING_VIDEOS, Losses, build_training_step
+from benchmarks.user_commands import REPOSITORY_FOLDER, run_python
 from benchmarks.workload import FULL_SIZE_CONFIG, build_full_size_model, draw_captions, draw_lengths, draw_videos
+from engine.predictions import Prediction, read_predictions
 from utils.precision import PrecisionName
 
 CPU = torch.device("cpu")
+MINI_CHECKPOINT = REPOSITORY_FOLDER / "outputs/mini/checkpoint.pth"
 COMPARED_PRECISIONS: tuple[PrecisionName, PrecisionName] = ("bf16", "fp32")
-BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
-
-
-def has_bf16_instructions(cpuinfo: str | pathlib.Path = "/proc/cpuinfo") -> bool:
-    """Whether the processor has instructions for bfloat16 products, as far as Linux tells."""
-    try:
-        return bool(BF16_FLAGS & set(pathlib.Path(cpuinfo).read_text().split()))
-    except OSError:
-        return False
 
 
 def benchmark_bf16(
@@ -43,9 +42,46 @@ def benchmark_bf16(
         print(f"bf16: not measured: the processor has none of {', '.join(sorted(BF16_FLAGS))}")
         return []
     return [
+        *compare_results(MINI_CHECKPOINT),
         _benchmark_search(batch_size, L, rounds, med_config),
         _benchmark_encoding(2 * batch_size, depth, rounds),
         *(_benchmark_step(batch_size, scope, rounds, med_config) for scope in ("published", "scored")),
+    ]
+
+
+def compare_results(checkpoint: pathlib.Path) -> list[Row]:
+    """Compare the scores of the model of `make demo` on its test split; nothing is compared if there is none.
+
+    Args:
+        checkpoint: the model.
+    """
+    if not checkpoint.is_file():
+        print(f"bf16: results not compared: no file {checkpoint}; make demo writes it")
+        return []
+    scores: list[dict[str, float]] = []
+    predictions: list[list[Prediction]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in COMPARED_PRECISIONS:
+            output_dir = f"{folder}/{precision}"
+            argv = ["eval_v2vt_sum.py", "--config", "configs/mini.yaml", "--pretrained_model", str(checkpoint)]
+            run_python([*argv, "--precision", precision, "--splits", "test", "--output_dir", output_dir])
+            scores.append(json.loads(pathlib.Path(output_dir, "results_test.json").read_text())["metrics"])
+            predictions.append(read_predictions(f"{output_dir}/predictions_test.jsonl"))
+    pairs = list(zip(*predictions))
+    equal_fraction = np.mean([low.caption == full.caption for low, full in pairs])
+    differences = np.concatenate([np.subtract(low.saliency, full.saliency) for low, full in pairs])
+    change = f"{equal_fraction:.0%} of {len(pairs)} captions are those of fp32; saliency differs by at most "
+    change += f"{np.abs(differences).max():.3f}, on average {np.abs(differences).mean():.4f} (logits)"
+    return [
+        Row(
+            measurement=f"{name} of mini VideoXum's test split, bf16",
+            project_value=scores[0][name],
+            unit="",
+            peer_value=scores[1][name],
+            peer_name="fp32",
+            check=change if name == "F1" else None,
+        )
+        for name in ("F1", "Kendall", "Spearman", "CIDEr")
     ]
 
 

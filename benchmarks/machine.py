@@ -1,5 +1,6 @@
 """Measurement of time, and of this machine's limits: rates of matrix products, and memory bandwidth."""
 
+import pathlib
 import platform
 import re
 import statistics
@@ -15,6 +16,7 @@ from benchmarks.records import MachineDescription
 from models.packed_linear import prepacked_linears
 
 Result = TypeVar("Result")
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 def time_call(function: Callable[[], Result]) -> tuple[Result, float]:
@@ -186,6 +188,14 @@ def measure_peak_bytes(function: Callable[[], object], device: torch.device) -> 
     function()
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device)
+
+
+def has_bf16_instructions(cpuinfo: str | pathlib.Path = "/proc/cpuinfo") -> bool:
+    """Whether the processor has instructions for bfloat16 products, as far as Linux tells."""
+    try:
+        return bool(BF16_FLAGS & set(pathlib.Path(cpuinfo).read_text().split()))
+    except OSError:
+        return False
 
 
 def describe_machine(device: torch.device) -> MachineDescription:

@@ -3,9 +3,14 @@
 Axes: R annotators, T frames.
 """
 
+import concurrent.futures
+import multiprocessing
+import os
+import time
 import warnings
 
 import numpy as np
+import torch
 from scipy import stats
 from sklearn.metrics import f1_score
 
@@ -38,8 +43,50 @@ def score_with_libraries(saliency: np.ndarray, labels: AnnotatorLabels) -> tuple
         return f1, kendall, stats.spearmanr(saliency, importance).statistic
 
 
+def measure_small_operations(executor: concurrent.futures.Executor, count: int) -> float:
+    """Measure small tensor operations, such as the launches of GPU kernels, while an executor scores videos.
+
+    Args:
+        executor: with one worker.
+        count: number of videos.
+    Returns:
+        Operations per second.
+    """
+    executor.submit(int).result()  # start the worker
+    labels = draw_saliency_and_labels(count)[1]
+    x, operations = torch.zeros(1), 0
+    scores = executor.submit(human_baseline, labels)
+    start = time.perf_counter()
+    while not scores.done():
+        x.add_(1)
+        operations += 1
+    return operations / (time.perf_counter() - start)
+
+
+def benchmark_scoring_process(count: int = 1000) -> Row:
+    """Compare the speed of a process that scores in a separate process with one that scores in a thread.
+
+    Args:
+        count: number of videos.
+    """
+    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+    with (
+        concurrent.futures.ProcessPoolExecutor(1, context) as process,
+        concurrent.futures.ThreadPoolExecutor(1) as thread,
+    ):
+        rates = [measure_small_operations(executor, count) for executor in (process, thread)]
+    return Row(
+        measurement="small operations while a separate process scores",
+        project_value=rates[0],
+        unit="per s",
+        peer_value=rates[1],
+        peer_name="while a thread scores",
+        ratio=rates[0] / rates[1],
+    )
+
+
 def benchmark_scoring(count: int = 4000) -> list[Row]:
-    """Score `count` videos, and the random and human baselines on them."""
+    """Score `count` videos, and the random and human baselines on them; compare a process with a thread."""
     saliency, labels = draw_saliency_and_labels(count)
     scores, project_seconds = time_call(lambda: [keyframe_scores(*video) for video in zip(saliency, labels)])
     peer_count = min(MAX_PEER_VIDEOS, count)
@@ -61,4 +108,5 @@ def benchmark_scoring(count: int = 4000) -> list[Row]:
             check=f"within {error:.0e}",
         ),
         Row(measurement=f"random and human rows of {count} videos", project_value=baseline_seconds, unit="s"),
+        benchmark_scoring_process(max(1, count // 4)),
     ]

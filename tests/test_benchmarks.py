@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from benchmarks import bf16, decoding, loading, records, report, scoring, training
+from benchmarks import bf16, decoding, extraction, loading, machine, records, report, scoring, startup, training
 from benchmarks.__main__ import RESULTS_FOLDER, main
 from tests.conftest import GOLDEN
+from utils.frame_transform import FrameTransform
 
 CPU = torch.device("cpu")
 SMALL_CONFIG = str(GOLDEN / "med_small.json")
@@ -31,20 +32,40 @@ def test_decoding_equals_its_peer_and_the_reference():
 
 def test_bf16_is_compared_with_fp32(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bf16, "has_bf16_instructions", lambda: True)
+    monkeypatch.setattr(bf16, "MINI_CHECKPOINT", tmp_path / "none.pth")  # takes long
     rows = bf16.benchmark_bf16(batch_size=2, L=8, depth=1, rounds=1, med_config=SMALL_CONFIG)
     assert len(rows) == 4 and all(row.ratio > 0 and row.peer_name == "fp32" for row in rows)
-    (tmp_path / "cpuinfo").write_text("flags\t\t: fpu avx512f avx512_bf16\n")
     monkeypatch.undo()
-    assert bf16.has_bf16_instructions(tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text("flags\t\t: fpu avx512f avx512_bf16\n")
+    assert machine.has_bf16_instructions(tmp_path / "cpuinfo")
     (tmp_path / "cpuinfo").write_text("flags\t\t: fpu avx2\n")
-    assert not bf16.has_bf16_instructions(tmp_path / "cpuinfo")
+    assert not machine.has_bf16_instructions(tmp_path / "cpuinfo")
     monkeypatch.setattr(bf16, "has_bf16_instructions", lambda: False)
     assert bf16.benchmark_bf16() == [] and "bf16: not measured" in capsys.readouterr().out
 
 
 def test_scores_and_samples_equal_their_peers():
-    assert "within" in scoring.benchmark_scoring(count=20)[0].check
+    rows = scoring.benchmark_scoring(count=20)
+    assert "within" in rows[0].check and rows[2].ratio > 0
     assert len(loading.benchmark_loading(count=5, rounds=1)) == 2
+
+
+@pytest.mark.soak
+def test_extraction_is_compared_with_its_encoder(mini_videos, monkeypatch):
+    monkeypatch.setenv("VTSUM_CLIPS", str(mini_videos / "videos"))
+    rows = extraction.benchmark_extraction(CPU, depth=1, num_frames=1, rounds=1)
+    assert rows[0].measurement.startswith("extraction, fp32")
+    assert all(row.ratio > 0 and row.check.startswith("the same features; decoding") for row in rows)
+    monkeypatch.delenv("VTSUM_CLIPS")
+    with extraction.benchmark_videos(2) as (description, paths):
+        assert description == "a synthesized video, H.264, 640 x 360, 2 s"
+        assert sum(map(len, extraction.decode_chunks(*paths, FrameTransform(32)))) == 2
+
+
+@pytest.mark.soak
+def test_start_up_is_measured():
+    first_batch, help_text = startup.benchmark_startup(rounds=1)
+    assert first_batch.project_value > help_text.project_value > 0
 
 
 def test_the_document_shows_the_results(tmp_path):

@@ -109,17 +109,3 @@ def test_documented_vt_clip_training(clone):
     assert status == 0, output
     assert "is not known" not in output
     assert load_vt_clip(clone / "outputs/vt_clip/vt_clip.pth").width == 512
-
-
-@pytest.mark.soak
-def test_documented_benchmark(mini_videos):
-    """The documented benchmark prints each stage and the ratio to the encoder alone."""
-    assert "`python -m benchmarks.extraction VIDEO`" in read_document("own_videos")
-    video = mini_videos / f"videos/{VIDEO_ID}.mp4"
-    argv = ["python", "-m", "benchmarks.extraction", video, "--rounds", "1", "--repeat", "1", "--depth", "1"]
-    status, output = run(argv, ROOT)
-    assert status == 0, output
-    for stage in ("decode", "preprocess", "encode", "together"):
-        (rate,) = re.findall(rf"^{stage} +([0-9.]+) frames/s", output, re.M)
-        assert float(rate) > 0
-    assert re.search(r"^together / encode: \d\.\d\d", output, re.M)

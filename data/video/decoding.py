@@ -114,38 +114,51 @@ def decode_videos(
         return
     waiting = collections.deque(jobs)
     with contextlib.ExitStack() as stack:
-        busy: dict[Connection, tuple[BaseProcess, DecodeJob]] = {}
+        running: dict[Connection, tuple[BaseProcess, collections.deque[DecodeJob]]] = {}
 
         def start() -> None:
             connection, process = _start_worker(transforms, chunk)
             stack.callback(_stop_worker, connection, process)
-            assign(connection, process)
+            running[connection] = process, collections.deque()
 
-        def assign(connection: Connection, process: BaseProcess) -> None:
+        def assign(connection: Connection) -> None:
             if waiting:
                 with contextlib.suppress(OSError):  # the worker has crashed: `recv` raises, too
                     connection.send(waiting[0])
-                busy[connection] = process, waiting.popleft()
+                running[connection][1].append(waiting.popleft())
+
+        def fill() -> None:
+            """Assign two jobs to each worker: it starts the second while the caller processes the end of the first."""
+            for count in range(2):
+                for connection, (_, assigned) in running.items():
+                    if len(assigned) == count:
+                        assign(connection)
 
         for _ in range(min(workers, len(jobs))):
             start()
-        while busy:
-            for ready in multiprocessing.connection.wait(list(busy)):
+        fill()
+        while running:
+            for ready in multiprocessing.connection.wait(list(running)):
                 connection = cast(Connection, ready)
-                process, job = busy[connection]
+                process, assigned = running[connection]
                 try:
                     event = connection.recv()
                 except (EOFError, OSError):
-                    del busy[connection]
+                    del running[connection]
                     process.join()
+                    job = assigned.popleft()
+                    waiting.extendleft(assigned)
                     cause = _describe_exit(process.exitcode)
                     yield DecodeResult(job, reason=f"{job.path}: video: its decoder ended with {cause}")
                     if waiting:
                         start()
+                        fill()
                     continue
                 if isinstance(event, DecodeResult):
-                    del busy[connection]
-                    assign(connection, process)
+                    assigned.popleft()
+                    fill()
+                    if not assigned:
+                        del running[connection]
                 yield event
 
 
