@@ -15,7 +15,7 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from data.annotations import LABEL_KINDS, LABELS_OF_TASK, VideoRecord
 from data.features import NpzFeatures, PackedFeatures, is_packed, require_finite
@@ -267,9 +267,14 @@ def _compare(
             report.add(kind, f"{start} found {frames} frames, expected {expected} as in the labels")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that checking and downloading have in common."""
-    parser.add_argument("--what", nargs="+", choices=PARTS, default=PARTS, help="parts to process (default: all)")
+def add_options(parser: argparse.ArgumentParser, parts: Sequence[str] = PARTS) -> None:
+    """Add the options that checking and downloading have in common.
+
+    Args:
+        parser: gets the options.
+        parts: values of `--what`.
+    """
+    parser.add_argument("--what", nargs="+", choices=parts, default=parts, help="parts to process (default: all)")
     parser.add_argument("--list", metavar="FILE", help="write all issues to a file, one JSON object a line")
 
 

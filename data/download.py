@@ -1,8 +1,9 @@
-"""Download VideoXum from the Hugging Face hub: `python -m data.download [--what anno blip_feat vt_clip_feat]`.
+"""Download VideoXum and the published weights: `python -m data.download [--what anno blip_feat vt_clip_feat weights]`.
 
     ROOT/anno/{train,val,test}_videoxum.json
     ROOT/feat/blip/{video_id}.npz            from blip_feat.zip
     ROOT/feat/vt_clipscore/{video_id}.npz    from vt_clip_feat.zip
+    outputs/…/*.pth                          weights, see `utils.published_weights`
 
 Files that exist are neither downloaded nor unpacked again. At the end, the data is checked as by
 `python -m data.check`.
@@ -16,15 +17,17 @@ import sys
 from collections.abc import Iterable
 
 from data.annotations import VideoRecord
-from data.check import FEATURES, CheckReport, add_options, check_features, read_annotations
+from data.check import FEATURES, PARTS, CheckReport, add_options, check_features, read_annotations
 from data.feature_writer import PROVENANCE_FILE
 from data.registry import annotation_path, load_annotations
 from data.unpack import unpack_archive
 from data.videoxum import NUM_VIDEOS
 from utils.command_line import OneLineParser
-from utils.files import atomic_write, compute_sha256, make_folder
+from utils.download import describe_download, is_local, resolve_file
+from utils.files import atomic_write, compute_sha256, make_folder, replace_hardlink
 from utils.hub import download_hub_file
 from utils.log import run_main, setup_logging
+from utils.published_weights import PUBLISHED_WEIGHTS
 
 REPOSITORY = "hf://datasets/jylins/videoxum"
 
@@ -36,13 +39,19 @@ def download(root: str | os.PathLike, parts: Iterable[str]) -> CheckReport:
 
     Args:
         root: folder, made if missing.
-        parts: `anno`, `blip_feat`, `vt_clip_feat`.
+        parts: `anno`, `blip_feat`, `vt_clip_feat`, `weights`.
     Returns:
         report of the annotations and these parts.
     Raises:
         FileNotFoundError: the hub or the cache does not have a file.
         ValueError: a different file exists, an archive is damaged, or there is too little disk space.
     """
+    parts = list(parts)
+    if "weights" in parts:
+        for name in PUBLISHED_WEIGHTS:
+            download_weights(name)
+    if set(parts) == {"weights"}:
+        return CheckReport()
     root, features = make_folder(root, "--root"), [part for part in parts if part in FEATURES]
     for part in features:
         note = root / "feat" / FEATURES[part][0] / PROVENANCE_FILE
@@ -56,6 +65,39 @@ def download(root: str | os.PathLike, parts: Iterable[str]) -> CheckReport:
     for part in features:
         download_features(root, part, records, report)
     return report
+
+
+def download_weights(name: str) -> None:
+    """Download published weights to their local path, unless the file exists.
+
+    The SHA-256 of the first download is kept beside the file, in `{file}.sha256`, and compared with later downloads: it
+    has not been published.
+
+    Args:
+        name: a key of `PUBLISHED_WEIGHTS`.
+    Raises:
+        FileNotFoundError: the file cannot be downloaded.
+        ValueError: the file differs from the first download.
+    """
+    weights = PUBLISHED_WEIGHTS[name]
+    path, checksum_path = pathlib.Path(weights.path), pathlib.Path(f"{weights.path}.sha256")
+    if path.is_file():
+        logger.info("%s: exists", path)
+        return
+    if not is_local(weights.source):
+        logger.info("%s: downloading %s", path, describe_download(weights.source))
+    source = resolve_file(weights.source)
+    sha256 = compute_sha256(source)
+    if checksum_path.is_file() and (first := checksum_path.read_text().split()[0]) != sha256:
+        raise ValueError(
+            f"{source}: found SHA-256 {sha256}, expected {first} of the first download, in {checksum_path}; remove that "
+            "file if the publisher has replaced the weights"
+        )
+    make_folder(path.parent, "weights")
+    replace_hardlink(source.resolve(), path)  # a copy if the cache is on another file system
+    with atomic_write(checksum_path) as file:
+        file.write(f"{sha256}  {path.name}\n")
+    logger.info("%s: SHA-256 %s (not published: kept to compare later downloads)", path, sha256)
 
 
 def download_annotations(root: pathlib.Path, split: str) -> None:
@@ -94,7 +136,7 @@ def download_features(root: pathlib.Path, part: str, records: dict[str, VideoRec
 def main(argv: list[str] | None = None) -> None:
     parser = OneLineParser(prog="python -m data.download", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--root", default="dataset/ActivityNet", help="folder of the dataset (%(default)s)")
-    add_options(parser)
+    add_options(parser, (*PARTS, "weights"))
     args = parser.parse_args(argv)
     setup_logging(True)
     report = download(args.root, args.what)

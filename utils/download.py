@@ -53,19 +53,72 @@ def resolve_file(source: str | os.PathLike) -> pathlib.Path:
     return path
 
 
+def is_local(source: str | os.PathLike) -> bool:
+    """Whether `resolve_file` needs no download: a path, or a URL whose file is cached."""
+    url = str(source).partition("#")[0]
+    if not is_url(url):
+        return True
+    if not url.startswith("hf://"):
+        return _cache_path(url).is_file()
+    from utils.hub import is_hub_file_cached
+
+    return is_hub_file_cached(url)
+
+
+def describe_download(source: str) -> str:
+    """Describe the download of a URL: its file, size, and the folder of the cache."""
+    url = source.partition("#")[0]
+    if url.startswith("hf://"):
+        from huggingface_hub import constants
+
+        from utils.hub import read_hub_file_size
+
+        size, folder = read_hub_file_size(url), constants.HF_HUB_CACHE
+    else:
+        size, folder = _read_size(url), str(_cache_folder())
+    return f"{url} ({'unknown size' if size is None else format_bytes(size)}) to {folder}"
+
+
+def format_bytes(size: int) -> str:
+    """Format a number of bytes in units of 1000."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
+        if size >= factor:
+            return f"{size / factor:.2f} {unit}"
+    return f"{size / 1000:.0f} kB"
+
+
+def _read_size(url: str) -> int | None:
+    """Return a server's Content-Length of a file, None without one."""
+    import requests
+
+    _require_safe(url)
+    try:
+        with requests.get(url, stream=True, timeout=TIMEOUT, hooks={"response": _check_redirect}) as response:
+            response.raise_for_status()
+            return int(response.headers["Content-Length"])
+    except (OSError, KeyError, ValueError):  # the download raises it, too
+        return None
+
+
+def _cache_path(url: str) -> pathlib.Path:
+    """Path of a URL's file in the cache."""
+    name = pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name or "checkpoint.pth"
+    # Two URLs may end in the same name, so each has its own folder.
+    return _cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:16] / name
+
+
 def _download(url: str, sha256: str | None) -> pathlib.Path:
     """Return the cached file of a URL, downloaded if it is missing or of another SHA-256."""
     import pooch
 
     _require_safe(url)
-    name = pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name or "checkpoint.pth"
-    # Two URLs may end in the same name, so each has its own folder.
-    folder = make_folder(_cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:16], "TORCH_HOME")
+    path = _cache_path(url)
+    make_folder(path.parent, "TORCH_HOME")
     pooch.get_logger().setLevel("WARNING")
-    downloader = pooch.HTTPDownloader(timeout=TIMEOUT, hooks={"response": _check_redirect})
+    downloader = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT, hooks={"response": _check_redirect})
     try:
         return pathlib.Path(
-            pooch.retrieve(url, sha256 and f"sha256:{sha256}", fname=name, path=folder, downloader=downloader)
+            pooch.retrieve(url, sha256 and f"sha256:{sha256}", fname=path.name, path=path.parent, downloader=downloader)
         )
     except OSError as error:  # requests' exceptions are OSErrors
         raise FileNotFoundError(f"{url}: checkpoint: cannot be downloaded ({error})") from None

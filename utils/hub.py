@@ -6,7 +6,14 @@ HF_ENDPOINT, HF_TOKEN). This module turns its errors into one line.
 
 import pathlib
 
-from huggingface_hub import constants, hf_hub_download, parse_hf_uri
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    parse_hf_uri,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -38,6 +45,23 @@ def download_hub_file(source: str) -> pathlib.Path:
         return pathlib.Path(hf_hub_download(uri.id, uri.path_in_repo, repo_type=uri.type, revision=uri.revision))
     except Exception as error:  # of the library, its HTTP clients or the system
         raise FileNotFoundError(f"{source}: {_reason(error, uri.id, uri.revision)}") from None
+
+
+def is_hub_file_cached(source: str) -> bool:
+    """Whether a file on the hub, see `download_hub_file`, is in the hub's cache."""
+    uri = parse_hf_uri(source)
+    cached = try_to_load_from_cache(uri.id, uri.path_in_repo, repo_type=uri.type, revision=uri.revision)
+    return isinstance(cached, str)
+
+
+def read_hub_file_size(source: str) -> int | None:
+    """Return the bytes of a file on the hub, None if they cannot be read."""
+    uri = parse_hf_uri(source)
+    try:
+        url = hf_hub_url(uri.id, uri.path_in_repo, repo_type=uri.type, revision=uri.revision)
+        return get_hf_file_metadata(url).size
+    except Exception:  # of the library, its HTTP clients or the system: the download raises it, too
+        return None
 
 
 def _reason(error: Exception, repository: str, revision: str | None) -> str:
