@@ -90,8 +90,8 @@ def download_weights(name: str) -> None:
     sha256 = compute_sha256(source)
     if checksum_path.is_file() and (first := checksum_path.read_text().split()[0]) != sha256:
         raise ValueError(
-            f"{source}: found SHA-256 {sha256}, expected {first} of the first download, in {checksum_path}; remove that "
-            "file if the publisher has replaced the weights"
+            f"{source}: found SHA-256 {sha256}, expected {first} of the first download, in {checksum_path}; remove "
+            "that file if the publisher has replaced the weights"
         )
     make_folder(path.parent, "weights")
     replace_hardlink(source.resolve(), path)  # a copy if the cache is on another file system
