@@ -1,8 +1,9 @@
 """Summarize videos in a browser: upload a video or choose an example, and watch its skim.
 
-    python app.py --config configs/vtsum_blip_tt_ca.yaml --pretrained_model outputs/vtsum_tt_ca/vtsum_tt_ca.pth
+    python app.py
 
-then open http://127.0.0.1:7860. Which files are kept, the limits and other hosts: docs/demo.md.
+then open http://127.0.0.1:7860. The model is the released VTSUM-BLIP (TT+CA), or yours: --config FILE
+--pretrained_model FILE. Which files are kept, the limits and other hosts: docs/demo.md.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from data.video.files import find_videos
 from engine.config import Config
 from summary.demo.service import Limits, SummaryService
+from summary.released import RELEASED_CONFIG
 from utils.command_line import load_settings
 from utils.encoder_names import NAME_FORMS
 from utils.log import run_main, setup_logging
@@ -48,7 +50,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    command = load_settings(Config, argv, __doc__.splitlines()[0], _add_arguments)
+    command = load_settings(Config, argv, __doc__.splitlines()[0], _add_arguments, RELEASED_CONFIG)
     config, args = command.settings, command.arguments
     examples = {path.name: path.resolve() for path in find_videos(args.examples).values()}
     limits = Limits(args.max_seconds, args.max_megabytes, args.max_waiting, args.keep_seconds)

@@ -1,15 +1,13 @@
 """Summarize videos: a skim, a caption, a storyboard and an HTML page.
 
-    python summarize.py VIDEO... --config configs/vtsum_blip_tt_ca.yaml \\
-        --pretrained_model outputs/vtsum_tt_ca/vtsum_tt_ca.pth --out summaries
+    python summarize.py VIDEO... [--out summaries]
 
     OUT/{name}/summary.mp4, summary.json, storyboard.png, index.html
 
-As a Python call:
+with the released VTSUM-BLIP (TT+CA), or with your model: --config FILE --pretrained_model FILE. As a Python call:
 
     from summary import Summarizer
-    summarizer = Summarizer("configs/vtsum_blip_tt_ca.yaml", pretrained_model="outputs/vtsum_tt_ca/vtsum_tt_ca.pth")
-    summary = summarizer.summarize("holiday.mp4", "summaries")
+    summary = Summarizer().summarize("holiday.mp4")
 """
 
 import argparse
@@ -18,6 +16,7 @@ import sys
 
 from data.video.files import find_videos
 from engine.config import Config
+from summary.released import RELEASED_CONFIG
 from summary.selection import METHODS, check_selection
 from utils.command_line import load_settings
 from utils.encoder_names import NAME_FORMS
@@ -28,7 +27,7 @@ from utils.text import printable, printable_path
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("videos", nargs="+", metavar="VIDEO", help="video files, folders of them, or .txt lists")
-    add("--out", required=True, help="output folder, with a subfolder per video")
+    add("--out", default="summaries", help="output folder, with a subfolder per video (default: summaries)")
     add(
         "--blip",
         default=None,
@@ -45,7 +44,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    command = load_settings(Config, argv, __doc__.splitlines()[0], _add_arguments)
+    command = load_settings(Config, argv, __doc__.splitlines()[0], _add_arguments, RELEASED_CONFIG)
     config, args = command.settings, command.arguments
     check_selection(args.budget, args.method)
     videos = find_videos(args.videos)

@@ -147,7 +147,7 @@ class BlipCaptionDecoder(TextDecoder):
         search: Callable[..., torch.Tensor] = functools.partial(beam_search, num_beams=options.num_beams)
         if options.sample:
             search = functools.partial(nucleus_sample, top_p=options.top_p)
-        with prepacked_linears(self.modules()):
+        with prepacked_linears(self.step_layers()):
             return search(
                 self,
                 frames,

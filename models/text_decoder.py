@@ -339,6 +339,12 @@ class TextDecoder(nn.Module):
         cache.advance(count, input_ids.shape[1])
         return x
 
+    def step_layers(self) -> list[nn.Linear]:
+        """Return the linear layers of a decoding step: all except the keys and values of the frames."""
+        cross = [layer.crossattention.self for layer in self.layers]
+        frame_layers = {id(linear) for projections in cross for linear in (projections.key, projections.value)}
+        return [m for m in self.modules() if isinstance(m, nn.Linear) and id(m) not in frame_layers]
+
 
 def _drop_position_ids(module: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
     """Ignore the constant buffer that transformers 4.15 saved in checkpoints."""

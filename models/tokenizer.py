@@ -107,6 +107,24 @@ def _load_wordpiece(name: str | os.PathLike) -> "PreTrainedTokenizerFast":
     raise FileNotFoundError(f"{name}: tokenizer: found neither vocab.txt nor tokenizer.json in the folder")
 
 
+def is_tokenizer_local(name: str | os.PathLike) -> bool:
+    """Whether a tokenizer needs no download: a folder, or a name whose vocabulary is in the hub's cache."""
+    return pathlib.Path(name).is_dir() or _find_cached_folder(str(name)) is not None
+
+
+def _find_cached_folder(name: str) -> pathlib.Path | None:
+    """Return the folder of a repository's vocabulary in the hub's cache."""
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+
+    for file in VOCABULARY_FILES:
+        with contextlib.suppress(HFValidationError):
+            path = huggingface_hub.try_to_load_from_cache(name, file)
+            if isinstance(path, str):
+                return pathlib.Path(path).parent
+    return None
+
+
 def _hub_folder(name: str) -> pathlib.Path:
     """Find a hub repository's vocabulary in the local cache, or download it; returns its folder."""
     import huggingface_hub
@@ -119,10 +137,8 @@ def _hub_folder(name: str) -> pathlib.Path:
 
     reason = f"the hub's repository has neither {' nor '.join(VOCABULARY_FILES)}"
     try:
-        for file in VOCABULARY_FILES:  # before it reads the cache, hf_hub_download retries an unreachable hub for 23 s
-            path = huggingface_hub.try_to_load_from_cache(name, file)
-            if isinstance(path, str):
-                return pathlib.Path(path).parent
+        if cached := _find_cached_folder(name):  # else hf_hub_download retries an unreachable hub for 23 s
+            return cached
         logger.info("tokenizer: downloading %s from the hub", name)
         for file in VOCABULARY_FILES:
             with contextlib.suppress(RemoteEntryNotFoundError):

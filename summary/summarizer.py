@@ -26,13 +26,15 @@ from engine.setup import build_model, load_trained, with_feature_width
 from models.frame_encoders import EncoderOptions, FrameEncoder, load_frame_encoder
 from models.weights import extract_state_dict, read_checkpoint, read_feature_width, read_metadata
 from summary.page import write_page
+from summary.released import RELEASED_CONFIG, announce_downloads, resolve_weights
 from summary.selection import select_frames, selected_segments
 from summary.skim import write_skim
 from summary.storyboard import Storyboard
 from utils.device import autocast, setup_device
-from utils.download import resolve_file
+from utils.download import is_local, resolve_file
 from utils.files import compute_sha256, make_folder
 from utils.log import progress_bar
+from utils.published_weights import find_weights
 from utils.settings import read_settings
 from utils.text import printable_path
 
@@ -53,8 +55,9 @@ class Summarizer:
     """Summarizes video files.
 
     Args:
-        config: a YAML file, or a `Config`.
-        pretrained_model: VTSUM-BLIP checkpoint (path, https:// or hf://); None is the configuration's.
+        config: a YAML file, or a `Config`; None is the released VTSUM-BLIP (TT+CA), `configs/released_tt_ca.yaml`.
+        pretrained_model: VTSUM-BLIP checkpoint (path, https:// or hf://); None is the configuration's. Published
+            weights, see `utils.published_weights`, are downloaded once if they are not at their local path.
         blip: checkpoint (likewise) with BLIP's image encoder; None is the configuration's `pretrained`.
         encoder: name of another frame encoder, see `models.frame_encoders.load_frame_encoder`; None is the one that the
             checkpoint was trained with, if it records it, else BLIP's.
@@ -72,7 +75,7 @@ class Summarizer:
 
     def __init__(
         self,
-        config: str | os.PathLike | Config,
+        config: str | os.PathLike | Config | None = None,
         pretrained_model: str | os.PathLike | None = None,
         blip: str | os.PathLike | None = None,
         encoder: str | None = None,
@@ -83,14 +86,26 @@ class Summarizer:
         if isinstance(config, Config):
             config = config.replace(**settings)
         else:
-            config = Config(**(read_settings(config, Config) | settings))
+            config = Config(**(read_settings(config or RELEASED_CONFIG, Config) | settings))
         if not config.pretrained_model:
             raise ValueError("pretrained_model: missing, expected a VTSUM-BLIP checkpoint (--pretrained_model PATH)")
         if config.task == "v2t":
             raise ValueError("task: found v2t, expected v2vt or v2v, which predict saliency")
-        path = resolve_file(config.pretrained_model)
+        if blip is not None and encoder is not None:
+            raise ValueError(f"encoder: found {encoder} and the checkpoint {blip} of BLIP, expected one of the two")
+        source = find_weights(config.pretrained_model)
+        blip_source = find_weights(config.pretrained if blip is None else blip)
+        is_download = not is_local(source)
+        if is_download:  # what is downloaded is trained with BLIP's encoder, unless another one is given
+            announce_downloads([source] if encoder else [source, blip_source], config.tokenizer)
+        path = resolve_weights(source)
         checkpoint = read_checkpoint(path)
-        self.encoder = _load_encoder(config, read_metadata(checkpoint).encoder, blip, encoder)
+        trained = read_metadata(checkpoint).encoder
+        if encoder is None and (blip is not None or trained.get("encoder", "blip") == "blip"):
+            if not is_download:
+                announce_downloads([blip_source], config.tokenizer)
+            encoder = _blip_encoder_name(blip_source)
+        self.encoder = _load_encoder(config, trained, encoder)
         config = with_feature_width(config, self.encoder.width, str(self.encoder.name))
         expected = read_feature_width(extract_state_dict(checkpoint, path), path)
         if self.encoder.width != expected:
@@ -109,7 +124,7 @@ class Summarizer:
     def summarize(
         self,
         video: str | os.PathLike,
-        out: str | os.PathLike,
+        out: str | os.PathLike = "summaries",
         budget: float = 0.15,
         method: str = "topk",
         on_stage: OnStage | None = None,
@@ -194,24 +209,21 @@ class Summarizer:
         return None if captions is None else captions[0], logits.double().sigmoid().cpu().numpy()
 
 
-def _load_encoder(
-    config: Config, trained: dict[str, Any], blip: str | os.PathLike | None, encoder: str | None
-) -> FrameEncoder:
+def _blip_encoder_name(source: str) -> str:
+    """Return the name of BLIP's image encoder with weights from a path or URL, which is downloaded."""
+    if not source:
+        raise ValueError("blip: missing, expected a checkpoint with BLIP's image encoder (--blip PATH)")
+    return f"blip:{resolve_weights(source)}"
+
+
+def _load_encoder(config: Config, trained: dict[str, Any], encoder: str | None) -> FrameEncoder:
     """Load the frame encoder and check that the model was trained on its features.
 
     Args:
         config: the configuration.
         trained: the encoder in the model's checkpoint, {} if it is not known.
-        blip, encoder: as in `Summarizer`.
+        encoder: name of the encoder; None is that of `trained`.
     """
-    if blip is not None and encoder is not None:
-        raise ValueError(f"encoder: found {encoder} and the checkpoint {blip} of BLIP, expected one of the two")
-    is_blip = trained.get("encoder", "blip") == "blip"
-    source = config.pretrained if blip is None else blip
-    if encoder is None and (is_blip or blip is not None):
-        if not source:
-            raise ValueError("blip: missing, expected a checkpoint with BLIP's image encoder (--blip PATH)")
-        encoder = f"blip:{source}"
     options = EncoderOptions(image_size=config.image_size, position_antialias=config.vit_position_antialias)
     try:
         loaded = load_frame_encoder(encoder or recorded_name(trained), options)

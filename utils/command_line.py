@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -49,6 +50,7 @@ def load_settings(
     argv: Sequence[str] | None = None,
     description: str | None = None,
     add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+    default_config: str | os.PathLike | None = None,
 ) -> CommandLine[S]:
     """Build the settings of a command line.
 
@@ -56,13 +58,12 @@ def load_settings(
         cls: class of the settings.
         argv: arguments without the program's name; None is `sys.argv[1:]`.
         description: first line of `--help`.
-        add_arguments: adds further arguments to the parser.
+        add_arguments: adds arguments of the script, which `--help` lists first.
+        default_config: YAML file without `--config`; None requires the flag.
     Raises:
         FileNotFoundError, ValueError: see `read_layers` and `Settings`.
     """
-    parser = _parser(cls, description)
-    if add_arguments is not None:
-        add_arguments(parser)
+    parser = _parser(cls, description, add_arguments, default_config)
     parsed, unknown = parser.parse_known_args(argv)
     flag_names = [*cls.model_fields, *cls.name_aliases, *(n for n, key in cls.ignored.items() if key.flag_type)]
     for argument in unknown:
@@ -86,9 +87,20 @@ def load_settings(
     return CommandLine(cls(**(values | flags)), tuple(notes), parsed)
 
 
-def _parser(cls: type[Settings], description: str | None) -> OneLineParser:
+def _parser(
+    cls: type[Settings],
+    description: str | None,
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None,
+    default_config: str | os.PathLike | None,
+) -> OneLineParser:
+    """Build the parser; arguments as in `load_settings`."""
     parser = OneLineParser(description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
-    parser.add_argument("--config", required=True, help="YAML file of settings; flags override it")
+    if add_arguments is not None:
+        add_arguments(parser)
+    settings = parser.add_argument_group("settings", "of the YAML file, or as flags, which override it")
+    default = {} if default_config is None else dict(default=str(default_config))
+    config_help = "YAML file of settings" + (f" (default: {default_config})" if default else "")
+    settings.add_argument("--config", required=not default, help=config_help, **default)
     for name, field in cls.model_fields.items():
         help_text = f"{_help(field)} (default: {field.default!r})".replace("%", "%%")
         arguments = _flag_arguments(flag_type(field))
@@ -98,13 +110,13 @@ def _parser(cls: type[Settings], description: str | None) -> OneLineParser:
             arguments = dict(nargs="+", metavar="KEY=VALUE", action=StoreMapping)
         if choices(field):
             arguments["metavar"] = "NAME"
-        parser.add_argument(f"--{name}", help=help_text, **arguments)
+        settings.add_argument(f"--{name}", help=help_text, **arguments)
     for alias, name in cls.name_aliases.items():
         arguments = _flag_arguments(flag_type(cls.model_fields[name]))
-        parser.add_argument(f"--{alias}", help=f"another name of --{name}", **arguments)
+        settings.add_argument(f"--{alias}", help=f"another name of --{name}", **arguments)
     for name, key in cls.ignored.items():
         if key.flag_type is not None:
-            parser.add_argument(f"--{name}", help=f"ignored: {key.reason}", **_flag_arguments(key.flag_type))
+            settings.add_argument(f"--{name}", help=f"ignored: {key.reason}", **_flag_arguments(key.flag_type))
     return parser
 
 

@@ -60,9 +60,9 @@ def is_local(source: str | os.PathLike) -> bool:
         return True
     if not url.startswith("hf://"):
         return _cache_path(url).is_file()
-    from utils.hub import is_hub_file_cached
+    from utils.hub import find_cached_hub_file
 
-    return is_hub_file_cached(url)
+    return find_cached_hub_file(url) is not None
 
 
 def describe_download(source: str) -> str:

@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 
 
 def download_hub_file(source: str) -> pathlib.Path:
-    """Return the local path of a file on the hub, downloaded if it is not in the hub's cache.
+    """Return the local path of a file on the hub, downloaded once, if it is not in the hub's cache.
 
     Args:
         source: `hf://org/name/path` of a model's repository, `hf://datasets/org/name/path` of a dataset's; a branch,
@@ -42,16 +42,18 @@ def download_hub_file(source: str) -> pathlib.Path:
         expected = "hf://[datasets/]ORG/NAME[@REVISION]/FILE"
         raise ValueError(f"{source}: found no file of a hub repository, expected {expected}")
     try:
+        if cached := find_cached_hub_file(source):  # else hf_hub_download retries an unreachable hub for 23 s
+            return cached
         return pathlib.Path(hf_hub_download(uri.id, uri.path_in_repo, repo_type=uri.type, revision=uri.revision))
     except Exception as error:  # of the library, its HTTP clients or the system
         raise FileNotFoundError(f"{source}: {_reason(error, uri.id, uri.revision)}") from None
 
 
-def is_hub_file_cached(source: str) -> bool:
-    """Whether a file on the hub, see `download_hub_file`, is in the hub's cache."""
+def find_cached_hub_file(source: str) -> pathlib.Path | None:
+    """Return the path of a file on the hub, see `download_hub_file`, in the hub's cache; None if it is not there."""
     uri = parse_hf_uri(source)
     cached = try_to_load_from_cache(uri.id, uri.path_in_repo, repo_type=uri.type, revision=uri.revision)
-    return isinstance(cached, str)
+    return pathlib.Path(cached) if isinstance(cached, str) else None
 
 
 def read_hub_file_size(source: str) -> int | None:

@@ -58,7 +58,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         storage = re.fullmatch(r"/storage/([0-9a-f]{64})", self.path)
         if storage:
             return self.send_bytes(next(data for data in self.hub.files.values() if _sha256(data) == storage[1]))
-        match = re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
+        match = re.fullmatch(r"/((?:datasets/)?[^/]+(?:/[^/]+)?)/resolve/([^/]+)/(.+)", self.path)
         repository, revision, path = match.groups()
         if repository in self.hub.gated:
             self.refuse(403, "GatedRepo")
