@@ -11,11 +11,11 @@ ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 LAUNCHER = ["python", "-m", "torch.distributed.run", "--standalone"]
 
 
-def start(argv, cwd, **options):
+def start(argv, cwd, env=ENVIRONMENT, **options):
     """Start a command `python …` in a new process group; `options` are those of `Popen`."""
     argv = [sys.executable if word == "python" else str(word) for word in argv]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return subprocess.Popen(argv, cwd=cwd, env=ENVIRONMENT, start_new_session=True, **(pipes | options))
+    return subprocess.Popen(argv, cwd=cwd, env=env, start_new_session=True, **(pipes | options))
 
 
 def run(argv, cwd, timeout=300, **options):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import os
 import shutil
 
 import pytest
@@ -14,7 +13,7 @@ from summary import Summarizer
 from summary.released import RELEASED_CONFIG
 from tests.conftest import ROOT
 from tests.helpers.hub_server import configure_client
-from tests.helpers.processes import run
+from tests.helpers.processes import ENVIRONMENT, run
 from tests.helpers.summary_files import SUMMARY_FILES
 from utils import published_weights
 from utils.published_weights import PUBLISHED_WEIGHTS, find_weights
@@ -73,7 +72,9 @@ def test_local_weights_take_precedence(released, mini_videos, untrained_checkpoi
 
 def test_without_a_network_the_error_names_the_options(released, monkeypatch):
     configure_client(monkeypatch, "http://127.0.0.1:1", "empty")
-    expected = r"vtsum_tt_ca.pth: not in the cache .* does not respond .*; local files are given by pretrained_model, blip"
+    expected = (
+        r"vtsum_tt_ca.pth: not in the cache .* does not respond .*; local files are given by pretrained_model, blip"
+    )
     with pytest.raises(FileNotFoundError, match=expected):
         Summarizer(**SMALL)
 
@@ -82,7 +83,7 @@ def test_command_needs_a_video_only(released, mini_videos, tmp_path):
     """The weights of BLIP are at their local path: their server is not on loopback."""
     (tmp_path / PUBLISHED_WEIGHTS["blip"].path).parent.mkdir(parents=True)
     shutil.copy(mini_videos / "frame_encoder.pth", tmp_path / PUBLISHED_WEIGHTS["blip"].path)
-    env = os.environ | dict(HF_ENDPOINT=released.endpoint, HF_HOME=str(tmp_path / "home"))
+    env = ENVIRONMENT | dict(HF_ENDPOINT=released.endpoint, HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="0")
     status, output = run(["python", str(ROOT / "summarize.py"), "holiday.mp4", *SMALL_FLAGS], tmp_path, env=env)
     assert status == 0, output
     assert "downloading once: hf://jylins/vtsum_blip/vtsum_tt_ca.pth" in output
@@ -90,23 +91,20 @@ def test_command_needs_a_video_only(released, mini_videos, tmp_path):
 
 
 @pytest.mark.soak
-def test_command_at_full_size(released, mini_videos, tmp_path):
+def test_command_at_full_size(released, bert_vocabulary, tmp_path):
     """`python summarize.py holiday.mp4`, with random weights of the published size."""
     from timm.models.vision_transformer import VisionTransformer
 
-    from tests.helpers.tokenizers import write_full_vocabulary
-
-    write_full_vocabulary(tmp_path / "vocabulary")
     torch.manual_seed(0)
-    model = v2vt_sum("vtsum_blip_tt_ca", tokenizer=str(tmp_path / "vocabulary"))
+    model = v2vt_sum("vtsum_blip_tt_ca", tokenizer=str(bert_vocabulary))
     torch.save(dict(model=model.state_dict()), tmp_path / "model.pth")
     vit = VisionTransformer(num_classes=0)
     (tmp_path / PUBLISHED_WEIGHTS["blip"].path).parent.mkdir(parents=True)
     state = {f"visual_encoder.{name}": value for name, value in vit.state_dict().items()}
     torch.save(dict(model=state), tmp_path / PUBLISHED_WEIGHTS["blip"].path)
     released.files["jylins/vtsum_blip", "vtsum_tt_ca.pth"] = (tmp_path / "model.pth").read_bytes()
-    released.files["bert-base-uncased", "vocab.txt"] = (tmp_path / "vocabulary/vocab.txt").read_bytes()
-    env = os.environ | dict(HF_ENDPOINT=released.endpoint, HF_HOME=str(tmp_path / "home"))
+    released.files["bert-base-uncased", "vocab.txt"] = (bert_vocabulary / "vocab.txt").read_bytes()
+    env = ENVIRONMENT | dict(HF_ENDPOINT=released.endpoint, HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="0")
     status, output = run(["python", str(ROOT / "summarize.py"), "holiday.mp4"], tmp_path, env=env)
     assert status == 0, output
 
