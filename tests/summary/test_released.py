@@ -1,4 +1,4 @@
-"""The released model as the default: its weights are downloaded once, from a hub on loopback, or used from local paths."""
+"""The released model as the default: its weights are downloaded once, from a hub on loopback, or are at local paths."""
 
 import dataclasses
 import logging
