@@ -21,6 +21,7 @@ import torch
 
 from benchmarks.checks import Check, NotApplicable
 from benchmarks.records import Row
+from summary.files import FILES
 
 REPOSITORY_FOLDER = pathlib.Path(__file__).resolve().parent.parent
 SPLIT_COUNTS = {"full": dict(train=33, val=2, test=5), "toy": dict(train=9, val=1, test=2)}
@@ -270,7 +271,7 @@ class CommandChecks:
         out = self.folder / "summaries"
         video = next((self.videos_root / "videos").glob("mini_test_*.mp4"))
         run_python(["summarize.py", str(video), *self.summary_flags(), "--out", str(out)])
-        files = require_files(out / video.stem, "summary.mp4", "summary.json", "storyboard.png", "index.html")
+        files = require_files(out / video.stem, *FILES)
         return [build_row("summarize.py, bf16", start, files)]
 
     def check_app(self) -> list[Row]:

@@ -5,7 +5,6 @@ Axes: T frames at 1 fps, C width of VT-CLIP's features.
 
 import dataclasses
 import os
-import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -24,8 +23,8 @@ from models.vt_clip import VTClip, load_vt_clip
 from models.weights import hash_weights
 from utils.device import setup_device
 from utils.encoder_names import EncoderName
+from utils.text import split_sentences
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _BATCH = 64  # videos whose texts are encoded together
 
 
@@ -111,11 +110,6 @@ def _split_references(record: VideoRecord) -> list[list[str]]:
     if record.references:
         return [split_sentences(text) for text in record.references]
     return [list(record.tsum)] if record.tsum else []
-
-
-def split_sentences(text: str) -> list[str]:
-    """Split a text after `.`, `!` and `?` that a space follows; a text without them is one sentence."""
-    return [sentence for sentence in _SENTENCE_END.split(text.strip()) if sentence]
 
 
 def _encode_texts(

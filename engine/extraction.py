@@ -88,7 +88,7 @@ def encode_videos(
     *,
     chunk: int,
     workers: int,
-    on_frames: Callable[[int], None] = lambda count: None,
+    on_frames: Callable[[int, int], None] = lambda count, total: None,
 ) -> Iterator[tuple[DecodeResult, dict[str, np.ndarray]]]:
     """Decode and encode videos; a video's features do not depend on the others.
 
@@ -97,7 +97,7 @@ def encode_videos(
         encoders: encoder's name -> encoder.
         chunk: frames of one video that are encoded together.
         workers: decoding processes, see `decode_videos`.
-        on_frames: called with the number of newly encoded frames.
+        on_frames: called with the number of newly encoded frames, and that of all frames of their video.
     Yields:
         (result of a job, features by the encoder's name: (T, D) float32); {} for a video that cannot be decoded.
     """
@@ -107,7 +107,7 @@ def encode_videos(
         if isinstance(event, FrameChunk):
             encoded = {name: encoder(event.pixels[name]) for name, encoder in encoders.items()}  # (n, D)
             chunks.setdefault(event.job, []).append(encoded)
-            on_frames(len(next(iter(encoded.values()))))
+            on_frames(len(next(iter(encoded.values()))), event.total)
         elif event.reason:
             chunks.pop(event.job, None)
             yield event, {}

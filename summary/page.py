@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from summary.selection import Budget
 from utils.templates import template_environment
 from utils.text import format_time
 
@@ -12,7 +13,7 @@ MAX_POINTS = 1200  # of the curve; for longer videos, each is the maximum over s
 
 
 def write_page(summary: dict[str, Any], path: str | pathlib.Path, num_frames: int) -> None:
-    """Write the page next to `summary.mp4` and `storyboard.png`.
+    """Write the page, with links to the summary's other files.
 
     Args:
         summary: content of `summary.json`.
@@ -37,12 +38,17 @@ def _render(template: str, summary: dict[str, Any], **values: int) -> str:
         format_time=format_time,
         format_length=_format_length,
         format_tenths=_format_tenths,
+        format_budget=_format_budget,
         **values,
     )
 
 
 def _format_length(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else format_time(round(seconds))
+
+
+def _format_budget(budget: Budget) -> str:
+    return budget if isinstance(budget, str) else f"{100 * budget:g} %"
 
 
 def _format_tenths(second: float) -> str:

@@ -4,26 +4,56 @@ Axes: T seconds, D feature width.
 """
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from metrics.segmentation import knapsack, segment_shots
 
+Budget = float | str  # a fraction of the video, or seconds such as "30s"
 
-def budget_seconds(budget: float, T: int) -> int:
-    """Convert a budget to seconds, rounded down, at least 1."""
+SECONDS_TEXT = re.compile(r"(\d+(?:\.\d+)?) ?s")
+
+
+def parse_budget(budget: Budget) -> Budget:
+    """Check a budget; text of a fraction, such as "0.15", becomes a float.
+
+    Raises:
+        ValueError: neither a fraction above 0 and at most 1, nor seconds, at least 1.
+    """
+    expected = "a fraction of the video, above 0 and at most 1, or seconds, at least 1s"
+    if isinstance(budget, str):
+        match = SECONDS_TEXT.fullmatch(budget)
+        if match and float(match[1]) >= 1:
+            return budget
+        try:
+            budget = float(budget)
+        except ValueError:
+            raise ValueError(f"budget: found {budget!r}, expected {expected}") from None
+    if not 0 < budget <= 1:
+        raise ValueError(f"budget: found {budget}, expected {expected}")
+    return budget
+
+
+def budget_seconds(budget: Budget, T: int) -> int:
+    """Convert a budget to seconds, rounded down, at least 1 and at most T."""
+    budget = parse_budget(budget)
+    if isinstance(budget, str):
+        match = SECONDS_TEXT.fullmatch(budget)
+        assert match is not None, "parsed above"
+        return min(T, math.floor(float(match[1])))
     return max(1, math.floor(budget * T + 1e-9))
 
 
-def select_topk(saliency: np.ndarray, features: np.ndarray | None, budget: float) -> np.ndarray:
+def select_topk(saliency: np.ndarray, features: np.ndarray | None, budget: Budget) -> np.ndarray:
     """Select the seconds with the highest saliency, as the paper does, the earlier of equal ones: (T,) bool."""
     selected = np.zeros(len(saliency), bool)
     selected[np.argsort(-saliency, kind="stable")[: budget_seconds(budget, len(saliency))]] = True
     return selected
 
 
-def select_shots(saliency: np.ndarray, features: np.ndarray | None, budget: float) -> np.ndarray:
+def select_shots(saliency: np.ndarray, features: np.ndarray | None, budget: Budget) -> np.ndarray:
     """Select whole shots, as on TVSum and SumMe, by a knapsack over mean saliency and length: (T,) bool.
 
     If every shot is too long, the most salient segment of the best shot is selected.
@@ -42,27 +72,28 @@ def select_shots(saliency: np.ndarray, features: np.ndarray | None, budget: floa
     return selected
 
 
-METHODS: dict[str, Callable[[np.ndarray, np.ndarray | None, float], np.ndarray]] = {
+METHODS: dict[str, Callable[[np.ndarray, np.ndarray | None, Budget], np.ndarray]] = {
     "topk": select_topk,
     "shots": select_shots,
 }
 
 
-def check_selection(budget: float, method: str) -> None:
+def check_selection(budget: Budget, method: str) -> None:
     """Raise a ValueError for a budget or a method that is not allowed."""
-    if not 0 < budget <= 1:
-        raise ValueError(f"budget: found {budget}, expected a fraction of the video: above 0, at most 1")
+    parse_budget(budget)
     if method not in METHODS:
         raise ValueError(f"method: found {method!r}, expected one of {', '.join(METHODS)}")
 
 
-def select_frames(saliency: np.ndarray, features: np.ndarray | None, budget: float, method: str = "topk") -> np.ndarray:
+def select_frames(
+    saliency: np.ndarray, features: np.ndarray | None, budget: Budget, method: str = "topk"
+) -> np.ndarray:
     """Select the seconds of a summary.
 
     Args:
         saliency: (T,) probabilities.
         features: (T, D) frame features, required for `shots`.
-        budget: fraction of the video to keep, above 0 and at most 1.
+        budget: fraction of the video to keep, above 0 and at most 1, or seconds such as "30s".
         method: one of `METHODS`.
     Returns:
         (T,) bool, at least one True.
@@ -78,3 +109,8 @@ def selected_segments(selected: np.ndarray, duration: float) -> list[tuple[float
     edges = np.flatnonzero(np.diff(np.concatenate([[False], selected, [False]]).astype(int)))
     spans = ((float(start), min(float(end), duration)) for start, end in edges.reshape(-1, 2))
     return [(start, end) for start, end in spans if start < end]
+
+
+def seconds_before(segments: Sequence[tuple[float, float]], second: float) -> float:
+    """Return how many seconds of the segments precede a second of the video: its time in the skim."""
+    return sum(max(0.0, min(end, second) - start) for start, end in segments)

@@ -25,6 +25,7 @@ Segments = Sequence[tuple[float, float]]  # start and end in seconds, ascending,
 
 TICK = fractions.Fraction(1, 90000)  # time base of the skim, in seconds
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+AUDIO_MODES = ("keep", "mute")
 JITTER = 0.02  # seconds; containers round audio timestamps: smaller gaps are ignored
 
 
@@ -33,6 +34,7 @@ def write_skim(
     segments: Segments,
     path: str | os.PathLike,
     on_frame: Callable[[int, "av.VideoFrame"], None] | None = None,
+    audio: str = "keep",
 ) -> None:
     """Write a skim as H.264 and AAC, at the source's size (made even) and rate.
 
@@ -41,19 +43,21 @@ def write_skim(
         segments: to keep.
         path: .mp4 file to write; browsers can play it while it loads.
         on_frame: called with the number of each decoded frame, and the frame.
+        audio: one of `AUDIO_MODES`: `keep`, or `mute` for a skim without an audio stream.
     Raises:
-        OSError, ValueError: the file cannot be written; the frames cannot be encoded.
+        OSError, ValueError: not such a mode; the file cannot be written; the frames cannot be encoded.
     """
     import av
 
+    check_audio(audio)
     while True:
         try:
             with av.open(os.path.abspath(path), "w", format="mp4", options=dict(movflags="faststart")) as container:
                 streams = [_video_packets(container, video, segments, on_frame)]
                 with video.open() as (source, _):
-                    audio_streams = [stream for stream in source.streams.audio if stream.codec_context is not None]
-                    if audio_streams:
-                        streams.append(_audio_packets(container, source, audio_streams[0], video, segments))
+                    stream = _find_audio(source) if audio == "keep" else None
+                    if stream is not None:
+                        streams.append(_audio_packets(container, source, stream, video, segments))
                     for packet in heapq.merge(*streams, key=_decoding_time):
                         container.mux(packet)
             return
@@ -63,6 +67,23 @@ def write_skim(
             if isinstance(error, OSError):
                 raise
             raise ValueError(f"{video.path}: video: its skim cannot be encoded ({error.strerror})") from None
+
+
+def check_audio(audio: str) -> None:
+    """Raise a ValueError unless it is one of `AUDIO_MODES`."""
+    if audio not in AUDIO_MODES:
+        raise ValueError(f"audio: found {audio!r}, expected one of {', '.join(AUDIO_MODES)}")
+
+
+def has_audio(video: VideoFile) -> bool:
+    """Whether a video has audio that can be decoded."""
+    with video.open() as (source, _):
+        return _find_audio(source) is not None
+
+
+def _find_audio(source: "InputContainer") -> "av.AudioStream | None":
+    """Return the first audio stream that can be decoded."""
+    return next((stream for stream in source.streams.audio if stream.codec_context is not None), None)
 
 
 def _decoding_time(packet: "av.Packet") -> fractions.Fraction:

@@ -3,15 +3,11 @@
 Axes: T frames at 1 fps, D feature width.
 """
 
-import contextlib
-import functools
-import json
+import dataclasses
+import logging
 import os
 import pathlib
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,31 +20,25 @@ from engine.extraction import encode_videos
 from engine.provenance import recorded_name, require_same_encoder
 from engine.setup import build_model, load_trained, with_feature_width
 from models.frame_encoders import EncoderOptions, FrameEncoder, load_frame_encoder
+from models.vtsum_blip import NUM_POSITIONS
 from models.weights import extract_state_dict, read_checkpoint, read_feature_width, read_metadata
-from summary.page import write_page
+from summary.files import FILES, list_files, write_files
+from summary.parts import VideoPart, check_chunk, join_captions, split_seconds
 from summary.released import RELEASED_CONFIG, announce_downloads, resolve_weights
-from summary.selection import select_frames, selected_segments
-from summary.skim import write_skim
+from summary.selection import Budget, check_selection, parse_budget, select_frames, selected_segments
+from summary.skim import check_audio
+from summary.stages import OnStage, StageProgress, Stages
 from summary.storyboard import Storyboard
 from utils.device import autocast, setup_device
 from utils.download import is_local, resolve_file
-from utils.files import compute_sha256, make_folder
-from utils.log import progress_bar
+from utils.files import compute_sha256
 from utils.published_weights import find_weights
 from utils.settings import read_settings
 from utils.text import printable_path
 
-if TYPE_CHECKING:
-    import av
+logger = logging.getLogger(__name__)
 
-SKIM_FILE = "summary.mp4"
-STORYBOARD_FILE = "storyboard.png"
-PAGE_FILE = "index.html"
-JSON_FILE = "summary.json"
-FILES = (SKIM_FILE, STORYBOARD_FILE, PAGE_FILE, JSON_FILE)  # in the order of writing
 FRAMES_PER_BATCH = 32  # of the encoder
-
-OnStage = Callable[[str, float], None]
 
 
 class Summarizer:
@@ -125,74 +115,97 @@ class Summarizer:
         self,
         video: str | os.PathLike,
         out: str | os.PathLike = "summaries",
-        budget: float = 0.15,
+        budget: Budget = 0.15,
         method: str = "topk",
         on_stage: OnStage | None = None,
+        audio: str = "keep",
+        chunk: int | None = None,
     ) -> dict[str, Any]:
         """Summarize one video.
 
         Args:
             video: path of a video file.
             out: folder; the summary is written to `out/{file name without its suffix}/`, replacing an earlier one.
-            budget: fraction of the video to keep, above 0 and at most 1.
+            budget: what to keep: a fraction of the video, above 0 and at most 1, or seconds such as "30s".
             method: `topk`, the most salient seconds, or `shots`, whole shots; see `summary.selection`.
             on_stage: called with (stage, second) at the start of each stage and during it; stages are the keys of
                 `timings`. Its exceptions are propagated.
+            audio: `keep`, or `mute` for a skim without audio.
+            chunk: run the model on parts of nearly equal length, at most this many seconds. The seconds are selected
+                from the whole video; the captions of the parts are joined. None runs it on the whole video.
         Returns:
             The content of `summary.json`.
         Raises:
-            FileNotFoundError, ValueError, OSError: not a video, or the summary cannot be written; nothing is written.
+            FileNotFoundError, ValueError, OSError: an argument is not one of the above, not a video, or the summary
+                cannot be written; nothing is written.
         """
         path = pathlib.Path(video)
-        timings: dict[str, float] = {}
-        timed = functools.partial(_timed, timings, on_stage or (lambda stage, second: None))
+        check_selection(budget, method)
+        check_audio(audio)
+        check_chunk(chunk)
         folder = pathlib.Path(out, derive_video_id(path))
         if path.resolve() in [(folder / name).resolve() for name in FILES]:
             raise ValueError(f"{path}: video: the summary would replace this file; use another --out")
-        with timed("features") as on_second:
-            source, features = self._encode(path, on_second)  # features (T, D)
-        with timed("model"):
-            caption, saliency = self._predict(features)  # saliency (T,)
-        with timed("choose"):
-            selected = select_frames(saliency, features, budget, method)  # (T,)
+        stages = Stages(printable_path(path.name), on_stage)
+        with stages.run("features") as progress:
+            source, features = self._encode(path, chunk, progress)  # features (T, D)
         duration = source.timeline.duration
+        with stages.run("model", len(features)) as progress:
+            parts, saliency = self._predict_parts(features, duration, chunk, progress)  # saliency (T,)
+        with stages.run("choose", len(features)):
+            selected = select_frames(saliency, features, budget, method)  # (T,)
         segments = selected_segments(selected, duration)
         summary = dict(
             name=printable_path(path.name),
             video=printable_path(path),
             duration=duration,
-            caption=caption,
+            caption=join_captions([part.caption for part in parts]),
             saliency=saliency.tolist(),
             chosen=selected.tolist(),
             segments=segments,
             method=method,
-            budget=dict(asked=budget, used=sum(end - start for start, end in segments) / duration),
+            budget=dict(asked=parse_budget(budget), used=sum(end - start for start, end in segments) / duration),
             model=self.config.model,
             encoder=self.encoder.architecture,
             checkpoints=self.checkpoints,
-            timings=timings,
+            timings=stages.timings,
+            audio=audio,
+            chunk=chunk,
+            parts=[dataclasses.asdict(part) for part in parts],
         )
-        _write(summary, source, Storyboard(source, saliency, selected), folder, timed)
+        summary["files"] = list_files(summary)
+        write_files(summary, source, Storyboard(source, saliency, selected), folder, stages)
         return summary
 
-    def _encode(self, path: pathlib.Path, on_second: Callable[[float], None]) -> tuple[VideoFile, np.ndarray]:
+    def _encode(self, path: pathlib.Path, chunk: int | None, progress: StageProgress) -> tuple[VideoFile, np.ndarray]:
         """Decode and encode a video at 1 fps; returns the file and its features (T, D)."""
         job, encoded = DecodeJob(path.stem, str(path)), 0
-        with progress_bar(None, True, desc=path.name, unit="frame") as bar:
 
-            def on_frames(count: int) -> None:
-                nonlocal encoded
-                encoded += count
-                bar.update(count)
-                on_second(float(encoded))
+        def on_frames(count: int, total: int) -> None:
+            nonlocal encoded
+            if not encoded:
+                _warn_if_long(path, total, chunk)
+            encoded += count
+            progress.set_total(total)
+            progress.advance_to(float(encoded))
 
-            encoders = {"encoder": self.encoder}
-            ((result, features),) = encode_videos(
-                [job], encoders, chunk=FRAMES_PER_BATCH, workers=0, on_frames=on_frames
-            )
+        encoders = {"encoder": self.encoder}
+        ((result, features),) = encode_videos([job], encoders, chunk=FRAMES_PER_BATCH, workers=0, on_frames=on_frames)
         if result.video is None:
             raise ValueError(result.reason)
         return result.video, features["encoder"]
+
+    def _predict_parts(
+        self, features: np.ndarray, duration: float, chunk: int | None, progress: StageProgress
+    ) -> tuple[list[VideoPart], np.ndarray]:
+        """Run the model on each part of a video with features (T, D); returns the parts and saliency (T,)."""
+        parts, saliency = [], []
+        for first, stop in split_seconds(len(features), chunk):
+            caption, part_saliency = self._predict(features[first:stop])
+            parts.append(VideoPart(float(first), min(float(stop), duration), caption))
+            saliency.append(part_saliency)
+            progress.advance_to(float(stop))
+        return parts, np.concatenate(saliency)
 
     def _predict(self, features: np.ndarray) -> tuple[str | None, np.ndarray]:
         """Predict caption (None for task v2v) and saliency (T,) in [0, 1] from frame features (T, D)."""
@@ -207,6 +220,20 @@ class Summarizer:
             )
         assert logits is not None  # of the saliency head
         return None if captions is None else captions[0], logits.double().sigmoid().cpu().numpy()
+
+
+def _warn_if_long(path: pathlib.Path, T: int, chunk: int | None) -> None:
+    """Warn if the model is run on more seconds than the videos have that it was trained on."""
+    longest = max(stop - first for first, stop in split_seconds(T, chunk))
+    if longest > NUM_POSITIONS:
+        logger.warning(
+            "%s: the model is run on %d s at once, more than the %d s of the videos that it was trained on; "
+            "--chunk %d runs it on parts of at most that length",
+            printable_path(path),
+            longest,
+            NUM_POSITIONS,
+            NUM_POSITIONS,
+        )
 
 
 def _blip_encoder_name(source: str) -> str:
@@ -247,44 +274,3 @@ def _describe_encoder(encoder: FrameEncoder) -> dict[str, dict[str, str]]:
 
 def _describe_file(path: str | os.PathLike) -> dict[str, str]:
     return dict(path=str(path), sha256=compute_sha256(path))
-
-
-@contextlib.contextmanager
-def _timed(timings: dict[str, float], on_stage: OnStage, stage: str) -> Iterator[Callable[[float], None]]:
-    """Time a stage and report its start; yields a function that reports the current second of the video."""
-    start = time.perf_counter()
-    on_stage(stage, 0.0)
-    yield functools.partial(on_stage, stage)
-    timings[stage] = round(time.perf_counter() - start, 3)
-
-
-def _write(
-    summary: dict[str, Any],
-    video: VideoFile,
-    storyboard: Storyboard,
-    folder: pathlib.Path,
-    timed: Callable[[str], contextlib.AbstractContextManager[Callable[[float], None]]],
-) -> None:
-    """Write a summary's files to a temporary folder and move them when all are complete."""
-    make_folder(folder, "out")
-    try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished.") as unfinished:
-            work = pathlib.Path(unfinished)
-            with timed("skim") as on_second:
-
-                def on_frame(k: int, frame: "av.VideoFrame") -> None:
-                    storyboard.add(k, frame)
-                    on_second(float(video.timeline.starts[k]))
-
-                write_skim(video, summary["segments"], work / SKIM_FILE, on_frame)
-            with timed("page"):
-                storyboard.write(work / STORYBOARD_FILE)
-                write_page(summary, work / PAGE_FILE, len(storyboard.frames))
-            (work / JSON_FILE).write_text(json.dumps(summary, indent=1), encoding="utf-8")
-            for name in FILES:
-                os.replace(work / name, folder / name)
-    except OSError as error:
-        raise OSError(f"{folder}: cannot be written ({error.strerror or error})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # if it is empty

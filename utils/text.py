@@ -1,6 +1,9 @@
 """Text for terminals, logs, pages and file names."""
 
 import os
+import re
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 def format_time(second: float) -> str:
@@ -24,3 +27,8 @@ def printable_path(path: str | os.PathLike) -> str:
 def is_file_name(text: str) -> bool:
     """Whether text can be part of a file name: printable, not empty, at most 200 characters, not a path."""
     return text.isprintable() and 0 < len(text) <= 200 and text not in (".", "..") and not set(text) & set("/\\")
+
+
+def split_sentences(text: str) -> list[str]:
+    """Split a text after `.`, `!` and `?` that a space follows; a text without them is one sentence."""
+    return [sentence for sentence in _SENTENCE_END.split(text.strip()) if sentence]

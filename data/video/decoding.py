@@ -40,10 +40,17 @@ class DecodeJob:
 
 @dataclasses.dataclass(frozen=True)
 class FrameChunk:
-    """Consecutive frames of a video, preprocessed for each encoder: name -> (n, S, S, 3) uint8."""
+    """Consecutive frames of a video, preprocessed for each encoder.
+
+    Attributes:
+        job: the job.
+        pixels: encoder's name -> (n, S, S, 3) uint8.
+        total: number of frames of the video; damage that decoding finds may still change it.
+    """
 
     job: DecodeJob
     pixels: dict[str, np.ndarray]
+    total: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +88,10 @@ def decode(job: DecodeJob, transforms: dict[str, FrameTransform], chunk: int) ->
             image = to_upright_rgb(frame)
             rows.append({name: preprocess(image, transform) for name, transform in transforms.items()})
             if len(rows) == chunk:
-                yield _stack(job, rows)
+                yield _stack(job, rows, video)
                 rows = []
         if rows:
-            yield _stack(job, rows)
+            yield _stack(job, rows, video)
         yield DecodeResult(job, video=video)
     except (OSError, ValueError) as error:  # their messages name the file
         yield DecodeResult(job, reason=" ".join(str(error).split()))
@@ -92,8 +99,9 @@ def decode(job: DecodeJob, transforms: dict[str, FrameTransform], chunk: int) ->
         yield DecodeResult(job, reason=" ".join(f"{job.path}: video: {type(error).__name__}: {error}".split()))
 
 
-def _stack(job: DecodeJob, rows: Sequence[dict[str, np.ndarray]]) -> FrameChunk:
-    return FrameChunk(job, {name: np.stack([row[name] for row in rows]) for name in rows[0]})
+def _stack(job: DecodeJob, rows: Sequence[dict[str, np.ndarray]], video: VideoFile) -> FrameChunk:
+    pixels = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return FrameChunk(job, pixels, job.num_frames or video.timeline.seconds)
 
 
 def decode_videos(

@@ -4,6 +4,7 @@ Second 0 is the presentation time of the first frame; k numbers the frames in pr
 Axes: N frames of the file, T seconds.
 """
 
+import array
 import contextlib
 import dataclasses
 import math
@@ -87,13 +88,22 @@ class Packets:
     @classmethod
     def read(cls, container: "av.container.InputContainer", stream: "av.VideoStream") -> Self | None:
         """Scan a file without decoding it; None if the packets lack timestamps."""
-        rows = [(p.pts, p.duration or 0, p.is_keyframe, _is_hidden(p)) for p in demux(container, stream)]
-        frames = sorted((pts, i) for i, (pts, _, _, hidden) in enumerate(rows) if not hidden and pts is not None)
-        pts, packets = np.array(frames, np.int64).reshape(-1, 2).T
-        if not frames or any(row[0] is None for row in rows) or (np.diff(pts) == 0).any():
+        timestamps, durations = array.array("q"), array.array("q")  # a file of hours has millions of packets
+        key_flags, hidden_flags = bytearray(), bytearray()
+        for packet in demux(container, stream):
+            if packet.pts is None:
+                return None
+            timestamps.append(packet.pts)
+            durations.append(packet.duration or 0)
+            key_flags.append(packet.is_keyframe)
+            hidden_flags.append(_is_hidden(packet))
+        pts = np.array(timestamps, np.int64)
+        shown = np.flatnonzero(np.array(hidden_flags) == 0)
+        packets = shown[np.argsort(pts[shown], kind="stable")]  # in presentation order
+        if not len(packets) or (np.diff(pts[packets]) == 0).any():
             return None
-        keys = np.flatnonzero([key for _, _, key, _ in rows])
-        return cls(len(rows), pts, packets, rows[packets[-1]][1], np.array([rows[key][0] for key in keys]), keys)
+        keys = np.flatnonzero(np.array(key_flags))
+        return cls(len(pts), pts[packets], packets, durations[packets[-1]], pts[keys], keys)
 
     def needed(self, wanted: Sequence[int]) -> np.ndarray:
         """Mark the packets that must be decoded for these frames: (count,) bool.

@@ -5,6 +5,9 @@ import pathlib
 import zipfile
 from typing import Any
 
+from summary.files import JSON_FILE, TIMELINE_FILE
+from summary.otio_timeline import with_relative_urls
+
 
 def write_bundle(summary: dict[str, Any], folder: pathlib.Path, path: pathlib.Path) -> None:
     """Write a summary's files to a .zip.
@@ -16,7 +19,11 @@ def write_bundle(summary: dict[str, Any], folder: pathlib.Path, path: pathlib.Pa
     """
     checkpoints = {role: dict(sha256=checkpoint["sha256"]) for role, checkpoint in summary["checkpoints"].items()}
     public = summary | dict(video=summary["name"], checkpoints=checkpoints)
+    timeline = with_relative_urls((folder / TIMELINE_FILE).read_text(encoding="utf-8"), summary["name"])
+    texts = {JSON_FILE: json.dumps(public, indent=1), TIMELINE_FILE: timeline}
     with zipfile.ZipFile(path, "w") as file:  # uncompressed: videos and images are compressed already
-        for name in ("summary.mp4", "storyboard.png", "index.html"):
-            file.write(folder / name, name)
-        file.writestr("summary.json", json.dumps(public, indent=1))
+        for name in summary["files"]:
+            if name in texts:
+                file.writestr(name, texts[name])
+            else:
+                file.write(folder / name, name)

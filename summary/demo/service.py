@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from summary.demo.bundle import write_bundle
 from summary.demo.uploads import check_upload
+from summary.files import SKIM_FILE
 from summary.selection import check_selection
 
 if TYPE_CHECKING:
@@ -134,6 +135,6 @@ class SummaryService:
                 logger.info("%s: %.1f s of video summarized in %.1f s", path.name, duration, time.monotonic() - start)
                 bundle = files / f"{path.stem} summary.zip"
                 write_bundle(summary, files, bundle)
-                yield ServedSummary(summary, files / "summary.mp4", bundle)
+                yield ServedSummary(summary, files / SKIM_FILE, bundle)
         finally:
             self._stop_events.pop(session, None)

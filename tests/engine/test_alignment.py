@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from data.registry import load_annotations
-from engine.alignment import add_clip_scores, split_sentences
+from engine.alignment import add_clip_scores
 from engine.predictions import Prediction
 from engine.scoring import build_labels
 from metrics.alignment import clip_similarity, cross_f_clip, f_clip, vt_clip_score
 from models.vt_clip import load_vt_clip
+from utils.text import split_sentences
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,4 @@
 """The files of a summary."""
 
-SUMMARY_FILES = ["index.html", "storyboard.png", "summary.json", "summary.mp4"]
+SUMMARY_FILES = ["chapters.txt", "index.html", "storyboard.png", "summary.json", "summary.mp4", "summary.otio"]
+SUMMARY_FILES += ["summary.srt"]
