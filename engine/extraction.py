@@ -102,18 +102,49 @@ def encode_videos(
         (result of a job, features by the encoder's name: (T, D) float32); {} for a video that cannot be decoded.
     """
     transforms = {name: encoder.transform for name, encoder in encoders.items()}
-    chunks: dict[DecodeJob, list[dict[str, torch.Tensor]]] = {}
+    buffers: dict[DecodeJob, dict[str, _FeatureBuffer]] = {}
     for event in decode_videos(jobs, transforms, chunk=chunk, workers=workers):
         if isinstance(event, FrameChunk):
-            encoded = {name: encoder(event.pixels[name]) for name, encoder in encoders.items()}  # (n, D)
-            chunks.setdefault(event.job, []).append(encoded)
-            on_frames(len(next(iter(encoded.values()))), event.total)
+            video_buffers = buffers.setdefault(event.job, {name: _FeatureBuffer(event.total) for name in encoders})
+            for name, encoder in encoders.items():
+                video_buffers[name].append(encoder(event.pixels[name]))  # (n, D)
+            on_frames(len(next(iter(event.pixels.values()))), event.total)
         elif event.reason:
-            chunks.pop(event.job, None)
+            buffers.pop(event.job, None)
             yield event, {}
         else:
-            rows = chunks.pop(event.job)
-            yield event, {name: torch.cat([row[name] for row in rows]).cpu().numpy() for name in encoders}
+            yield event, {name: buffer.numpy() for name, buffer in buffers.pop(event.job).items()}
+
+
+class _FeatureBuffer:
+    """Collects the features of a video on the encoder's device, in one allocation.
+
+    The chunks themselves are not kept: a ViT's features are a view of the states of all patches, and many small
+    allocations between large temporary ones fragment the memory of videos of hours.
+
+    Args:
+        total: expected number of frames.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.count = 0
+        self.rows: torch.Tensor | None = None
+
+    def append(self, features: torch.Tensor) -> None:
+        """Append features (n, D)."""
+        stop = self.count + len(features)
+        if self.rows is None:
+            self.rows = torch.empty(max(self.total, stop), features.shape[1], device=features.device)  # (total, D)
+        elif stop > len(self.rows):  # decoding has found more frames
+            self.rows = torch.cat([self.rows, torch.empty_like(self.rows)])
+        self.rows[self.count : stop] = features
+        self.count = stop
+
+    def numpy(self) -> np.ndarray:
+        """Return the appended features: (T, D) float32."""
+        assert self.rows is not None
+        return self.rows[: self.count].cpu().numpy()
 
 
 class FailureLog:

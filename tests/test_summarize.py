@@ -1,21 +1,31 @@
 """Summaries of video files, in Python, on the command line and in a browser."""
 
+import fractions
 import hashlib
 import json
 import os
 import shutil
 import subprocess
+import zipfile
 
+import av
 import numpy as np
+import opentimelineio as otio
 import pytest
 import torch
 from PIL import Image
 
 import summarize as script
 from data.mini.encoders import FRAME_SIZE
+from data.video.decoding import DecodeJob
+from data.video.files import find_videos
 from data.video.reader import VideoFile
+from engine.extraction import encode_videos
 from models.blip_vit import load_blip_vit
 from summary import Summarizer
+from summary.chapters import render_chapters
+from summary.demo.bundle import write_bundle
+from summary.parts import split_seconds
 from tests.conftest import ROOT
 from tests.helpers.browser import open_page
 from tests.helpers.clips import constant_rate, write_clip
@@ -153,9 +163,140 @@ def test_unusual_file_names(summarizer, mini_videos, tmp_path, monkeypatch):
 
 
 def test_task_v2v_has_no_caption(summary_settings, mini_videos, tmp_path):
+    """The page has no caption, and subtitles of an earlier summary are removed."""
+    folder = tmp_path / "mini_val_000"
+    folder.mkdir()
+    (folder / "summary.srt").write_text("of an earlier summary")
+    (folder / "notes.txt").write_text("of the user")
     summary = Summarizer(**summary_settings, task="v2v").summarize(mini_videos / "videos/mini_val_000.mp4", tmp_path)
-    assert summary["caption"] is None
-    assert '<p class="caption">' not in (tmp_path / "mini_val_000/index.html").read_text()
+    assert summary["caption"] is None and summary["parts"][0]["caption"] is None
+    files = [name for name in SUMMARY_FILES if name != "summary.srt"]
+    assert sorted(summary["files"]) == files
+    assert sorted(file.name for file in folder.iterdir()) == sorted([*files, "notes.txt"])
+    page = (folder / "index.html").read_text()
+    assert '<p class="caption">' not in page and "summary.srt" not in page
+
+
+def test_files_for_other_programs(summarizer, tmp_path):
+    """Subtitles, chapters and timeline agree with the segments; the demo's bundle has them without paths."""
+    path = write_clip(tmp_path / "my clip.mp4", constant_rate(5, 300), last=fractions.Fraction(1, 5), sound=8000)
+    summary = summarizer.summarize(path, tmp_path / "out", "12s")
+    folder = tmp_path / "out/my clip"
+    assert sum(summary["chosen"]) == 12 and summary["budget"] == dict(asked="12s", used=pytest.approx(0.2))
+    assert sorted(summary["files"]) == SUMMARY_FILES
+    subtitles = (folder / "summary.srt").read_text()
+    assert subtitles.startswith("1\n00:00:00,000 --> ") and "--> 00:00:12,000\n" in subtitles
+    sentences = [block.split("\n")[2] for block in subtitles.strip().split("\n\n")]
+    assert " ".join(sentences) == summary["caption"]
+    assert (folder / "chapters.txt").read_text() == render_chapters(summary["segments"], 60)
+    timeline = otio.adapters.read_from_file(str(folder / "summary.otio"))
+    assert [track.kind for track in timeline.tracks] == ["Video", "Audio"]
+    ranges = [clip.source_range for clip in timeline.tracks[0].find_clips()]
+    times = [(time.start_time.to_seconds(), time.end_time_exclusive().to_seconds()) for time in ranges]
+    assert times == summary["segments"]
+    page = (folder / "index.html").read_text()
+    assert "(budget 12s, topk)" in page
+    assert all(f'<a href="{name}">' in page for name in SUMMARY_FILES if name != "index.html")
+
+    write_bundle(summary, folder, tmp_path / "bundle.zip")
+    with zipfile.ZipFile(tmp_path / "bundle.zip") as archive:
+        assert sorted(archive.namelist()) == SUMMARY_FILES
+        assert all(str(tmp_path).encode() not in archive.read(name) for name in SUMMARY_FILES)
+        assert b'"my%20clip.mp4"' in archive.read("summary.otio")
+
+
+def test_muted_summary(summarizer, tmp_path):
+    path = write_clip(tmp_path / "clip.mp4", constant_rate(25, 50), sound=8000)
+    for audio, count in (("keep", 1), ("mute", 0)):
+        summary = summarizer.summarize(path, tmp_path, audio=audio)
+        assert summary["audio"] == audio
+        with av.open(str(tmp_path / "clip/summary.mp4")) as container:
+            assert len(container.streams.audio) == count
+        timeline = otio.adapters.read_from_file(str(tmp_path / "clip/summary.otio"))
+        assert len(timeline.tracks) == 1 + count
+
+
+def test_chunks_share_the_budget(summarizer, mini_videos, tmp_path):
+    """The saliency of each part is that of the model on the part; the seconds are selected from all parts."""
+    path = mini_videos / "videos/mini_test_000.mp4"
+    T = VideoFile(path).timeline.seconds
+    chunk = T // 3
+    whole = summarizer.summarize(path, tmp_path / "whole", 0.3)
+    assert whole["chunk"] is None and [part["caption"] for part in whole["parts"]] == [whole["caption"]]
+    summary = summarizer.summarize(path, tmp_path, 0.3, chunk=chunk)
+    job = DecodeJob("video", str(path))
+    ((_, features),) = encode_videos([job], {"encoder": summarizer.encoder}, chunk=32, workers=0)
+    expected = []
+    for part, (first, stop) in zip(summary["parts"], split_seconds(T, chunk), strict=True):
+        frames = torch.from_numpy(features["encoder"][first:stop])[None]
+        captions, saliency = summarizer.model.generate(frames, torch.ones(1, stop - first), max_length=40)
+        assert (part["start"], part["end"]) == (first, min(stop, summary["duration"]))
+        assert part["caption"] == captions[0] and captions[0] in summary["caption"]
+        expected += saliency.sigmoid().tolist()
+    assert len(summary["parts"]) == -(-T // chunk) > 2 and summary["chunk"] == chunk
+    assert summary["saliency"] == pytest.approx(expected, abs=1e-6)
+    assert summary["saliency"] != pytest.approx(whole["saliency"], abs=1e-6)
+    best = np.argsort(-np.array(summary["saliency"]), kind="stable")[: int(0.3 * T)]
+    assert np.flatnonzero(summary["chosen"]).tolist() == sorted(best.tolist())
+    page = (tmp_path / "mini_test_000/index.html").read_text()
+    assert f"summarized in {len(summary['parts'])} parts of at most {chunk} s" in page
+    assert " parts of at most " not in (tmp_path / "whole/mini_test_000/index.html").read_text()
+
+
+def test_long_videos_in_chunks(summarizer, flags, tmp_path, caplog):
+    """Above 512 s, one line names --chunk; the command says in how many parts it summarized the video."""
+    path = write_clip(tmp_path / "long.mp4", constant_rate(1, 601), last=1, size=(64, 36))
+    summary = summarizer.summarize(path, tmp_path / "whole", "20s")
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{path}: the model is run on 601 s at once, more than the 512 s of the videos that it was trained on; "
+        "--chunk 512 runs it on parts of at most that length"
+    ]
+    assert sum(summary["chosen"]) == 20 and len(summary["saliency"]) == 601
+    argv = ["python", ROOT / "summarize.py", path, *flags, "--out", "out", "--chunk", 512, "--budget", "20s"]
+    status, output = run([*argv, "--audio", "mute"], tmp_path)
+    assert status == 0, output
+    (line,) = output.strip().splitlines()
+    assert line.startswith("out/long/index.html: 20.0 of 601.0 s, in 2 parts of at most 512 s: ")
+
+
+MEASURE_PEAK = """
+import json, resource, sys
+from summary import Summarizer
+settings, out, *videos = json.loads(sys.argv[1])
+summarizer = Summarizer(**settings)
+for video in videos:
+    summarizer.summarize(video, out, chunk=512)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.soak
+def test_an_hour_in_bounded_memory(summary_settings, tmp_path):
+    """After ten minutes of video, an hour takes little more memory, none of it per frame of the file."""
+    videos = [
+        write_clip(
+            tmp_path / f"{minutes}.mp4", constant_rate(2, 120 * minutes), size=(64, 36), last=fractions.Fraction(1, 2)
+        )
+        for minutes in (10, 60)
+    ]
+    settings = {name: str(value) for name, value in summary_settings.items()} | dict(image_size=FRAME_SIZE)
+    argument = json.dumps([settings, str(tmp_path / "out"), *map(str, videos)])
+    status, output = run(["python", "-c", MEASURE_PEAK, argument], ROOT)
+    assert status == 0, output
+    ten_minutes, hour = map(int, output.split()[-2:])  # MiB
+    assert hour - ten_minutes < 120, output
+    summary = json.loads((tmp_path / "out/60/summary.json").read_text())
+    assert len(summary["saliency"]) == 3600 and len(summary["parts"]) == 8
+
+
+@pytest.mark.skipif("VTSUM_CLIPS" not in os.environ, reason="VTSUM_CLIPS=DIR names a folder of videos")
+def test_given_clips(summarizer, tmp_path):
+    for video_id, path in find_videos([os.environ["VTSUM_CLIPS"]]).items():
+        summary = summarizer.summarize(path, tmp_path, "5s", chunk=60)
+        assert sorted(file.name for file in (tmp_path / video_id).iterdir()) == SUMMARY_FILES
+        assert 0 < sum(end - start for start, end in summary["segments"]) <= 5
+        timeline = otio.adapters.read_from_file(str(tmp_path / video_id / "summary.otio"))
+        assert len(list(timeline.tracks[0].find_clips())) == len(summary["segments"])
 
 
 def test_invalid_arguments_raise(summary_settings, flags, mini_videos, tmp_path, monkeypatch):
@@ -171,6 +312,9 @@ def test_invalid_arguments_raise(summary_settings, flags, mini_videos, tmp_path,
             Summarizer(**(summary_settings | change))
     for argv, message in (
         (["--budget", "0", str(mini_videos / "videos")], "budget: found 0.0, expected a fraction of the video"),
+        (["--budget", "2m", str(mini_videos / "videos")], "budget: found '2m', expected a fraction of the video"),
+        (["--chunk", "0", str(mini_videos / "videos")], "chunk: found 0, expected whole seconds, at least 1"),
+        (["--audio", "loud", str(mini_videos / "videos")], "argument --audio: invalid choice: 'loud'"),
         (["none.mp4"], "none.mp4: videos: no such file or folder"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from metrics.segmentation import knapsack, segment_shots
-from summary.selection import budget_seconds, select_frames, selected_segments
+from summary.selection import budget_seconds, parse_budget, seconds_before, select_frames, selected_segments
 
 
 def test_select_topk():
@@ -76,8 +76,22 @@ def test_segments_of_selected_seconds():
     assert selected_segments(np.array([True]), 0.04) == [(0.0, 0.04)]
 
 
+def test_budget_in_seconds():
+    for T, budget, expected in ((20, "3s", 3), (20, "3.9 s", 3), (20, "99s", 20), (100, "0.29", 29), (7, "1", 7)):
+        assert budget_seconds(budget, T) == expected
+    assert [parse_budget(budget) for budget in ("0.15", "30s", 0.5)] == [0.15, "30s", 0.5]
+    saliency = np.random.default_rng(0).random(100)
+    assert np.array_equal(select_frames(saliency, None, "15s"), select_frames(saliency, None, 0.15))
+
+
+def test_time_in_the_skim():
+    segments = [(1.0, 3.0), (5.0, 6.0), (9.0, 9.5)]
+    expected = [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5.5, 2.5), (8, 3), (20, 3.5)]
+    assert [(second, seconds_before(segments, second)) for second, _ in expected] == expected
+
+
 def test_invalid_budgets_and_methods_raise():
-    for budget in (0, -1, 1.01, float("nan")):
+    for budget in (0, -1, 1.01, float("nan"), "0s", "0.5s", "1.5", "s", "-3s", "2m", "half", "nan", ""):
         with pytest.raises(ValueError, match="budget: found"):
             select_frames(np.ones(5), None, budget)
     with pytest.raises(ValueError, match="method: found 'best', expected one of topk, shots"):

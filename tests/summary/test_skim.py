@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.video.reader import VideoFile, to_upright_rgb
-from summary.skim import cut_audio, write_skim
+from summary.skim import cut_audio, has_audio, write_skim
 from tests.helpers.clips import constant_rate, read_milliseconds, read_pitch_time, write_clip
 
 
@@ -181,6 +181,19 @@ def test_undecodable_sound_is_skipped(tmp_path):
     write_skim(VideoFile(path), [(0.0, 1.0)], tmp_path / "skim.mp4")
     with av.open(str(tmp_path / "skim.mp4")) as container:
         assert not container.streams.audio
+
+
+def test_muted_skim_has_no_audio_stream(tmp_path):
+    video = VideoFile(write_clip(tmp_path / "clip.mp4", constant_rate(25, 50), sound=48000))
+    assert has_audio(video)
+    for audio, count in (("keep", 1), ("mute", 0)):
+        write_skim(video, [(0.0, 1.0)], tmp_path / "skim.mp4", audio=audio)
+        with av.open(str(tmp_path / "skim.mp4")) as container:
+            assert len(container.streams.audio) == count
+        assert len(read_frames(tmp_path / "skim.mp4")) == 25
+    assert not has_audio(VideoFile(tmp_path / "skim.mp4"))
+    with pytest.raises(ValueError, match="audio: found 'loud', expected one of keep, mute"):
+        write_skim(video, [(0.0, 1.0)], tmp_path / "skim.mp4", audio="loud")
 
 
 def test_frames_that_cannot_be_encoded_raise_one_line(tmp_path):
