@@ -13,7 +13,7 @@ The same command resumes: finished downloads, finished evaluations of the same i
 kept. An interrupted evaluation repeats its split.
 
 A score is within tolerance if it differs from the published one by at most 0.1 in the scale of the paper's table,
-Kendall and Spearman, which are fractions there, by at most 0.001: see `report.reproduction.TOLERANCE`.
+Kendall and Spearman, which are fractions there, by at most 0.001: see `report.reproduction.MAX_DIFFERENCE`.
 """
 
 import argparse
@@ -23,13 +23,13 @@ import logging
 import os
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from data.annotations import VideoRecord, hash_video_ids, read_subset
 from data.check import ERRORS, FEATURES, PARTS, find_feature_folder
 from data.download import download, download_weights
 from data.registry import annotation_path, load_annotations
-from engine.config import SPLITS, Config, SplitName, load_config
+from engine.config import SPLITS, SplitName, load_config
 from report.reproduction import InputFile, Reproduction, write_reproduction
 from report.reproduction_steps import (
     PROJECT_ROOT,
@@ -101,14 +101,22 @@ def build_evaluation(name: str, args: argparse.Namespace, processes: int = 1) ->
     return _build_step("eval_v2vt_sum.py", model, flags, folder, checkpoint, "test", args, processes)
 
 
-def build_training(name: str, args: argparse.Namespace, processes: int = 1) -> Step:
-    """Build the training of a model; the last epoch is scored on the validation split."""
+def build_training(name: str, args: argparse.Namespace, processes: int = 1, is_on_gpu: bool = False) -> Step:
+    """Build the training of a model, on GPUs in bf16; the last epoch is scored on the validation split."""
     model = MODELS[name]
     folder = args.out / name / "train"
     videos = PUBLISHED_BATCH // processes  # per process and optimizer step
     accumulate = max(1, videos // 16)
     flags = [*model.training_flags.split(), "--batch_size", str(videos // accumulate), "--accumulate", str(accumulate)]
+    flags += ["--precision", "bf16"] if is_on_gpu else []
     return _build_step("train_v2vt_sum.py", model, flags, folder, folder / "checkpoint.pth", "val", args, processes)
+
+
+def list_weights(name: str, args: argparse.Namespace) -> tuple[str, ...]:
+    """List the paths of all weights that must exist before a model is trained or evaluated."""
+    config = build_evaluation(name, args).config
+    initial = build_training(name, args).config.pretrained if args.train else config.pretrained_model
+    return initial, config.pretrained_clip
 
 
 def _build_step(
@@ -132,32 +140,29 @@ def _build_step(
     return Step(script, tuple(arguments), config, checkpoint, split, processes)
 
 
-def get_inputs(configs: Sequence[Config], root: pathlib.Path) -> None:
-    """Download what is missing, and check the data and that weights are those of their first download.
+def get_inputs(root: pathlib.Path, weights: Collection[str]) -> None:
+    """Download what is missing, and check the data.
 
     Args:
-        configs: settings of all commands; their weights are downloaded if they are at published paths.
         root: folder of the data set.
+        weights: paths of weights; those of `PUBLISHED_WEIGHTS` are downloaded.
     Raises:
         FileNotFoundError: a file cannot be downloaded.
         ValueError: a file is damaged or not the published one; the message names it.
     """
-    paths = {
-        path for config in configs for path in (config.pretrained_model, config.pretrained, config.pretrained_clip)
-    }
-    names = [name for name, weights in PUBLISHED_WEIGHTS.items() if weights.path in map(os.path.normpath, paths)]
     report = download(root, PARTS)
     report.show()
     errors = [issue.text for issue in report.issues if issue.kind in ERRORS]
     if errors:
         more = f" (and {len(errors) - 1} more, see above)" if len(errors) > 1 else ""
         raise ValueError(f"{errors[0]}{more}")
-    for name in names:
-        download_weights(name)
+    for name, published in PUBLISHED_WEIGHTS.items():
+        if pathlib.PurePath(published.path) in map(pathlib.PurePath, weights):
+            download_weights(name)
 
 
-def hash_weights(path: str | os.PathLike, content: str) -> InputFile:
-    """Return the SHA-256 of weights.
+def verify_weights(path: str | os.PathLike, content: str) -> InputFile:
+    """Return the SHA-256 of weights, compared with that of their first download.
 
     Raises:
         ValueError: it is not that of the first download, in `{path}.sha256`.
@@ -173,7 +178,7 @@ def hash_weights(path: str | os.PathLike, content: str) -> InputFile:
 
 def hash_data(root: pathlib.Path) -> dict[str, InputFile]:
     """Return the SHA-256 of the annotations and features: name -> file or folder."""
-    files = {}
+    files: dict[str, InputFile] = {}
     for split in SPLITS:
         path = annotation_path(root / "anno", split)
         files[split] = InputFile(str(path), f"annotations, {split}", compute_sha256(path))
@@ -204,13 +209,13 @@ class Reproducer:
     def train(self, name: str) -> float:
         """Train a model; returns the seconds of its epochs."""
         processes = max(n for n in range(1, self.processes + 1) if PUBLISHED_BATCH % n == 0)
-        step = build_training(name, self.args, processes)
+        step = build_training(name, self.args, processes, self.gpus > 0)
         hashes = self._hash_inputs([step.config.pretrained, step.config.pretrained_clip], ("train", "val"))
         inputs = step.describe_inputs(hashes)
         if step.read_results(inputs) is None:
             seconds = estimate_training(step, self._load("train"), self._load("val"))
             logger.info(
-                "%s: %d epochs on %s, without evaluation: %s; an interrupted training resumes from its newest checkpoint",
+                "%s: %d epochs on %s, without evaluation: %s; if interrupted, the same command resumes it",
                 *(step.folder, step.config.max_epoch, self._name_devices(processes), format_estimate(seconds)),
             )
         step.run(inputs, describe_hardware())
@@ -260,7 +265,7 @@ class Reproducer:
         hashes: dict[str, str | None] = {name: self.data[name].sha256 for name in (*splits, *FEATURES)}
         for index, path in enumerate(weights):
             if pathlib.Path(path).is_file() and path not in self.files:
-                self.files[path] = hash_weights(path, contents.get(os.path.normpath(path), "weights"))
+                self.files[path] = verify_weights(path, contents.get(os.path.normpath(path), "weights"))
             hashes[f"weights {index}"] = self.files[path].sha256 if path in self.files else None
         return hashes
 
@@ -275,7 +280,7 @@ def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--out", type=pathlib.Path, help="folder to write (default: reproduction; reproduction_trained with --train)")
-    add("--what", nargs="+", choices=tuple(MODELS), default=tuple(MODELS), help="models (default: all)")
+    add("--what", dest="models", nargs="+", choices=tuple(MODELS), default=tuple(MODELS), help="models (default: all)")
     add("--subset", default="", metavar="FILE", help="file of ids of test videos to evaluate; then there is no verdict")
     add("--train", action="store_true", help="train the weights from BLIP's, in place of the released ones")
     add("--root", type=pathlib.Path, default="dataset/ActivityNet", help="folder of the dataset (%(default)s)")
@@ -288,7 +293,7 @@ def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         flag = word.split("=")[0]
         if flag.removeprefix("--") in RESERVED_FLAGS and flag.startswith("--"):
             raise ValueError(f"{flag}: found after --, expected other flags: python -m report.reproduce sets it")
-    args.what = list(dict.fromkeys(args.what))
+    args.models = list(dict.fromkeys(args.models))
     args.out = args.out or pathlib.Path("reproduction_trained" if args.train else "reproduction")
     return args
 
@@ -304,16 +309,15 @@ def count_gpus(device: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse_arguments(sys.argv[1:] if argv is None else argv)
-    builders = (build_training, build_evaluation) if args.train else (build_evaluation,)
-    configs = [build(name, args).config for name in args.what for build in builders]  # also checks the flags
+    weights = {path for name in args.models for path in list_weights(name, args)}  # also checks the flags
     if args.subset:
         read_subset(args.subset)
     make_folder(args.out, "--out")
     setup_logging(True, args.out / "reproduce.log")
-    get_inputs(configs, args.root)
+    get_inputs(args.root, weights)
     reproducer = Reproducer(args, hash_data(args.root), count_gpus(args.device))
     reproductions: list[Reproduction] = []
-    for name in args.what:
+    for name in args.models:
         training_seconds = reproducer.train(name) if args.train else None
         reproductions.append(reproducer.evaluate(name, training_seconds))
         write_reproduction(

@@ -15,7 +15,7 @@ from utils.text import format_time
 
 # 0.1 points of scores that are printed times 100; for τ and ρ, which are printed as fractions with three digits, 0.001,
 # a unit of their last digit. Unrounded scores are compared with the published ones, which are rounded.
-TOLERANCE = 0.001
+MAX_DIFFERENCE = 0.001
 F1_DEFINITIONS = ("F1", "F1_published")
 # The paper's columns; the published F1 is compared with both definitions.
 COMPARED_METRICS = (*F1_DEFINITIONS, *(name for name in PAPER_METRICS if name not in F1_DEFINITIONS))
@@ -58,8 +58,8 @@ class Reproduction:
 
 
 def is_within_tolerance(measured: float, published: float) -> bool:
-    """Whether a score is within `TOLERANCE` of the published one; both are fractions."""
-    return abs(measured - published) <= TOLERANCE + 1e-9
+    """Whether a score is within `MAX_DIFFERENCE` of the published one; both are fractions."""
+    return abs(measured - published) <= MAX_DIFFERENCE + 1e-9
 
 
 def compare_with_published(metrics: Mapping[str, float], name: str) -> dict[str, dict[str, Any]]:
@@ -123,7 +123,7 @@ def write_reproduction(
         weights="trained" if is_trained else "released",
         subset=subset.model_dump() if subset else None,
         extra_flags=list(extra_flags),
-        tolerance=TOLERANCE,
+        tolerance=MAX_DIFFERENCE,
         f1_definition=None if subset else find_f1_definition(reproductions),
         models={reproduction.name: _describe_model(reproduction) for reproduction in reproductions},
         files=[dataclasses.asdict(file) for file in files],

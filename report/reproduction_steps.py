@@ -27,7 +27,7 @@ RECORD_FILE = "step.json"
 NUM_TIMED_VIDEOS = 32  # of an evaluation
 NUM_TIMED_BATCHES = 8  # of a training, on each process
 # Settings that do not change results, or whose files are compared by SHA-256.
-NOT_COMPARED = frozenset(
+SETTINGS_OF_NO_EFFECT = frozenset(
     ("output_dir", "device", "num_workers", "log_freq", "ann_root", "video_embeddings_root", "clip_root", "subset")
     + ("pretrained", "pretrained_model", "pretrained_clip")
 )
@@ -83,7 +83,7 @@ class Step:
 
     def describe_inputs(self, hashes: dict[str, str | None]) -> dict[str, Any]:
         """Return `StepRecord.inputs`, given the SHA-256 of each input file or folder."""
-        settings = {name: value for name, value in self.config.as_dict().items() if name not in NOT_COMPARED}
+        settings = {name: value for name, value in self.config.as_dict().items() if name not in SETTINGS_OF_NO_EFFECT}
         return dict(sha256=hashes, settings=settings)
 
     def read_record(self) -> StepRecord | None:

@@ -8,11 +8,13 @@ import zipfile
 import pytest
 from huggingface_hub import constants
 
-from data import download
+from data import check, download
 from tests.conftest import ROOT
 from tests.helpers.hub_files import DATASET_REPOSITORY, serve_dataset
 from utils.download import format_bytes
 from utils.log import run_main
+
+DATA = ["--what", *check.PARTS]
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def read_tree(folder):
 
 
 def test_download_writes_all_files(hub, mini_root, tmp_path, capsys):
-    download.main([])
+    download.main(DATA)
     files = read_tree(tmp_path / "dataset/ActivityNet")
     assert files == {name: data for name, data in read_tree(mini_root).items() if name.startswith(("anno/", "feat/"))}
     report, messages = capsys.readouterr()
@@ -38,13 +40,13 @@ def test_download_writes_all_files(hub, mini_root, tmp_path, capsys):
     line = f"feat/blip: downloading hf://datasets/jylins/videoxum/blip_feat.zip ({size}) to {tmp_path}/hf/hub\n"
     assert line in messages
     request_count = hub.request_count
-    download.main([])
+    download.main(DATA)
     assert hub.request_count == request_count and "feat/blip: exists" in capsys.readouterr().err
 
 
 def test_missing_and_damaged_files_are_restored_from_the_cache(hub, mini_root, tmp_path, monkeypatch):
     root = tmp_path / "data"
-    download.main(["--root", str(root)])
+    download.main(["--root", str(root), *DATA])
     shutil.rmtree(root / "feat/vt_clipscore")
     damaged = root / "feat/blip/mini_val_001.npz"
     damaged.write_bytes(bytes(100))
@@ -64,7 +66,7 @@ def test_unrelated_files_are_not_overwritten(hub, tmp_path):
     with pytest.raises(
         ValueError, match=f"{annotations}: found a file that differs from the hub's, expected none: move it"
     ):
-        download.main(["--root", str(root)])
+        download.main(["--root", str(root), *DATA])
     assert annotations.read_bytes() == before
     (root / "feat/vt_clipscore").mkdir(parents=True)
     note = root / "feat/vt_clipscore/extraction.json"
