@@ -186,12 +186,17 @@ def _describe_missing_labels(records: list[VideoRecord]) -> list[str]:
     return lines
 
 
+def find_feature_folder(root: pathlib.Path, name: str) -> pathlib.Path:
+    """Path of the features `name`: the folder of `.npz` files, or the packed one if only that exists."""
+    folder, packed = root / "feat" / name, root / "feat" / f"{name}_packed"
+    return packed if packed.is_dir() and not folder.is_dir() else folder
+
+
 def check_features(
     root: pathlib.Path, name: str, field: str, records: dict[str, VideoRecord], report: CheckReport
 ) -> None:
     """Check the array `field` of the features in the folder `name`; adds lines and issues to the report."""
-    folder, packed = root / "feat" / name, root / "feat" / f"{name}_packed"
-    folder = packed if packed.is_dir() and not folder.is_dir() else folder
+    folder = find_feature_folder(root, name)
     try:
         features, present = open_all(folder, field)
     except ValueError as error:  # of a packed file

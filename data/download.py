@@ -25,7 +25,6 @@ from data.videoxum import NUM_VIDEOS
 from utils.command_line import OneLineParser
 from utils.download import describe_download, is_local, resolve_file
 from utils.files import atomic_write, compute_sha256, make_folder, replace_hardlink
-from utils.hub import download_hub_file
 from utils.log import run_main, setup_logging
 from utils.published_weights import PUBLISHED_WEIGHTS
 
@@ -84,9 +83,7 @@ def download_weights(name: str) -> None:
     if path.is_file():
         logger.info("%s: exists", path)
         return
-    if not is_local(weights.source):
-        logger.info("%s: downloading %s", path, describe_download(weights.source))
-    source = resolve_file(weights.source)
+    source = _fetch(weights.source, path)
     sha256 = compute_sha256(source)
     if checksum_path.is_file() and (first := checksum_path.read_text().split()[0]) != sha256:
         raise ValueError(
@@ -100,13 +97,20 @@ def download_weights(name: str) -> None:
     logger.info("%s: SHA-256 %s (not published: kept to compare later downloads)", path, sha256)
 
 
+def _fetch(source: str, target: pathlib.Path) -> pathlib.Path:
+    """Return the cached file of a URL; size and cache of a download are logged before it starts."""
+    if not is_local(source):
+        logger.info("%s: downloading %s", target, describe_download(source))
+    return resolve_file(source)
+
+
 def download_annotations(root: pathlib.Path, split: str) -> None:
     """Download a split's annotations, unless they exist; a file of other content is never replaced."""
     path = annotation_path(root / "anno", split)
     if path.is_file() and len(load_annotations(path)) == NUM_VIDEOS[split]:
         logger.info("%s: exists", path)
         return
-    source = download_hub_file(f"{REPOSITORY}/{path.name}")
+    source = _fetch(f"{REPOSITORY}/{path.name}", path)
     if path.exists() and compute_sha256(path) != compute_sha256(source):
         raise ValueError(
             f"{path}: found a file that differs from the hub's, expected none: move it, or choose another --root"
@@ -126,7 +130,8 @@ def download_features(root: pathlib.Path, part: str, records: dict[str, VideoRec
         report.issues += before.issues
         return
     source = f"{REPOSITORY}/{part}.zip"
-    archive, folder = download_hub_file(source), root / "feat" / FEATURES[part][0]
+    folder = root / "feat" / FEATURES[part][0]
+    archive = _fetch(source, folder)
     written, kept = unpack_archive(archive, folder)
     logger.info("%s: %d files extracted, %d existed", folder, written, kept)
     logger.info("%s: no longer needed; `hf cache rm %s` frees its space", archive, source)

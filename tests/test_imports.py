@@ -119,6 +119,7 @@ WITHOUT_TORCH = [
     *[["-m", module, "--help"] for module in ("data.download", "data.check", "data.pack", "metrics", "report")],
     *[["-m", module, "--help"] for module in ("metrics.parse", "engine.export_h5")],
     *[["-m", module, "--help"] for module in ("report.compare", "report.card", "models.weights", "utils.download")],
+    *[["-m", "report.reproduce", flag] for flag in ("--help", "--no_such_flag")],
 ]
 
 

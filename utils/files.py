@@ -1,5 +1,6 @@
 """Atomic writes, output folders, hashes, and reading of JSON with one-line errors."""
 
+import concurrent.futures
 import contextlib
 import hashlib
 import os
@@ -126,6 +127,20 @@ def compute_sha256(path: str | os.PathLike) -> str:
     """Hex SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def compute_folder_sha256(folder: str | os.PathLike) -> str:
+    """Hex SHA-256 over the names and contents of a folder's files, without hidden ones and subfolders.
+
+    It is that of the output of `LC_ALL=C sha256sum -- *` in the folder.
+    """
+    paths = [path for path in pathlib.Path(folder).iterdir() if not path.name.startswith(".") and path.is_file()]
+    paths.sort(key=lambda path: os.fsencode(path.name))
+    total = hashlib.sha256()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for path, sha256 in zip(paths, pool.map(compute_sha256, paths)):
+            total.update(f"{sha256}  ".encode() + os.fsencode(path.name) + b"\n")
+    return total.hexdigest()
 
 
 def read_json(path: str | os.PathLike, description: str) -> Any:

@@ -10,24 +10,17 @@ from huggingface_hub import constants
 
 from data import check, download
 from tests.conftest import ROOT
+from tests.helpers.hub_files import DATASET_REPOSITORY, serve_dataset
+from utils.download import format_bytes
 from utils.log import run_main
 
-REPOSITORY = "datasets/jylins/videoxum"
-COUNTS = dict(train=33, val=3, test=7)  # of `mini_root`
+DATA = ["--what", *check.PARTS]
 
 
 @pytest.fixture
 def hub(hub, mini_root, tmp_path, monkeypatch):
-    """Hub with mini VideoXum in the dataset's repository; files in its archives are in nested folders."""
-    for path in (mini_root / "anno").iterdir():
-        hub.files[REPOSITORY, path.name] = path.read_bytes()
-    for part, (folder, _) in check.FEATURES.items():
-        with zipfile.ZipFile(tmp_path / "made.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-            for i, path in enumerate(sorted((mini_root / "feat" / folder).iterdir())):
-                archive.write(path, f"some/{part}/{i % 2}/{path.name}")
-        hub.files[REPOSITORY, f"{part}.zip"] = (tmp_path / "made.zip").read_bytes()
-    for module in (check, download):
-        monkeypatch.setattr(module, "NUM_VIDEOS", COUNTS)
+    """Hub with mini VideoXum in the dataset's repository."""
+    serve_dataset(hub, mini_root, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     return hub
 
@@ -37,20 +30,23 @@ def read_tree(folder):
 
 
 def test_download_writes_all_files(hub, mini_root, tmp_path, capsys):
-    download.main([])
+    download.main(DATA)
     files = read_tree(tmp_path / "dataset/ActivityNet")
     assert files == {name: data for name, data in read_tree(mini_root).items() if name.startswith(("anno/", "feat/"))}
     report, messages = capsys.readouterr()
     assert report.endswith("complete\n") and len(hub.sent) == 5
     assert "blip: 43 files extracted, 0 existed" in messages
+    size = format_bytes(len(hub.files[DATASET_REPOSITORY, "blip_feat.zip"]))
+    line = f"feat/blip: downloading hf://datasets/jylins/videoxum/blip_feat.zip ({size}) to {tmp_path}/hf/hub\n"
+    assert line in messages
     request_count = hub.request_count
-    download.main([])
+    download.main(DATA)
     assert hub.request_count == request_count and "feat/blip: exists" in capsys.readouterr().err
 
 
 def test_missing_and_damaged_files_are_restored_from_the_cache(hub, mini_root, tmp_path, monkeypatch):
     root = tmp_path / "data"
-    download.main(["--root", str(root)])
+    download.main(["--root", str(root), *DATA])
     shutil.rmtree(root / "feat/vt_clipscore")
     damaged = root / "feat/blip/mini_val_001.npz"
     damaged.write_bytes(bytes(100))
@@ -65,12 +61,12 @@ def test_unrelated_files_are_not_overwritten(hub, tmp_path):
     root = tmp_path / "data"
     (root / "anno").mkdir(parents=True)
     annotations = root / "anno/val_videoxum.json"
-    annotations.write_text(json.dumps(json.loads(hub.files[REPOSITORY, "val_videoxum.json"])[:2]))
+    annotations.write_text(json.dumps(json.loads(hub.files[DATASET_REPOSITORY, "val_videoxum.json"])[:2]))
     before = annotations.read_bytes()
     with pytest.raises(
         ValueError, match=f"{annotations}: found a file that differs from the hub's, expected none: move it"
     ):
-        download.main(["--root", str(root)])
+        download.main(["--root", str(root), *DATA])
     assert annotations.read_bytes() == before
     (root / "feat/vt_clipscore").mkdir(parents=True)
     note = root / "feat/vt_clipscore/extraction.json"
@@ -83,7 +79,7 @@ def test_unrelated_files_are_not_overwritten(hub, tmp_path):
 def test_archives_with_missing_videos_are_reported(hub, tmp_path, capsys):
     with zipfile.ZipFile(tmp_path / "less.zip", "w") as archive:
         archive.writestr("a/other.npz", b"junk" * 100)
-    hub.files[REPOSITORY, "blip_feat.zip"] = (tmp_path / "less.zip").read_bytes()
+    hub.files[DATASET_REPOSITORY, "blip_feat.zip"] = (tmp_path / "less.zip").read_bytes()
     with pytest.raises(SystemExit, match="1"):
         download.main(["--root", "data", "--what", "anno", "blip_feat"])
     out = capsys.readouterr().out
@@ -91,7 +87,7 @@ def test_archives_with_missing_videos_are_reported(hub, tmp_path, capsys):
 
 
 def test_errors_are_one_line(hub, tmp_path, capsys):
-    del hub.files[REPOSITORY, "test_videoxum.json"]
+    del hub.files[DATASET_REPOSITORY, "test_videoxum.json"]
     with pytest.raises(SystemExit, match="2"):
         run_main(lambda: download.main(["--root", "data", "--what", "anno"]))
     expected = "error: hf://datasets/jylins/videoxum/test_videoxum.json: found no such file in jylins/videoxum\n"

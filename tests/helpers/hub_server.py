@@ -59,6 +59,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if storage:
             return self.send_bytes(next(data for data in self.hub.files.values() if _sha256(data) == storage[1]))
         match = re.fullmatch(r"/((?:datasets/)?[^/]+(?:/[^/]+)?)/resolve/([^/]+)/(.+)", self.path)
+        if match is None:  # the client itself asks for other things, too
+            return self.refuse(404, "")
         repository, revision, path = match.groups()
         if repository in self.hub.gated:
             self.refuse(403, "GatedRepo")
