@@ -7,17 +7,23 @@
 from collections.abc import Sequence
 
 from engine.config import load_config
+from utils.command_line import CHECK_PASSED, add_check_option
 from utils.log import run_main
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    command = load_config(argv, __doc__.splitlines()[0])
+    command = load_config(argv, __doc__.splitlines()[0], add_check_option)
     config = command.settings
     if not config.pretrained_model:
         raise ValueError("pretrained_model: missing, expected the checkpoint to score (--pretrained_model PATH)")
+    from engine.checks import check_evaluation
     from engine.evaluator import evaluate_checkpoint
     from utils import distributed
 
+    if command.arguments.check:
+        check_evaluation(config, config.pretrained_model)
+        print(CHECK_PASSED)
+        return
     evaluate_checkpoint(config, command.notes, config.pretrained_model)
     distributed.shutdown()
 

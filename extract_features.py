@@ -18,11 +18,13 @@ import sys
 from collections.abc import Sequence
 
 from data.registry import add_dataset_option
-from utils.command_line import OneLineParser, parse_bool
+from engine.config import Config
+from utils.command_line import CHECK_PASSED, OneLineParser, add_check_option, parse_bool
 from utils.device_names import check_device_name
 from utils.encoder_names import BLIP_WEIGHTS, NAME_FORMS, VT_CLIP_WEIGHTS, WEIGHTS_SUFFIXES, EncoderName
 from utils.log import run_main
 from utils.precision import PRECISION_NAMES, canonical_precision
+from utils.settings import read_settings
 from utils.text import is_file_name
 
 
@@ -52,11 +54,19 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--annotations", nargs="+", default=[], metavar="FILE", help="annotation files: numbers of frames, captions")
     add_dataset_option(parser)
-    add("--image_size", type=int, default=224, help="side of BLIP's frames in pixels (%(default)s)")
+    add(
+        "--config",
+        metavar="YAML",
+        help="configuration of a run: defaults of --image_size, --vit_position_antialias and --blip (`pretrained`)",
+    )
+    add(
+        "--image_size",
+        type=int,
+        help="side of BLIP's frames in pixels (default: the size of the checkpoint, or --config)",
+    )
     add(
         "--vit_position_antialias",
         type=parse_bool,
-        default=True,
         metavar="BOOL",
         help="for another size than BLIP's, resample its position table with antialiasing; false: as published (true)",
     )
@@ -65,12 +75,25 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--num_workers", type=int, help="decoding processes per process (default: its share of the cores)")
     add("--device", type=_device, default="auto", help="auto, cpu, cuda, or cuda:N for one process (%(default)s)")
     add("--overwrite", action="store_true", help="replace existing features, and remove those of other settings")
+    add_check_option(parser)
     args = parser.parse_args(argv)
+    _apply_config(args)
     for name, least in dict(image_size=1, batch_size=1, num_workers=0).items():
         value = getattr(args, name)
         if value is not None and value < least:
             raise ValueError(f"--{name}: found {value}, expected at least {least}")
     return args
+
+
+def _apply_config(args: argparse.Namespace) -> None:
+    """Set the arguments that were not given to the values of `--config`, and `pretrained` to BLIP's default weights."""
+    values = read_settings(args.config, Config) if args.config else {}
+    config = Config(**values)
+    args.pretrained = config.pretrained
+    if args.image_size is None and "image_size" in values:
+        args.image_size = config.image_size
+    if args.vit_position_antialias is None:
+        args.vit_position_antialias = config.vit_position_antialias
 
 
 def _device(text: str) -> str:
@@ -101,7 +124,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Read when PyTorch is imported: its waiting threads leave their cores to the decoders instead of spinning.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from engine.extraction import run_extraction
+    from engine.extraction_inputs import find_inputs
 
+    if args.check:
+        find_inputs(args)
+        print(CHECK_PASSED)
+        return
     if run_extraction(args):
         sys.exit(1)
 

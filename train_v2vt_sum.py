@@ -8,23 +8,30 @@
 from collections.abc import Sequence
 
 from engine.config import load_config
+from utils.command_line import CHECK_PASSED, add_check_option
 from utils.log import run_main
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    command = load_config(argv, __doc__.splitlines()[0])
+    command = load_config(argv, __doc__.splitlines()[0], add_check_option)
     config = command.settings
+    from engine.checks import check_evaluation, check_training
     from engine.evaluator import evaluate_checkpoint
-    from engine.setup import check_initial_weights, find_weights_to_evaluate
-    from engine.trackers import check_trackers
+    from engine.setup import find_weights_to_evaluate
     from engine.training import build_vtsum_trainer
     from utils import distributed
 
+    weights = find_weights_to_evaluate(config) if config.evaluate else ""
+    if command.arguments.check:
+        if config.evaluate:
+            check_evaluation(config, weights)
+        else:
+            check_training(config)
+        print(CHECK_PASSED)
+        return
     if config.evaluate:
-        evaluate_checkpoint(config, command.notes, find_weights_to_evaluate(config))
+        evaluate_checkpoint(config, command.notes, weights)
     else:
-        check_initial_weights(config)
-        check_trackers(config)
         build_vtsum_trainer(config, command.notes).fit()
     distributed.shutdown()
 

@@ -9,15 +9,20 @@ trained; from video files (`--videos DIR`), the image tower too. `load_vt_clip` 
 from collections.abc import Sequence
 
 from engine.config import VTClipConfig
-from utils.command_line import load_settings
+from utils.command_line import CHECK_PASSED, add_check_option, load_settings
 from utils.log import run_main
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    command = load_settings(VTClipConfig, argv, __doc__.splitlines()[0])
+    command = load_settings(VTClipConfig, argv, __doc__.splitlines()[0], add_check_option)
+    from engine.checks import check_vt_clip_training
     from engine.vt_clip_training import build_vt_clip_trainer
     from utils import distributed
 
+    if command.arguments.check:
+        check_vt_clip_training(command.settings)
+        print(CHECK_PASSED)
+        return
     build_vt_clip_trainer(command.settings, command.notes).fit()
     distributed.shutdown()
 

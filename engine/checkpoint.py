@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 import pathlib
+import shlex
 import shutil
 from typing import Any, Self
 
@@ -347,10 +348,16 @@ class Checkpointer:
         if different and is_same_run:
             raise ValueError(
                 f"{path}: resume: found a run with other settings: {', '.join(different)}; expected the same; to "
-                f"continue with the new settings, use another output_dir and --resume {path}"
+                "continue with the new settings in another folder, add to the command: "
+                f"--output_dir {shlex.quote(str(self._unused_folder()))} --resume {shlex.quote(str(path))}"
             )
         for difference in different:
             logger.warning("%s: was trained with other settings: %s", path, difference)
+
+    def _unused_folder(self) -> pathlib.Path:
+        """A folder beside this one that does not exist."""
+        names = (f"{self.folder.name}_continued{number}" for number in ["", *range(2, 1000)])
+        return next(path for path in map(self.folder.with_name, names) if not path.exists())
 
     def seed(self, state: TrainState) -> None:
         """Restore the RNG state of the checkpoint, or seed the epoch."""

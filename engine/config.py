@@ -1,6 +1,7 @@
 """Settings of VTSUM-BLIP's training and evaluation, and of VT-CLIP's training: every YAML key and flag."""
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
@@ -265,9 +266,13 @@ class VTClipConfig(Settings):
 TrainingConfig = Config | VTClipConfig
 
 
-def load_config(argv: Sequence[str] | None = None, description: str | None = None) -> CommandLine[Config]:
+def load_config(
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> CommandLine[Config]:
     """Build the `Config` of a command line; see `utils.command_line.load_settings`."""
-    return load_settings(Config, argv, description)
+    return load_settings(Config, argv, description, add_arguments)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from engine.alignment import (
     is_encoder_name,
     load_text_encoder,
 )
+from engine.checks import check_evaluation
 from engine.config import Config, SplitName
 from engine.predictions import Prediction
 from engine.provenance import read_encoder, require_same_encoder
@@ -29,7 +30,6 @@ from engine.scoring_process import ScoredSplit, ScoringJob, scoring_process
 from engine.setup import (
     annotation_file,
     build_model,
-    check_paths,
     init_run,
     load_trained,
     open_split,
@@ -45,6 +45,7 @@ from utils.download import is_url, resolve_file
 from utils.environment import environment_info
 from utils.files import compute_sha256
 from utils.log import progress_bar
+from utils.published_weights import fetch_hint
 from utils.settings import write_settings
 
 logger = logging.getLogger(__name__)
@@ -105,9 +106,10 @@ class Evaluator:
         if config.task != "v2vt":
             reason = f"task {config.task} gives only one of the two summaries"
         elif clip_root is None:
-            reason = f"clip_root: no folder {config.clip_root!r}"
+            hint = "; run python -m data.download for VideoXum" if config.clip_root else ""
+            reason = f"clip_root: no folder {config.clip_root!r}{hint}"
         elif not self._has_text_encoder():
-            reason = f"pretrained_clip: no file {source!r}"
+            reason = f"pretrained_clip: no file {source!r}{fetch_hint(source)}"
         else:
             with distributed.local_main_first(self.context):
                 encoder = load_text_encoder(source, self.context.device, config.text_tokenizer)
@@ -293,7 +295,7 @@ def evaluate_checkpoint(config: Config, notes: Sequence[str], source: str) -> No
     Raises:
         FileNotFoundError, ValueError: data or checkpoint are missing or invalid.
     """
-    check_paths(config, config.splits)
+    check_evaluation(config, source)
     context = init_run(config, notes, "eval.log")
     config = resolve_feature_width(config)
     if context.is_main:

@@ -19,15 +19,12 @@ import torch
 
 from data.annotations import VideoRecord
 from data.feature_writer import FeatureWriter
-from data.registry import load_annotations
 from data.video.decoding import DecodeJob, DecodeResult, FrameChunk, decode_videos
-from data.video.files import find_videos
+from engine.extraction_inputs import find_inputs
 from models.frame_encoders import EncoderOptions, FrameEncoder, load_frame_encoder
-from models.vt_clip import list_hub_clips
 from utils import distributed, interrupt
 from utils.distributed import DistContext
-from utils.download import is_url
-from utils.encoder_names import DEFAULT_FOLDERS, DEFAULT_WEIGHTS, EncoderName
+from utils.encoder_names import DEFAULT_FOLDERS, EncoderName
 from utils.files import make_folder
 from utils.log import progress_bar, setup_logging
 
@@ -40,46 +37,6 @@ def frame_array_name(encoder: FrameEncoder, folder: str) -> str:
     """Name of the array of frame features: `vision` for VT-CLIP in its published folder, else `features`."""
     is_published = encoder.architecture == "vt_clip" and folder == DEFAULT_FOLDERS["vt_clip"]
     return "vision" if is_published else "features"
-
-
-def select_encoders(args: argparse.Namespace) -> dict[str, EncoderName]:
-    """List the encoders that the arguments name, or whose default checkpoints exist.
-
-    Args:
-        args: parsed arguments of `extract_features.py`.
-    Returns:
-        Folder of the features -> name of the encoder.
-    Raises:
-        FileNotFoundError: a requested checkpoint is missing.
-        ValueError: there is no encoder, or two have the same folder.
-    """
-    names: dict[str, EncoderName] = {}
-    for flag, library, source in (("--blip", "blip", args.blip), ("--vt_clip", "vt_clip", args.vt_clip)):
-        is_default = source is None and not args.encoder
-        weights = _find_checkpoint(flag, source, DEFAULT_WEIGHTS[library] if is_default else "")
-        if weights:
-            names[DEFAULT_FOLDERS[library]] = EncoderName(library, weights=weights)
-    for name, folder in args.encoder:
-        if folder in names:
-            raise ValueError(
-                f"--encoder: {name}: found the folder {folder} of {names[folder]}, expected another: {name}=FOLDER"
-            )
-        names[folder] = name
-    if not names:
-        raise ValueError("--encoder, --blip, --vt_clip: found no encoder, expected at least one")
-    return names
-
-
-def _find_checkpoint(flag: str, source: str | None, default: str) -> str:
-    """Path, URL or name of the checkpoint of `--blip` or `--vt_clip`, or "" if there is none to use."""
-    path = default if source is None else source
-    is_name = flag == "--vt_clip" and path in list_hub_clips()
-    if not path or is_name or is_url(path) or pathlib.Path(path).is_file():
-        return path
-    if source is None:
-        logger.warning("%s: no file %s: its features are not extracted", flag, path)
-        return ""
-    raise FileNotFoundError(f"{path}: {flag}: no such file")
 
 
 def encode_videos(
@@ -179,10 +136,13 @@ def count_default_workers() -> int:
     return max(1, cores - 1)
 
 
-def load_encoders(args: argparse.Namespace, context: DistContext) -> dict[str, FrameEncoder]:
-    """Load the encoders of `select_encoders`, on the device of this process.
+def load_encoders(
+    names: Mapping[str, EncoderName], args: argparse.Namespace, context: DistContext
+) -> dict[str, FrameEncoder]:
+    """Load encoders, on the device of this process.
 
     Args:
+        names: folder of the features -> name of the encoder.
         args: parsed arguments of `extract_features.py`.
         context: rank, world size and device of this process.
     Returns:
@@ -190,7 +150,6 @@ def load_encoders(args: argparse.Namespace, context: DistContext) -> dict[str, F
     Raises:
         FileNotFoundError, ValueError: a checkpoint is missing or invalid.
     """
-    names = select_encoders(args)
     options = EncoderOptions(
         args.precision,
         image_size=args.image_size,
@@ -319,12 +278,8 @@ def run_extraction(args: argparse.Namespace) -> int:
     Raises:
         FileNotFoundError, ValueError: videos, annotations or checkpoints are missing or invalid.
     """
-    videos = find_videos(args.videos)
-    records = {
-        record.video_id: record
-        for path in args.annotations
-        for record in load_annotations(path, dataset=args.dataset, needs=())
-    }
+    inputs = find_inputs(args)
+    videos, records = inputs.videos, inputs.records
     root = make_folder(args.out, "--out")
     # Processes work independently, perhaps for days, and synchronize only at the end.
     context = distributed.init_context(args.device, backend="gloo", timeout=datetime.timedelta(days=30))
@@ -332,7 +287,9 @@ def run_extraction(args: argparse.Namespace) -> int:
     if records:
         both = len(videos.keys() & records.keys())
         logger.info("%d videos, %d annotated, %d in both", len(videos), len(records), both)
-    encoders = load_encoders(args, context)
+    for note in inputs.encoders.notes:
+        logger.warning("%s", note)
+    encoders = load_encoders(inputs.encoders.names, args, context)
     failures = FailureLog(root / "failures.jsonl")
     if context.is_main:
         failures.path.unlink(missing_ok=True)

@@ -10,14 +10,14 @@ from data.annotations import LABELS_OF_TASK, MissingLabels, read_subset
 from data.dataset import VideoXum
 from data.features import read_width
 from data.registry import annotation_path
-from engine.checkpoint import NEWEST, PREVIOUS
+from engine.checkpoint import NEWEST
 from engine.config import Config, TrainingConfig
 from engine.provenance import read_encoder, require_same_decoder_base, require_same_encoder
 from models.vtsum_blip import FEATURE_WIDTHS, VTSumBLIP, v2vt_sum
 from models.weights import CheckpointMetadata, IncompatibleCheckpoint, load_weights
 from utils import distributed
 from utils.distributed import DistContext
-from utils.download import is_url, resolve_file
+from utils.download import resolve_file
 from utils.files import make_folder, remove_leftovers
 from utils.log import setup_logging
 from utils.seed import seed_everything
@@ -64,28 +64,6 @@ def init_run(config: TrainingConfig, notes: Sequence[str], log_file: str) -> Dis
 def annotation_file(config: TrainingConfig, split: str) -> pathlib.Path:
     """Path of a split's annotation file, see `annotation_path`."""
     return annotation_path(config.ann_root, split, config.dataset, config.ann_files)
-
-
-def check_paths(config: Config, splits: Sequence[str]) -> None:
-    """Check that the data of a run exists, before anything slow.
-
-    Raises:
-        FileNotFoundError: an annotation file or the feature folder is missing.
-        ValueError: a file of video ids is invalid, or the settings do not name the annotation files.
-    """
-    for subset in filter(None, (config.subset, config.also_subset)):
-        read_subset(subset)
-    for path in [annotation_file(config, split) for split in splits]:
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: annotations: no such file; run python -m data.download for VideoXum, or set ann_root or "
-                "ann_files"
-            )
-    if not pathlib.Path(config.video_embeddings_root).is_dir():
-        raise FileNotFoundError(
-            f"{config.video_embeddings_root}: frame features: no such folder; run python -m data.download for "
-            "VideoXum or extract_features.py, or set video_embeddings_root"
-        )
 
 
 def with_feature_width(config: Config, width: int, source: str | os.PathLike) -> Config:
@@ -182,24 +160,6 @@ def build_model(config: Config) -> VTSumBLIP:
         decoder_train=config.decoder_train,
         decoder_lora_rank=config.decoder_lora_rank,
     )
-
-
-def check_initial_weights(config: Config) -> None:
-    """Check that a run's initial weights, if they are a local file, exist, before anything slow.
-
-    Raises:
-        FileNotFoundError: it is missing.
-    """
-    names = ("pretrained_model", "pretrained") if config.resume in ("auto", "") else ("resume",)
-    if config.resume and any(pathlib.Path(config.output_dir, name).is_file() for name in (NEWEST, PREVIOUS)):
-        return  # the run resumes from these
-    option = next((name for name in names if getattr(config, name)), None)
-    source = getattr(config, option) if option else ""
-    if source and not is_url(source) and not pathlib.Path(source).is_file():
-        hint = ""
-        if option == "pretrained":
-            hint = "; it is part of BLIP's release (docs/data.md); --pretrained '' starts from scratch"
-        raise FileNotFoundError(f"{source}: {option}: no such file{hint}")
 
 
 def load_initial_weights(config: Config, context: DistContext, model: VTSumBLIP) -> None:

@@ -11,12 +11,12 @@ from data.collate import Batch
 from data.dataset import VideoXum
 from data.loaders import TrainBatchSampler, make_loader
 from engine.checkpoint import BEST, NEWEST
+from engine.checks import check_training
 from engine.config import Config
 from engine.evaluator import Evaluator
 from engine.provenance import read_encoder
 from engine.setup import (
     build_model,
-    check_paths,
     init_run,
     load_initial_weights,
     open_split,
@@ -156,7 +156,7 @@ def build_vtsum_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrain
     Raises:
         FileNotFoundError, ValueError: data or weights are missing or invalid, or a checkpoint does not fit the run.
     """
-    check_paths(config, ("train", *config.splits))
+    check_training(config)
     context = init_run(config, notes, "train.log")
     config = resolve_feature_width(config)
     output_dir = pathlib.Path(config.output_dir)

@@ -14,6 +14,7 @@ from data.feature_writer import PROVENANCE_FILE, read_provenance
 from data.loaders import EvalBatchSampler, TrainBatchSampler, make_loader
 from data.video.files import find_videos
 from data.vt_clip_dataset import EpochIndexSampler, VTClipBatch, VTClipDataset, collate_vt_clip
+from engine.checks import check_vt_clip_training
 from engine.config import VTClipConfig
 from engine.setup import annotation_file, init_run
 from engine.trainer import Trainer, TrainingSetup
@@ -197,6 +198,7 @@ def build_vt_clip_trainer(config: VTClipConfig, notes: Sequence[str] = ()) -> VT
     Raises:
         FileNotFoundError, ValueError: data or weights are missing or invalid, or a checkpoint does not fit the run.
     """
+    check_vt_clip_training(config)
     context = init_run(config, notes, "train.log")
     output_dir = pathlib.Path(config.output_dir)
     precision = resolve_precision(config.precision, context.device)

@@ -165,14 +165,14 @@ class EncoderOptions:
 
     Attributes:
         precision: autocast precision.
-        image_size: S of BLIP's image encoder; the others have that of their data configuration.
+        image_size: S of BLIP's image encoder, see `load_blip_vit`; the others have that of their data configuration.
         position_antialias: see `load_blip_vit`.
         with_text: load the text encoder as well, if the model has one.
         text_tokenizer: folder of the text encoder's tokenizer; "" is the library's, which may need the hub.
     """
 
     precision: PrecisionName = "fp32"
-    image_size: int = 224
+    image_size: int | None = 224
     position_antialias: bool = True
     with_text: bool = False
     text_tokenizer: str = ""
@@ -234,7 +234,7 @@ def clip_frame_encoder(
 
 def _load_blip(name: EncoderName, options: EncoderOptions) -> FrameEncoder:
     vit = load_blip_vit(name.weights, options.image_size, position_antialias=options.position_antialias)
-    return FrameEncoder(vit, FrameTransform(options.image_size), options.precision, name=name)
+    return FrameEncoder(vit, FrameTransform(vit.patch_embed.img_size[0]), options.precision, name=name)
 
 
 def _load_vt_clip(name: EncoderName, options: EncoderOptions) -> FrameEncoder:

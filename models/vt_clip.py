@@ -25,6 +25,7 @@ from models.weights import (
     require_finite_parameters,
 )
 from utils.download import is_url
+from utils.published_weights import fetch_hint
 
 if TYPE_CHECKING:
     import open_clip
@@ -186,6 +187,18 @@ def list_hub_clips() -> list[str]:
     return sorted(name for name in names if name.startswith("ViT"))
 
 
+def check_clip(source: str | os.PathLike) -> None:
+    """Check that a source for `load_clip` exists; a URL is not requested.
+
+    Raises:
+        FileNotFoundError: no such file or name.
+    """
+    source = str(source)
+    if not is_url(source) and not pathlib.Path(source).is_file() and source not in list_hub_clips():
+        expected = f"a file or one of {', '.join(list_hub_clips())}"
+        raise FileNotFoundError(f"{source}: clip: no such file, expected {expected}{fetch_hint(source)}")
+
+
 def load_clip(source: str | os.PathLike) -> VTClip:
     """Load VT-CLIP, or another CLIP in its place.
 
@@ -196,6 +209,7 @@ def load_clip(source: str | os.PathLike) -> VTClip:
         ValueError: the file is not a CLIP.
     """
     source = str(source)
+    check_clip(source)
     if is_url(source) or pathlib.Path(source).is_file():
         try:
             return load_vt_clip(source)
@@ -203,9 +217,6 @@ def load_clip(source: str | os.PathLike) -> VTClip:
             raise TorchScriptArchive(f"{error}, or one of OpenAI's CLIPs as in open_clip, such as ViT-B-16") from None
     import open_clip
 
-    if source not in list_hub_clips():
-        expected = f"a file or one of {', '.join(list_hub_clips())}"
-        raise FileNotFoundError(f"{source}: clip: no such file, expected {expected}")
     try:
         clip = open_clip.create_model(f"{source}-quickgelu", pretrained="openai")
     except Exception as error:  # of open_clip's hub clients

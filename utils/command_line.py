@@ -22,6 +22,8 @@ from utils.validation import suggest_name
 
 S = TypeVar("S", bound=Settings)
 
+CHECK_PASSED = "check: the settings are valid, and the files exist"
+
 
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
@@ -144,6 +146,16 @@ class StoreMapping(argparse.Action):
                 raise argparse.ArgumentError(self, f"found {text!r}, expected KEY=VALUE, each key once")
             mapping[key] = value
         setattr(namespace, self.dest, mapping)
+
+
+def add_check_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--check`: only check what a command needs."""
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        default=False,
+        help="check the settings and that the files exist, and exit; needs no launcher",
+    )
 
 
 def _help(field: FieldInfo) -> str:

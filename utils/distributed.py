@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -24,8 +23,6 @@ from utils.errors import PeerFailure
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-LAUNCHER_SECONDS = 10  # wait this long for the launcher's signal after a peer has failed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,18 +163,19 @@ def shutdown() -> None:
         dist.destroy_process_group()
 
 
-def report_failure(error: BaseException) -> None:
-    """Record the error that ends this process for the launcher's report, if there is a launcher."""
+def report_failure(error: BaseException, *, with_traceback: bool) -> None:
+    """Record the error that ends this process for the launcher's report, if there is a launcher.
+
+    Args:
+        error: the error, which is being handled.
+        with_traceback: False shortens it to its message.
+    """
     if os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        if not with_traceback:
+            error.__suppress_context__ = True
+            error = error.with_traceback(None)
         with contextlib.suppress(OSError):
             get_error_handler().record_exception(error)
-
-
-def wait_for_launcher() -> None:
-    """After a peer's failure, wait for the launcher's signal, so that it detects and reports the peer first."""
-    deadline = time.monotonic() + LAUNCHER_SECONDS
-    while "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() < deadline and not interrupt.stop_requested():
-        time.sleep(0.1)
 
 
 @_collective

@@ -9,6 +9,7 @@ import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 from utils.files import compute_sha256, make_folder
+from utils.published_weights import fetch_hint
 
 if TYPE_CHECKING:
     import requests
@@ -37,7 +38,7 @@ def resolve_file(source: str | os.PathLike) -> pathlib.Path:
     if not is_url(source):
         path = pathlib.Path(source)
         if not path.is_file():
-            raise FileNotFoundError(f"{source}: checkpoint: no such file")
+            raise FileNotFoundError(f"{source}: checkpoint: no such file{fetch_hint(source)}")
         return path
     url, _, fragment = source.partition("#")
     expected = CHECKSUM.fullmatch(fragment)

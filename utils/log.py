@@ -10,12 +10,12 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from utils import interrupt
+from utils import interrupt, launcher
 from utils.errors import PeerFailure
 from utils.files import write_error
 from utils.text import printable
@@ -148,7 +148,8 @@ def progress_bar(iterable: Iterable | None, is_main: bool, **options: Any) -> It
 def run_main(main: Callable[[], Any], resumable: bool = False) -> None:
     """Run a script's main function; an expected error becomes one line on stderr and exit status 2.
 
-    The environment variable VTSUM_DEBUG=1 shows the traceback of an error instead.
+    Under torch.distributed.run, one process of a machine prints the line, see `utils.launcher`. The environment
+    variable VTSUM_DEBUG=1 shows the traceback of an error instead, of each process.
 
     Args:
         main: the function.
@@ -158,38 +159,31 @@ def run_main(main: Callable[[], Any], resumable: bool = False) -> None:
         try:
             main()
         except KeyboardInterrupt:
-            _show_last_line("interrupted")
+            _show_last_line("interrupted", launcher.is_first_process())
             sys.exit(130)
         except interrupt.Interrupted as signal:
-            _show_last_line(f"stopped by {signal}; the same command resumes from here")
+            _show_last_line(f"stopped by {signal}; the same command resumes from here", launcher.is_first_process())
             os._exit(interrupt.EX_TEMPFAIL)  # without joining threads that score or decode
         except BrokenPipeError:  # the reader of stdout, such as `head`, has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
         except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
-            _synchronize_with_launcher(error)
-            if isinstance(error, RuntimeError) and not _is_from_data_loader(error):
-                raise
             _exit_with_error(error)
 
 
-def _synchronize_with_launcher(error: BaseException) -> None:
-    """Report the error to the launcher; if another process failed first, wait until the launcher has detected that."""
-    if "torch.distributed" not in sys.modules:
-        return
-    from utils.distributed import report_failure, wait_for_launcher
+def _exit_with_error(error: Exception) -> NoReturn:
+    """Exit with status 2 and a line, or with status 1 and the traceback of an unexpected error."""
+    is_expected = not isinstance(error, RuntimeError) or _is_from_data_loader(error)
+    shows_traceback = not is_expected or bool(os.environ.get("VTSUM_DEBUG"))
+    if "torch.distributed" in sys.modules and not isinstance(error, PeerFailure):
+        from utils.distributed import report_failure
 
-    if isinstance(error, PeerFailure):
-        wait_for_launcher()
-    else:
-        report_failure(error)
-
-
-def _exit_with_error(error: BaseException) -> None:
-    if os.environ.get("VTSUM_DEBUG"):
+        report_failure(error, with_traceback=shows_traceback)
+    is_shown = not launcher.is_reported_elsewhere(error)
+    if shows_traceback and is_shown:
         raise error
-    _show_last_line("error: " + one_line(error))
-    sys.exit(2)
+    _show_last_line("error: " + one_line(error), is_shown)
+    sys.exit(2 if is_expected else 1)
 
 
 def _is_from_data_loader(error: BaseException) -> bool:
@@ -208,10 +202,12 @@ def one_line(error: BaseException) -> str:
     return printable(" ".join(line.split()))
 
 
-def _show_last_line(line: str) -> None:
-    """Print a run's last line to stderr and to its log file, if they are still writable."""
-    with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+def _show_last_line(line: str, on_terminal: bool) -> None:
+    """Write a run's last line to its log file and, if asked to, to stderr, if they are still writable."""
+    if on_terminal:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(line + "\n")  # in one call: other processes write to the same terminal
+            sys.stderr.flush()
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             with contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ import pathlib
 from utils.encoder_names import BLIP_WEIGHTS, VT_CLIP_WEIGHTS
 
 HUB_REPOSITORY = "hf://jylins/vtsum_blip"
+FETCH_COMMAND = "python -m data.download --what weights"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,3 +52,15 @@ def find_weights(path: str | os.PathLike) -> str:
         if pathlib.PurePath(path) == pathlib.PurePath(weights.path) and not pathlib.Path(path).is_file():
             return weights.source
     return str(path)
+
+
+def fetch_hint(path: str | os.PathLike, alternative: str = "") -> str:
+    """Return the end of the message about a missing file of weights: the command that fetches it, if it is published.
+
+    Args:
+        path: local path.
+        alternative: another remedy, which is named first.
+    """
+    is_published = any(pathlib.PurePath(path) == pathlib.PurePath(file.path) for file in PUBLISHED_WEIGHTS.values())
+    remedies = [remedy for remedy in (alternative, f"run {FETCH_COMMAND}" if is_published else "") if remedy]
+    return f"; {', or '.join(remedies)}" if remedies else ""

@@ -1,0 +1,103 @@
+"""Checks of a run's settings and files before anything slow; they need neither a launcher nor a process group."""
+
+import pathlib
+from collections.abc import Sequence
+
+from data.annotations import read_subset
+from data.video.files import find_videos
+from engine.checkpoint import NEWEST, PREVIOUS
+from engine.config import Config, TrainingConfig, VTClipConfig
+from engine.setup import annotation_file, resolve_feature_width
+from engine.trackers import check_trackers
+from models.vt_clip import check_clip
+from utils.download import is_url, resolve_file
+from utils.published_weights import fetch_hint
+
+
+def check_training(config: Config) -> None:
+    """Check what training VTSUM-BLIP needs: initial weights, packages, annotations and frame features.
+
+    Raises:
+        FileNotFoundError, ValueError: something is missing, or a setting does not fit the data.
+    """
+    check_initial_weights(config)
+    check_trackers(config)
+    check_data(config, ("train", *config.splits))
+
+
+def check_evaluation(config: Config, source: str) -> None:
+    """Check what the evaluation of a checkpoint needs: the checkpoint, annotations and frame features.
+
+    Args:
+        config: settings of the run.
+        source: path or URL of the checkpoint.
+    Raises:
+        FileNotFoundError, ValueError: something is missing, or a setting does not fit the data.
+    """
+    check_data(config, config.splits)
+    if not is_url(source):
+        resolve_file(source)
+
+
+def check_vt_clip_training(config: VTClipConfig) -> None:
+    """Check what training VT-CLIP needs: CLIP, annotations, and features or videos.
+
+    Raises:
+        FileNotFoundError, ValueError: something is missing.
+    """
+    check_clip(config.clip)
+    _check_annotations(config, ("train", "val"))
+    if config.videos:
+        find_videos([config.videos])
+    elif not pathlib.Path(config.vision_root).is_dir():
+        raise FileNotFoundError(
+            f"{config.vision_root}: vision_root: no such folder; extract the features with extract_features.py "
+            f"--blip '' --vt_clip {config.clip}, or set videos"
+        )
+
+
+def check_data(config: Config, splits: Sequence[str]) -> None:
+    """Check that the data of a run exists.
+
+    Raises:
+        FileNotFoundError: an annotation file or the feature folder is missing.
+        ValueError: a file of video ids is invalid, the settings do not name the annotation files, or the first feature
+            file is of another width than set.
+    """
+    if config.also_subset:
+        read_subset(config.also_subset)
+    _check_annotations(config, splits)
+    if not pathlib.Path(config.video_embeddings_root).is_dir():
+        raise FileNotFoundError(
+            f"{config.video_embeddings_root}: frame features: no such folder; run python -m data.download for "
+            "VideoXum or extract_features.py, or set video_embeddings_root"
+        )
+    resolve_feature_width(config)
+
+
+def _check_annotations(config: TrainingConfig, splits: Sequence[str]) -> None:
+    """Check the file of video ids, and that the annotation files exist."""
+    if config.subset:
+        read_subset(config.subset)
+    for path in [annotation_file(config, split) for split in splits]:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: annotations: no such file; run python -m data.download for VideoXum, or set ann_root or "
+                "ann_files"
+            )
+
+
+def check_initial_weights(config: Config) -> None:
+    """Check that a run's initial weights, if they are a local file, exist.
+
+    Raises:
+        FileNotFoundError: it is missing.
+    """
+    names = ("pretrained_model", "pretrained") if config.resume in ("auto", "") else ("resume",)
+    if config.resume and any(pathlib.Path(config.output_dir, name).is_file() for name in (NEWEST, PREVIOUS)):
+        return  # the run resumes from these
+    option = next((name for name in names if getattr(config, name)), None)
+    source = getattr(config, option) if option else ""
+    if source and not is_url(source) and not pathlib.Path(source).is_file():
+        alternative = "start from scratch with --pretrained ''" if option == "pretrained" else ""
+        raise FileNotFoundError(f"{source}: {option}: no such file{fetch_hint(source, alternative)}")
