@@ -216,12 +216,14 @@ class Evaluator:
         results: dict[str, dict[str, Any]] = {}
         try:
             for split in self.config.splits:
+                logger.info("%s: predicting %d videos", split, len(self.datasets[split]))
                 gathered = distributed.gather_objects(self.predict(model, split), self.context)
                 self._raise_if_any_rank_stops()
                 if scoring is not None and gathered is not None:
                     predictions = dict(pair for part in gathered for pair in part)
                     scoring.submit(self._scoring_job(split, predictions, origin))
                     results |= self._receive(scoring.poll())
+            logger.info("scoring the predictions")
             while distributed.any_rank(scoring is not None and scoring.is_busy, self.context):
                 self._raise_if_any_rank_stops()
                 time.sleep(0.1)

@@ -26,11 +26,9 @@ from utils import distributed, interrupt
 from utils.distributed import DistContext
 from utils.encoder_names import DEFAULT_FOLDERS, EncoderName
 from utils.files import make_folder
-from utils.log import progress_bar, setup_logging
+from utils.log import ProgressInterval, progress_bar, setup_logging
 
 logger = logging.getLogger(__name__)
-
-LOG_SECONDS = 60
 
 
 def frame_array_name(encoder: FrameEncoder, folder: str) -> str:
@@ -188,7 +186,8 @@ def extract(
         Numbers of videos and of frames written.
     """
     videos = frames = 0
-    start = logged = time.monotonic()
+    start = time.monotonic()
+    interval = ProgressInterval()
     with progress_bar(None, context.is_main, total=len(jobs), unit="video", desc="extract") as bar:
         for result, features in encode_videos(jobs, encoders, chunk=chunk, workers=workers):
             interrupt.raise_if_stop_requested()  # the same signal may have ended a decoder, which is not a failure
@@ -201,13 +200,11 @@ def extract(
                 for name, rows in features.items():
                     writers[name].write(result.job.video_id, rows, functools.partial(_encode_caption, encoders[name]))
                 videos, frames = videos + 1, frames + T
-            now = time.monotonic()
-            speed = f"{frames / (now - start):.1f} frames/s"
+            speed = f"{frames / (time.monotonic() - start):.1f} frames/s"
             bar.set_postfix_str(speed, refresh=False)
             bar.update()
-            if bar.disable and now - logged > LOG_SECONDS:  # not a terminal
+            if bar.disable and interval.is_over():  # not a terminal
                 logger.info("%d of %d videos, %s", videos + failures.count, len(jobs), speed)
-                logged = now
     return videos, frames
 
 

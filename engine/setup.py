@@ -55,6 +55,7 @@ def init_run(config: TrainingConfig, notes: Sequence[str], log_file: str) -> Dis
     setup_logging(context.is_main, output_dir / log_file)
     if context.is_main:
         remove_leftovers(output_dir)
+    logger.info("%s: loading data and model, number of processes: %d", output_dir, context.world_size)
     for note in notes:
         logger.info("%s", note)
     seed_everything(config.seed + context.rank)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import inspect
 import os
 import platform
 import re
@@ -254,9 +255,11 @@ def wrap_ddp(model: torch.nn.Module, context: DistContext) -> torch.nn.Module:
     """Wrap a model in DistributedDataParallel; with one process, return it unchanged."""
     if context.world_size == 1:
         return model
-    # Without `device_ids`, which would copy the inputs that stay on the host (mask, caption ids) to the device. All
-    # buffers are constants.
-    return DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
+    # All buffers are constants. PyTorch has renamed the option, and warns of the former name.
+    has_new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    options: Any = {"forward_sync_buffers" if has_new_name else "broadcast_buffers": False}
+    # Without `device_ids`, which would copy the inputs that stay on the host (mask, caption ids) to the device.
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
 
 
 @_collective

@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn, Protocol
 
@@ -143,6 +144,21 @@ def progress_bar(iterable: Iterable | None, is_main: bool, **options: Any) -> It
     options |= dict(disable=None if is_main else True, ncols=size.columns, nrows=size.lines)
     with logging_redirect_tqdm(), tqdm(iterable, **options) as bar:
         yield bar
+
+
+class ProgressInterval:
+    """Interval of progress messages where there is no terminal: 5 s in the first minute, then 60 s."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.monotonic()
+
+    def is_over(self) -> bool:
+        """Whether a message is due; starts the next interval if it is."""
+        now = time.monotonic()
+        if now - self._last < (5 if now - self._start < 60 else 60):
+            return False
+        self._last = now
+        return True
 
 
 def run_main(main: Callable[[], Any], resumable: bool = False) -> None:

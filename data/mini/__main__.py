@@ -3,9 +3,8 @@
 import pathlib
 from collections.abc import Sequence
 
-from data.mini.dataset import SPLIT_SIZES, write_mini
 from utils.command_line import OneLineParser
-from utils.log import run_main
+from utils.log import run_main, setup_logging
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -14,6 +13,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ready_made", action="store_true", help="write synthetic features instead of videos")
     args = parser.parse_args(argv)
+    setup_logging(True)
+
+    from data.mini.dataset import SPLIT_SIZES, write_mini
+
     write_mini(args.out, args.seed, ready_made=args.ready_made)
     print(f"{args.out}: {', '.join(f'{count} {split}' for split, count in SPLIT_SIZES.items())} videos")
 

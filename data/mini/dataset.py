@@ -38,13 +38,12 @@ from data.mini.encoders import (
     fit_image_projection,
 )
 from data.mini.plans import ACTIONS, COLORS, SHAPES, VideoPlan, iter_sentences, plan_videos
-from data.mini.rendering import render_video
+from data.mini.video_writer import write_videos
 from data.videoxum import NUM_ANNOTATORS
 from metrics.keyframes import SUMMARY_FRACTION
 from models.vt_clip import VTClip, load_vt_clip
 from models.weights import StateDict
 from utils.files import atomic_write
-from utils.log import progress_bar
 
 SPLIT_SIZES = dict(train=96, val=24, test=40)
 VOCABULARY_SIZE = 254  # with [DEC] and [ENC] the 256 of configs/med_config_mini.json
@@ -163,10 +162,7 @@ def write_mini(
         fitting_plans = plans["train"][:NUM_FITTING_VIDEOS]
         _save_weights(out / "vt_clip.pth", fit_image_projection(clip_state, fitting_plans))
         _save_weights(out / "frame_encoder.pth", build_frame_encoder_state(seed, fitting_plans))
-        with progress_bar(all_plans, True, desc="render", unit="video") as bar:
-            for plan in bar:
-                with atomic_write(out / "videos" / f"{plan.video_id}.mp4", "wb") as file:
-                    render_video(plan, file)
+        write_videos(out / "videos", all_plans)
     for split, split_plans in plans.items():
         records = [annotate_video(plan, rng) for plan in split_plans]
         with atomic_write(out / "anno" / f"{split}_videoxum.json") as file:
