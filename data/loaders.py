@@ -122,6 +122,44 @@ class EvalBatchSampler(Sampler[list[int]]):
         return iter(self.batches)
 
 
+class ValidationBatchSampler(Sampler[list[int]]):
+    """Batches of one process for the losses of a split: every video exactly once, in the same batches each epoch.
+
+    The losses depend on the padding of a batch (QUIRK-1, QUIRK-2): to be comparable with those of the training, the
+    batches are composed as those of `TrainBatchSampler`, at random or, with bucketing, by length. They do not depend on
+    the number of processes. The last batch may be smaller.
+
+    Args:
+        lengths: frames of each video.
+        batch_size: videos per batch.
+        rank: rank of this process.
+        world_size: number of processes.
+        seed: random seed of the order.
+        bucketing: batch videos of similar length.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        *,
+        rank: int,
+        world_size: int,
+        seed: int,
+        bucketing: bool = False,
+    ) -> None:
+        order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed))
+        if bucketing:
+            order = torch.as_tensor(lengths).argsort(stable=True)
+        self.batches = [indices.tolist() for indices in order.split(batch_size)][rank::world_size]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+
 def make_loader(
     dataset: Dataset,
     batch_sampler: Sampler[list[Any]],

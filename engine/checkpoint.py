@@ -229,7 +229,7 @@ class Checkpointer:
             path = newest or resolve_file(resume)
         state = self.restore(path, is_same_run=newest is not None)
         self.current_path = path
-        logger.info("%s: resumed at epoch %d, after %d batches of it", path, state.epoch, state.batches_done)
+        logger.info("%s: resumed at epoch %d, after %d batches of it", path, state.epoch + 1, state.batches_done)
         return state
 
     def find_newest(self) -> pathlib.Path | None:

@@ -183,6 +183,11 @@ class Config(Settings):
     splits: tuple[SplitName, ...] = option(("val", "test"), "splits to score", may_change_on_resume=True)
     caption_metrics: CaptionMetrics = option("require", CAPTION_METRICS_HELP, may_change_on_resume=True)
     eval_freq: int = option(0, "epochs between evaluations; 0: only after the last", ge=0, may_change_on_resume=True)
+    val_loss: bool = option(
+        True,
+        "after each epoch, compute the losses of the val split, if there is one; the training is the same without",
+        may_change_on_resume=True,
+    )
     best_metric: MetricName = option(
         "Kendall",
         "with eval_freq, the metric on val that selects checkpoint_best.pth",

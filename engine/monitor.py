@@ -59,7 +59,7 @@ class NonFiniteMonitor:
         """Record an optimizer step.
 
         Args:
-            epoch: for the message.
+            epoch: for the message, the index of the epoch, which the message counts from 1.
             step: for the message, the index of its last batch in this process's epoch.
             video_ids: video ids of each batch.
             losses: (batches, losses) float64.
@@ -86,7 +86,8 @@ class NonFiniteMonitor:
         is_non_finite = torch.stack([step.is_non_finite for step in steps]).float()
         for step, flag in zip(steps, distributed.all_reduce_max(is_non_finite, self.context).tolist()):
             if flag:
-                raise FloatingPointError(f"epoch {step.epoch}, step {step.step}: not finite: {self._describe(step)}")
+                moment = f"epoch {step.epoch + 1}, step {step.step}"
+                raise FloatingPointError(f"{moment}: not finite: {self._describe(step)}")
 
     def _describe(self, step: _Step) -> str:
         """Name the non-finite value and its videos: those of the batch with a non-finite loss, else all of the step."""

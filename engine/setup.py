@@ -115,6 +115,8 @@ def open_split(config: Config, context: DistContext, split: str, **options: Any)
     Raises:
         FileNotFoundError, ValueError: annotations or features are missing or invalid.
     """
+    dataset: VideoXum | None = None
+    failure: OSError | ValueError | None = None
     try:
         dataset = VideoXum(
             annotation_file(config, split),
@@ -126,16 +128,16 @@ def open_split(config: Config, context: DistContext, split: str, **options: Any)
             subset=read_subset(config.subset) if config.subset else None,
             **options,
         )
-    except MissingLabels as error:
-        raise ValueError(f"{error}; the tasks v2v and v2t need only one kind of labels (--task)") from None
-    problem = None
-    try:
         dataset.check_features(context.rank, context.world_size)
+    except MissingLabels as error:
+        failure = ValueError(f"{error}; the tasks v2v and v2t need only one kind of labels (--task)")
     except (OSError, ValueError) as error:
-        problem = str(error)
+        failure = error
+    problem = None if failure is None else str(failure)
     problems = distributed.broadcast_object(distributed.gather_objects(problem, context), context)
-    for problem in filter(None, problems or []):
-        raise ValueError(problem)  # on all processes
+    for first_problem in filter(None, problems or []):  # the same on all processes
+        raise failure if failure is not None and str(failure) == first_problem else ValueError(first_problem)
+    assert dataset is not None
     return dataset
 
 

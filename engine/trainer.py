@@ -8,7 +8,7 @@ import math
 import pathlib
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import nn
@@ -94,6 +94,7 @@ class Trainer:
 
     A subclass implements `compute_losses`, and may override the other methods of the first group. All processes of a
     run call each method together. In the log and in messages, `step` is the index of a batch in this process's epoch.
+    Epochs are counted from 0 in `log.jsonl` and checkpoints, and from 1 in messages.
 
     Args:
         config: settings of the run: `Config` or `VTClipConfig`.
@@ -144,6 +145,13 @@ class Trainer:
     def after_step(self) -> None:
         """Hook after each optimizer step."""
 
+    def compute_val_losses(self) -> dict[str, float]:
+        """Hook after the last step of each epoch: further entries of the epoch's line in the log, by name.
+
+        It must not change the training. If it runs again after a resume, it must return the same values.
+        """
+        return {}
+
     def before_first_epoch(self) -> None:
         """Hook after resuming: complete what was interrupted between two epochs."""
 
@@ -180,7 +188,7 @@ class Trainer:
     def train_one_epoch(self) -> None:
         """Train the remaining batches of the current epoch."""
         self.start_epoch()
-        with progress_bar(self.loader, self.context.is_main, desc=f"epoch {self.state.epoch}", unit="batch") as bar:
+        with progress_bar(self.loader, self.context.is_main, desc=f"epoch {self.state.epoch + 1}", unit="batch") as bar:
             for window in self.accumulation_windows(bar):
                 losses, video_ids = self.forward_backward(window)
                 self.optimizer_step(window, losses, video_ids)
@@ -192,9 +200,13 @@ class Trainer:
                 if self.should_save(window):
                     self.save()
                 if self._stop:
-                    distributed.barrier()  # exit together: an early exit breaks the peers' collectives
-                    raise interrupt.Interrupted(interrupt.stop_requested() or "a signal to another process")
+                    self.exit_on_signal()
         self.log_epoch()
+
+    def exit_on_signal(self) -> NoReturn:
+        """Raise `Interrupted` on all processes together: an early exit would break the peers' collectives."""
+        distributed.barrier()
+        raise interrupt.Interrupted(interrupt.stop_requested() or "a signal to another process")
 
     def start_epoch(self) -> None:
         """Set learning rate, order of the batches, seed and loss sums of the current epoch."""
@@ -275,16 +287,17 @@ class Trainer:
         bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
 
     def log_epoch(self) -> None:
-        """Log the mean of each loss over the epoch's batches and processes."""
+        """Log the mean of each loss over the epoch's batches and processes, and the validation losses."""
         means = {}
         if self.monitor.loss_sums is not None:
             *sums, count = distributed.all_reduce_mean(self.monitor.loss_sums, self.context).tolist()
             means = {name: total / count for name, total in zip(self.loss_names, sums)}
         scale = dict(scale=self.scaler.get_scale()) if self.scaler.is_enabled() else {}
         seconds = round(time.monotonic() - self._epoch_start, 3)
-        self.log.write(type="epoch", epoch=self.state.epoch, seconds=seconds, **means, **scale)
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-        logger.info("epoch %d: %s", self.state.epoch, shown)
+        val_losses = self.compute_val_losses()
+        self.log.write(type="epoch", epoch=self.state.epoch, seconds=seconds, **means, **scale, **val_losses)
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in (means | val_losses).items())
+        logger.info("epoch %d: %s", self.state.epoch + 1, shown)
 
     def save(self) -> None:
         """Save a checkpoint of the current state."""

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from data.collate import Batch
 from data.dataset import VideoXum
@@ -24,6 +25,7 @@ from engine.setup import (
 )
 from engine.trackers import attach_trackers
 from engine.trainer import Trainer, TrainingSetup
+from engine.validation import ValidationLosses, open_validation_split
 from models.caption_decoder import CaptionDecoder
 from models.vtsum_blip import VTSumBLIP
 from utils import distributed
@@ -41,29 +43,48 @@ class VTSumTrainer(Trainer):
         config: settings of the run.
         setup: see `Trainer`.
         evaluator: evaluator of the configuration's splits.
+        validation: losses of the validation split; None for none.
     """
 
     config: Config
     model: VTSumBLIP
     sampler: TrainBatchSampler
 
-    def __init__(self, config: Config, setup: TrainingSetup, evaluator: Evaluator) -> None:
+    def __init__(
+        self,
+        config: Config,
+        setup: TrainingSetup,
+        evaluator: Evaluator,
+        validation: ValidationLosses | None = None,
+    ) -> None:
         super().__init__(config, setup)
         self.evaluator = evaluator
+        self.validation = validation
         has_captions, has_saliency = self.config.task != "v2v", self.config.task != "v2t"
         self.loss_names = ("loss", *["loss_tsum"] * has_captions, *["loss_vsum"] * has_saliency)
 
     def compute_losses(self, batch: Batch) -> list[torch.Tensor]:
         """Compute λ_vsum · loss_vsum + λ_tsum · loss_tsum, and loss_tsum and loss_vsum as far as the task has them."""
+        return self._compute_losses(self.ddp_model, batch)
+
+    def _compute_losses(self, model: nn.Module, batch: Batch) -> list[torch.Tensor]:
         config = self.config
         with autocast(config.precision, self.context.device):
-            loss_tsum, loss_vsum = self.ddp_model(
-                batch.video_embeddings, batch.video_mask, batch.vsum_labels, batch.tsum_labels
-            )
+            loss_tsum, loss_vsum = model(batch.video_embeddings, batch.video_mask, batch.vsum_labels, batch.tsum_labels)
         weighted = ((config.lambda_vsum, loss_vsum), (config.lambda_tsum, loss_tsum))
         loss = sum(weight * part for weight, part in weighted if part is not None)
         assert isinstance(loss, torch.Tensor)
         return [part for part in (loss, loss_tsum, loss_vsum) if part is not None]
+
+    def compute_val_losses(self) -> dict[str, float]:
+        """Compute the mean of each loss over the validation split; {} without one."""
+        if self.validation is None:
+            return {}
+        means = self.validation.compute(self.model, self._compute_losses, len(self.loss_names))
+        if means is None:
+            self.save()  # the resumed run begins with this validation
+            self.exit_on_signal()
+        return {f"val_{name}": mean for name, mean in zip(self.loss_names, means)}
 
     def attach_trackers(self) -> None:
         attach_trackers(self.log, self.config, self.sampler.batches_per_epoch, self.context.world_size)
@@ -113,7 +134,7 @@ class VTSumTrainer(Trainer):
             if config.eval_freq and split == "val" and value > best_value:
                 state.best_evaluation = dict(metric=config.best_metric, value=value, epoch=epoch)
                 self.checkpointer.save_snapshot(BEST)
-                logger.info("%s: best so far: %s %.4f of epoch %d", BEST, config.best_metric, value, epoch)
+                logger.info("%s: best so far: %s %.4f of epoch %d", BEST, config.best_metric, value, epoch + 1)
         state.last_scored_epoch = epoch
         state.best_evaluation = distributed.broadcast_object(state.best_evaluation, self.context)
 
@@ -168,6 +189,8 @@ def build_vtsum_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrain
     if decoder is not None:
         evaluator.require_capacity(decoder)
         decoder.require_capacity(min(max(dataset.num_frames), config.max_video_length), config.max_text_length)
+    pad_id = 0 if decoder is None else decoder.pad_id
+    val_dataset = open_validation_split(config, context, decoder)
     model.to(context.device)
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     setup = TrainingSetup(
@@ -179,7 +202,7 @@ def build_vtsum_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrain
             sampler,
             num_workers=config.num_workers,
             pin_memory=context.device.type == "cuda",
-            pad_id=0 if decoder is None else decoder.pad_id,
+            pad_id=pad_id,
         ),
         sampler=sampler,
         optimizer=torch.optim.AdamW(trained, lr=config.init_lr, weight_decay=config.weight_decay, fused=True),
@@ -190,7 +213,8 @@ def build_vtsum_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrain
         accumulate=config.accumulate,
         ckpt_steps=config.ckpt_steps,
     )
-    trainer = VTSumTrainer(config, setup, evaluator)
+    validation = None if val_dataset is None else ValidationLosses(config, context, val_dataset, pad_id)
+    trainer = VTSumTrainer(config, setup, evaluator, validation)
     state = trainer.checkpointer.resume(config.resume)
     if state is None:
         load_initial_weights(config, context, model)

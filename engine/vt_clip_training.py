@@ -81,7 +81,7 @@ class VTClipTrainer(Trainer):
         if scores is not None:
             self.log.write(type="validation", epoch=epoch, **scores)
             shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-            logger.info("epoch %d: validation: %s", epoch, shown)
+            logger.info("epoch %d: validation: %s", epoch + 1, shown)
             write_weights(
                 self.output_dir / "vt_clip.pth", self.model.weights(), CheckpointMetadata(self.config.as_dict())
             )

@@ -23,14 +23,19 @@ def main(argv: list[str] | None = None) -> None:
         metavar="NAME",
         help="metric that orders the videos (default: Kendall, or the run's first)",
     )
+    add("--videos", nargs="+", metavar="PATH", help="folder, .txt list of paths, or video files: show frames of them")
     add("--out", type=pathlib.Path, help="file to write (default: RUN/report.html)")
     args = parser.parse_args(argv)
     for kind in ("best", "worst", "random"):
         if getattr(args, kind) < 0:
             raise ValueError(f"{kind}: found {getattr(args, kind)}, expected at least 0")
 
+    from data.video.files import find_videos
     from report.content import load_report_data
+    from report.frames import read_frame_rows
     from report.page import write_report
+
+    paths = find_videos(args.videos) if args.videos else {}
 
     data = load_report_data(
         args.run,
@@ -43,8 +48,11 @@ def main(argv: list[str] | None = None) -> None:
         rank_by=args.by,
     )
     path = args.out or args.run / "report.html"
-    write_report(data, path)
-    print(f"{path}: {len(data.videos)} of {len(data.rows)} videos shown, {path.stat().st_size / 1e6:.1f} MB")
+    frame_rows = read_frame_rows(data.videos, paths) if args.videos else {}
+    write_report(data, path, frame_rows)
+    with_frames = f", {len(frame_rows)} of them with frames" if args.videos else ""
+    size = path.stat().st_size / 1e6
+    print(f"{path}: {len(data.videos)} of {len(data.rows)} videos shown{with_frames}, {size:.1f} MB")
 
 
 if __name__ == "__main__":

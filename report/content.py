@@ -173,9 +173,10 @@ def _reference_text(record: VideoRecord) -> str:
 
 
 def extract_curves(log: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
-    """Extract curves over the epochs: kind (`train`, `scores_{split}`) -> name -> (epochs, values).
+    """Extract curves over the epochs: kind (`train`, `validation`, `scores_{split}`) -> name -> (epochs, values).
 
-    A batch is at the fractional number of epochs completed after it. Null values in the log are skipped.
+    The first epoch, 0 in the log, ends at 1; a batch is at the fractional number of epochs completed after it.
+    Validation losses have the names of the training losses. Null values in the log are skipped.
     """
     steps = [entry for entry in log if entry["type"] == "step"]
     batches_per_epoch = max((entry["step"] + 1 for entry in steps), default=1)
@@ -185,6 +186,9 @@ def extract_curves(log: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list[
             kind, epoch = "train", entry["epoch"] + (entry["step"] + 1) / batches_per_epoch
         elif entry["type"] == "evaluation":
             kind, epoch = f"scores_{entry['split']}", entry["epoch"] + 1
+        elif entry["type"] == "epoch":
+            kind, epoch = "validation", entry["epoch"] + 1
+            entry = {name.removeprefix("val_"): value for name, value in entry.items() if name.startswith("val_")}
         else:
             continue
         for name, value in entry.items():

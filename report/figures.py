@@ -22,6 +22,7 @@ from report.runs import Run
 from utils.text import format_time
 
 Curve = TypeVar("Curve")
+XY = tuple[list[float], list[float]]
 Spans = list[tuple[int, float, float]]  # number, start and end of events
 
 INK, FAINT, LINE = "#1c1917", "#78716c", "#d6d3d1"
@@ -51,6 +52,7 @@ STYLE: Any = {
 MAX_LANES = 12  # of overlapping events at full height; more lanes are thinner
 MIN_SCALE = 1.25  # pixels per point, for text that is readable on a phone; wider plots scroll
 TICK_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)  # seconds
+EPOCH_STEPS = tuple(digit * 10**power for power in range(10) for digit in (1, 2, 5))  # between ticks
 _salts = itertools.count()
 
 
@@ -76,7 +78,7 @@ def _svg(figure: Figure, label: str) -> markupsafe.Markup:
 def draw_training_curves(log: list[dict[str, Any]]) -> markupsafe.Markup | None:
     """Plot losses, learning rate, and scores of splits evaluated repeatedly over the epochs; None without a log."""
     kinds = extract_curves(log)
-    train = kinds.get("train", {})
+    train, validation = kinds.get("train", {}), kinds.get("validation", {})
     panels = [name for name in ("loss", "loss_tsum", "loss_vsum", "lr") if name in train]
     repeated_scores = {
         kind: curves
@@ -87,36 +89,85 @@ def draw_training_curves(log: list[dict[str, Any]]) -> markupsafe.Markup | None:
         return None
     with matplotlib.rc_context(STYLE):
         count = len(panels) + len(repeated_scores)
-        figure = Figure(figsize=(2.6 * count, 2.2), layout="constrained")
+        figure = Figure(figsize=(2.6 * count, 2.5), layout="constrained")
         axes = figure.subplots(1, count, squeeze=False)
         for axis, panel in zip(axes[0], panels):
-            xs, ys = downsample_mean(*train[panel])
-            axis.plot(xs, ys, color=INK, linewidth=1)
-            axis.set(title="learning rate" if panel == "lr" else panel, xlabel="epoch")
-            if panel != "lr":
-                axis.set_ylim(bottom=min(0, min(ys)))
+            _draw_losses(axis, panel, train[panel], validation.get(panel))
         for axis, (kind, curves) in zip(axes[0][len(panels) :], repeated_scores.items()):
             for (metric, (xs, ys)), style in zip(_main_scores(curves), ("-", "--", ":", "-.")):
                 axis.plot(xs, ys, style, color=MODEL_COLOR, linewidth=1.2, label=metric)
-            axis.set(title=kind.replace("_", " on "), xlabel="epoch")
-            axis.legend(frameon=False, fontsize=7)
+            _add_legend_above(axis, kind.replace("_", " on "), columns=2)
         for axis in axes[0]:
-            axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            _set_epoch_axis(axis)
             axis.yaxis.set_major_locator(MaxNLocator(4))
-        _, values = train[panels[0]]
-        return _svg(figure, f"Curves over the epochs; {panels[0]} goes from {values[0]:.3g} to {values[-1]:.3g}")
+        return _svg(figure, _describe_curves(panels[0], train[panels[0]], validation.get(panels[0])))
+
+
+def _draw_losses(axis: Axes, name: str, train: XY, validation: XY | None) -> None:
+    """Draw a training loss or the learning rate and, if there is one, the same loss of the validation split."""
+    xs, ys = downsample_mean(*train)
+    axis.plot(xs, ys, color=INK, linewidth=1, marker="o" if len(xs) == 1 else "", markersize=3, label="training")
+    if validation is None:
+        axis.set_title("learning rate" if name == "lr" else name)
+    else:
+        lowest = int(np.argmin(validation[1]))
+        label = f"validation, lowest after epoch {validation[0][lowest]:.0f}"
+        axis.plot(*validation, "o-", color=MODEL_COLOR, linewidth=1.4, markersize=4, markevery=[lowest], label=label)
+        _add_legend_above(axis, name)
+    if name != "lr":
+        axis.set_ylim(bottom=min(0, min(ys)))
+
+
+def _describe_curves(name: str, train: XY, validation: XY | None) -> str:
+    """Describe the training curves, for screen readers."""
+    values = train[1]
+    text = f"Curves over the epochs; {name} goes from {values[0]:.3g} to {values[-1]:.3g}"
+    if validation is None:
+        return text
+    epochs, losses = validation
+    lowest = int(np.argmin(losses))
+    return f"{text}; on the validation split, it is lowest, {losses[lowest]:.3g}, after epoch {epochs[lowest]:.0f}"
+
+
+def _set_epoch_axis(axis: Axes) -> None:
+    """Label the axis of epochs, of which 1 is the first."""
+    last = axis.dataLim.xmax
+    step = next(step for step in EPOCH_STEPS if last / step <= 5)
+    axis.set(xlabel="epoch", xlim=(0, 1.05 * max(1, last)), xticks=[1, *range(max(2, step), int(last) + 1, step)])
+
+
+def _add_legend_above(axis: Axes, title: str, columns: int = 1) -> None:
+    """Add a legend, with the title of the plot, above the axes."""
+    axis.legend(
+        title=title,
+        alignment="left",
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderpad=0,
+        borderaxespad=0.3,
+        frameon=False,
+        fontsize=7,
+        title_fontsize=9,
+        ncols=columns,
+    )
 
 
 def _main_scores(curves: dict[str, Curve]) -> list[tuple[str, Curve]]:
     return [(name, curves[name]) for name in ("F1", "Kendall", "CIDEr", "VT_CLIPScore") if name in curves]
 
 
-def draw_distributions(run: Run, metrics: Sequence[str]) -> markupsafe.Markup:
-    """Draw histograms of the videos' scores, with the means of the model, the annotators and chance."""
+def draw_distributions(run: Run, metrics: Sequence[str]) -> markupsafe.Markup | None:
+    """Draw histograms of the videos' scores, with the means of the model, the annotators and chance.
+
+    Returns:
+        The plot; None for one video, which has no distribution.
+    """
+    if len(run.video_ids) < 2:
+        return None
     with matplotlib.rc_context(STYLE):
         columns = min(4, len(metrics))
         rows = -(-len(metrics) // columns)
-        figure = Figure(figsize=(2.6 * columns, 1.9 * rows), layout="constrained")
+        figure = Figure(figsize=(2.6 * columns, 2.2 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis, name in itertools.zip_longest(np.ravel(axes), metrics):
             if name is None:
@@ -138,8 +189,7 @@ def draw_distributions(run: Run, metrics: Sequence[str]) -> markupsafe.Markup:
                     linewidth=1.3,
                     label=f"{label} {format_score(name, mean)}",
                 )
-            axis.set(title=name, ylim=(0, 1.4 * axis.get_ylim()[1]))  # space for the legend
-            axis.legend(frameon=False, fontsize=7)
+            _add_legend_above(axis, name, columns=2)
             axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
             axis.xaxis.set_major_locator(MaxNLocator(4))
         means = ", ".join(f"{name} {format_score(name, run.metrics[name])}" for name in metrics)
@@ -192,8 +242,8 @@ def draw_timeline(video: ReportVideo) -> markupsafe.Markup:
             curve.plot(middles, heights, color=MODEL_COLOR, linewidth=1.4, label="model's saliency")
         if video.selected is not None:
             selection.broken_barh(contiguous_segments(video.selected), (0.1, 0.8), facecolor=MODEL_COLOR)
-        curve.set(ylim=(0, max(0.05, mean.max(), 0 if video.saliency is None else video.saliency.max()) * 1.25))
-        curve.legend(frameon=False, fontsize=7, ncols=2, loc="upper left")
+        curve.set(ylim=(0, max(0.05, mean.max(), 0 if video.saliency is None else video.saliency.max()) * 1.05))
+        _add_legend_above(curve, "", columns=2)
         curve.yaxis.set_major_locator(MaxNLocator(3))
         selection.set(ylim=(0, 1), yticks=[0.5], xlim=(0, end), xlabel="time")
         selection.set_yticklabels(["selected"], fontsize=8)

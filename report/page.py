@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,24 @@ from data.videoxum import NUM_VIDEOS
 from metrics.registry import METRICS, PAPER_METRICS, UNSCALED_METRICS, format_score
 from report import figures
 from report.content import ReportData, ReportVideo
+from report.frames import FrameRow
 from report.runs import ABOUT_F1, describe_baselines, format_setting, has_all_published_videos, published_rows
 from utils.files import atomic_write
 from utils.templates import template_environment
 from utils.text import format_time
 
 
-def write_report(data: ReportData, path: str | pathlib.Path) -> None:
+def write_report(
+    data: ReportData, path: str | pathlib.Path, frame_rows: Mapping[str, Sequence[FrameRow]] | None = None
+) -> None:
     """Write a report as an .html file, atomically.
 
     Its Content-Security-Policy only allows its own script, by hash.
+
+    Args:
+        data: content of the report.
+        path: the file.
+        frame_rows: video id -> rows of frames in the video's section.
     """
     environment = template_environment(pathlib.Path(__file__).with_name("templates"))
     environment.filters["sha256"] = _base64_sha256
@@ -46,6 +54,7 @@ def write_report(data: ReportData, path: str | pathlib.Path) -> None:
         curves=figures.draw_training_curves(data.log),
         distributions=figures.draw_distributions(run, metrics),
         videos=data.videos,
+        frame_rows=frame_rows or {},
         settings=run.settings | ({} if run.seed is None else dict(seed=run.seed)) | (run.results.versions or {}),
         columns=columns,
         rows=_table_rows(data, metrics),

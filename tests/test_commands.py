@@ -165,7 +165,7 @@ def test_published_checkpoint_is_resumed_to_the_same_bytes(train, tmp_path, resu
     path = "resumed/checkpoint.pth" if resume == "auto" else resume
     torch.save(published, path)
     resumed = train("resumed", *flags, "--resume", resume)
-    assert f"{path}: resumed at epoch 1, after 0 batches of it" in (resumed / "train.log").read_text()
+    assert f"{path}: resumed at epoch 2, after 0 batches of it" in (resumed / "train.log").read_text()
     assert "trained with other settings" not in (resumed / "train.log").read_text()
     expected, actual = (torch.load(run / "checkpoint.pth", weights_only=True) for run in (whole, resumed))
     assert all(torch.equal(actual["model"][name], value) for name, value in expected["model"].items())
@@ -370,7 +370,7 @@ def test_missing_vt_clip_is_logged_before_training(train, caplog):
     assert "VT_CLIPScore" not in read_metrics(folder, "val")
     messages = (folder / "train.log").read_text()
     omitted = "VT_CLIPScore and Cross-F_CLIP are omitted: pretrained_clip: no file 'none.pth'"
-    assert messages.index(omitted) < messages.index("epoch 0")
+    assert messages.index(omitted) < messages.index("epoch 1: ")
 
 
 def test_error_of_an_unsuitable_checkpoint_names_its_task(train, mini_flags, tmp_path):
@@ -387,7 +387,7 @@ def test_non_finite_loss_stops_the_run(train, mini_root, tmp_path):
     broken = shutil.copytree(mini_root / "feat/blip", tmp_path / "blip")
     for path in broken.glob("mini_train_*.npz"):
         np.savez(path, features=np.full_like(np.load(path)["features"], 1e38))
-    with pytest.raises(FloatingPointError, match=r"epoch 0, step 0: not finite: loss nan.*videos: mini_train_"):
+    with pytest.raises(FloatingPointError, match=r"epoch 1, step 0: not finite: loss nan.*videos: mini_train_"):
         train("run", "--max_epoch", "1", "--video_embeddings_root", str(broken))
     assert not (tmp_path / "run/checkpoint.pth").exists()
 

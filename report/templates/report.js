@@ -29,9 +29,7 @@ function draw() {
     const line = element("tr");
     columns.forEach((column, k) => {
       if (k > 0 && column.digits === undefined) {
-        line.append(element("td", undefined, "text"));
-        line.lastChild.append(element("div", rows[i][k]));
-        line.lastChild.title = rows[i][k];
+        line.append(element("td", rows[i][k], "text"));
         return;
       }
       if (k > 0) { line.append(element("td", (rows[i][k] * column.factor).toFixed(column.digits))); return; }
@@ -70,6 +68,16 @@ columns.forEach((column, k) => {
   const option = element("option", column.name);
   option.value = k;
   get("key").append(option);
+});
+// Text above each box that is wider than the page; shadows at its sides mark the same, also without JavaScript.
+const observer = new ResizeObserver(boxes => boxes.forEach(({ target }) => showHint(target.closest(".scroll"))));
+function showHint(box) { box.previousElementSibling.hidden = box.scrollWidth <= box.clientWidth; }
+document.querySelectorAll(".scroll").forEach(box => {
+  const hint = element("p", "scroll sideways for the rest →", "hint");
+  hint.hidden = true;
+  box.before(hint);
+  observer.observe(box);
+  observer.observe(box.firstElementChild);
 });
 get("key").value = {{ rank_column }};
 get("query").addEventListener("input", () => { limit = STEP; draw(); });

@@ -12,7 +12,7 @@ from data import loaders
 from data.captions import pre_caption
 from data.collate import collate
 from data.dataset import VideoXum
-from data.loaders import EvalBatchSampler, TrainBatchSampler, make_loader
+from data.loaders import EvalBatchSampler, TrainBatchSampler, ValidationBatchSampler, make_loader
 from data.pack import pack_features
 
 
@@ -237,6 +237,26 @@ def test_evaluation_samplers_yield_each_video_once(world_size, count):
     single = list(EvalBatchSampler(lengths, 4, rank=0, world_size=1, singleton_threshold=512))
     assert sorted(batches) == sorted(single)  # batches do not depend on the number of processes
     assert all(len(batch) == 1 for batch in single if any(lengths[i] > 512 for i in batch))
+
+
+@pytest.mark.parametrize("bucketing", [False, True])
+def test_validation_batches_are_composed_as_those_of_training(bucketing):
+    """Every video once, in batches that do not depend on the number of processes, with as much padding."""
+    lengths = [10 + 37 * i % 250 for i in range(203)]
+
+    def list_batches(rank, world_size):
+        options = dict(rank=rank, world_size=world_size, seed=1, bucketing=bucketing)
+        return list(ValidationBatchSampler(lengths, 8, **options))
+
+    single = list_batches(0, 1)
+    assert sorted(itertools.chain.from_iterable(single)) == list(range(203))
+    assert [len(batch) for batch in single] == [8] * 25 + [3]
+    for world_size in (2, 3, 30):
+        ranks = [list_batches(rank, world_size) for rank in range(world_size)]
+        assert [batch for step in itertools.zip_longest(*ranks) for batch in step if batch] == single
+    slots = sum(max(lengths[i] for i in batch) * len(batch) for batch in single)
+    training = TrainBatchSampler(lengths, 8, rank=0, world_size=1, seed=1)
+    assert 1 - sum(lengths) / slots == pytest.approx(training.padding_fraction(bucketing), abs=0.03)
 
 
 def test_number_of_workers_does_not_change_batches(build_dataset):

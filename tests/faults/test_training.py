@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from models.weights import read_checkpoint
-from tests.helpers.harness import assert_same_run, count_steps, read_log
+from tests.helpers.harness import assert_same_run, assert_same_training, count_steps, read_log
 
 VISUAL = ("--task", "v2v")  # without captions, which need Java
 KILLS = int(os.environ.get("VTSUM_KILLS", "5"))  # `make soak` sets more
@@ -63,6 +63,32 @@ def test_signal_within_an_epoch(launch_run, reference_run, size, number):
     run = launch_run(*VISUAL, size=size)
     assert run.wait() == [0] * size, run.output()
     assert_same_run(run.folder / "run", reference_run(size, *VISUAL))
+
+
+def stop_in_first_validation():
+    """Send SIGTERM to the last process when it begins its first validation."""
+    from engine.validation import ValidationLosses
+
+    compute = ValidationLosses.compute
+
+    def send_signal(*args):
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return compute(*args)
+
+    ValidationLosses.compute = send_signal
+
+
+def test_signal_within_the_validation(launch_run, reference_run):
+    """The finished steps are saved; the resumed run is identical, and equal to a run without validation losses."""
+    run = launch_run(*VISUAL, size=2, prepare=stop_in_first_validation)
+    assert run.wait() == [75, 75], run.output()
+    assert read_checkpoint(run.folder / "run/checkpoint.pth")["progress"]["done"] == 16
+    run = launch_run(*VISUAL, size=2)
+    assert run.wait() == [0, 0], run.output()
+    assert_same_run(run.folder / "run", reference_run(2, *VISUAL))
+    assert [entry for entry in read_log(run.folder / "run") if "val_loss_vsum" in entry]
+    assert_same_training(run.folder / "run", reference_run(2, *VISUAL, "--val_loss", "false"))
 
 
 def test_signal_reaches_loader_workers(launch_run, reference_run):
@@ -204,7 +230,7 @@ def test_non_finite_loss(launch_run, corrupted_features, size):
     run = launch_run(*corrupted_features, "--ckpt_steps", "1", size=size)
     assert set(run.wait()) == {2}, run.output()
     assert (
-        "error: epoch 0, step " in run.output() and "not finite: " in run.output() and "mini_train_007" in run.output()
+        "error: epoch 1, step " in run.output() and "not finite: " in run.output() and "mini_train_007" in run.output()
     )
     path = run.folder / "run/checkpoint.pth"
     if path.exists():  # the video may be in the first step
@@ -215,7 +241,7 @@ def test_non_finite_gradient(launch_run, mini_root, tmp_path):
     """The loss is finite and the gradient overflows: the run stops before it saves the weights."""
     run = launch_run("--task", "v2v", "--lambda_vsum", "1e38", "--ckpt_steps", "1")
     assert run.wait() == [2], run.output()
-    assert re.search(r"error: epoch 0, step 0: not finite: gradient norm (inf|nan); videos: mini_train_", run.output())
+    assert re.search(r"error: epoch 1, step 0: not finite: gradient norm (inf|nan); videos: mini_train_", run.output())
     assert not (run.folder / "run/checkpoint.pth").exists()
 
 

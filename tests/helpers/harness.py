@@ -123,3 +123,32 @@ def assert_same_run(folder, reference):
         assert all(torch.equal(actual_states[i][name], value) for name, value in state.items())
     assert read_log(folder) == read_log(reference)
     assert not list(folder.glob(".*"))
+
+
+def assert_same_training(folder, reference):
+    """Assert that two runs end with bitwise equal weights, optimizers and RNG states, and the same losses.
+
+    The log of one may have validation losses, and be longer for this.
+    """
+    _assert_same_values(*(read_checkpoint(path / "checkpoint.pth") for path in (folder, reference)))
+    logs = [
+        [{name: value for name, value in entry.items() if not name.startswith("val_")} for entry in read_log(path)]
+        for path in (folder, reference)
+    ]
+    assert logs[0] == logs[1]
+
+
+def _assert_same_values(actual, expected, path=""):
+    """Assert that nested containers are equal, tensors bitwise."""
+    if isinstance(expected, dict):
+        assert actual.keys() == expected.keys(), path
+        for name in expected.keys() - {"config", "log_bytes", "seconds"}:
+            _assert_same_values(actual[name], expected[name], f"{path}/{name}")
+    elif isinstance(expected, list | tuple):
+        assert len(actual) == len(expected), path
+        for i, (item, expected_item) in enumerate(zip(actual, expected)):
+            _assert_same_values(item, expected_item, f"{path}/{i}")
+    elif isinstance(expected, torch.Tensor):
+        assert actual.dtype == expected.dtype and torch.equal(actual, expected), path
+    else:
+        assert actual == expected, path

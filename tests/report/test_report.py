@@ -1,11 +1,14 @@
+import base64
 import dataclasses
 import html
+import io
 import json
 import re
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.registry import load_annotations
 from engine.config import Config
@@ -15,7 +18,10 @@ from metrics.keyframes import f1_per_annotator
 from report import __main__ as command
 from report import figures
 from report.content import extract_curves, load_report_data
+from report.frames import choose_seconds
 from tests.helpers.browser import open_page
+from tests.helpers.clips import constant_rate, read_milliseconds, write_clip
+from utils.text import format_time
 
 ATTACK = "</script><img src=x onerror=alert(1)><b>&"
 
@@ -48,6 +54,7 @@ def run_folder(mini_root, tmp_path_factory):
         for step in (1, 3)
     ]
     log += [dict(type="evaluation", epoch=epoch, split="val", F1=0.1 * epoch, Kendall=0.2) for epoch in range(3)]
+    log += [dict(type="epoch", epoch=epoch, loss=4.0, val_loss=value) for epoch, value in enumerate((5.0, 4.5, 5.0))]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     return folder
 
@@ -159,6 +166,106 @@ def test_report_on_a_phone_in_print_and_without_javascript(browser, page_file):
     assert html.escape(ATTACK) in text and text.count("</script>") == 1
 
 
+def visible_hints(page):
+    """For each box that scrolls sideways: whether its content is wider, and whether its hint is shown."""
+    script = "boxes => boxes.map(b => [b.scrollWidth > b.clientWidth, b.previousElementSibling.checkVisibility()])"
+    assert page.eval_on_selector_all(".scroll", "boxes => boxes.every(b => b.previousElementSibling.matches('.hint'))")
+    return page.eval_on_selector_all(".scroll", script)
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_boxes_that_do_not_fit_show_that_they_scroll(browser, page_file, width):
+    """At 1400 pixels all columns of the tables fit; captions are shown in full, and no text leaves its plot."""
+    with open_page(browser, page_file.as_uri(), width=width) as (page, _, messages):
+        page.wait_for_timeout(100)
+        assert page.evaluate("document.documentElement.scrollWidth") == width and not messages
+        hints = visible_hints(page)
+        assert all(is_wider == is_shown for is_wider, is_shown in hints)
+        tables = [page.get_by_role("region", name=f"Table of {name}") for name in ("scores", "all videos")]
+        fits = [table.evaluate("b => b.scrollWidth <= b.clientWidth") for table in tables]
+        assert fits == [width == 1400] * 2 and any(is_wider for is_wider, _ in hints) == (width == 400)
+        count_cut = """parts => parts.filter(
+            part => part.scrollHeight > part.clientHeight + 1 || part.scrollWidth > part.clientWidth + 1).length"""
+        assert page.eval_on_selector_all("#videos td.text, .captions p, .captions li", count_cut) == 0
+        outside = """svgs => svgs.flatMap(svg => [...svg.querySelectorAll("text")].filter(text => {
+            const [a, b] = [text.getBoundingClientRect(), svg.getBoundingClientRect()];
+            return a.left < b.left - 1 || a.right > b.right + 1 || a.top < b.top - 1 || a.bottom > b.bottom + 1;
+        }).map(text => text.textContent))"""
+        assert page.eval_on_selector_all("svg", outside) == []
+
+
+def test_legends_are_above_the_plots(run_folder, monkeypatch):
+    """A legend in the axes would cover the data. Epochs are counted from 1."""
+    drawn, data = [], load_report_data(run_folder)
+    monkeypatch.setattr(figures, "_svg", lambda figure, label: drawn.append(figure))
+    figures.draw_training_curves(data.log)
+    figures.draw_distributions(data.run, ["F1", "Kendall", "CIDEr"])
+    figures.draw_timeline(data.videos[0])
+    assert [len(figure.axes) for figure in drawn] == [4, 3, 4]
+    for figure, expected in zip(drawn, (2, 3, 1)):
+        figure.draw_without_rendering()
+        axes = [axis for axis in figure.axes if axis.get_legend() is not None]
+        assert len(axes) == expected
+        for axis in axes:
+            legend = axis.get_legend().get_window_extent()
+            assert legend.y0 >= axis.get_window_extent().y1 and legend.x1 <= figure.bbox.x1
+    assert all(axis.get_xticks().tolist() == [1, 2, 3] for axis in drawn[0].axes)
+
+
+def test_validation_loss_is_drawn(browser, page_file):
+    with open_page(browser, page_file.as_uri()) as (page, _, _):
+        label = "loss goes from 5 to 3; on the validation split, it is lowest, 4.5, after epoch 2"
+        curves = page.get_by_role("img", name=f"Curves over the epochs; {label}")
+        texts = curves.locator("text").all_text_contents()
+        assert {"training", "validation, lowest after epoch 2", "scores on val"} <= set(texts)
+
+
+def test_one_video_has_no_distribution(run_folder, tmp_path):
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    for name in ("predictions_test.jsonl", "scores_test.jsonl"):
+        (folder / name).write_text((folder / name).read_text().splitlines()[0] + "\n")
+    command.main([str(folder)])
+    text = (folder / "report.html").read_text()
+    assert "Distributions" not in text and text.count("<article") == 1
+
+
+def test_frames_of_the_videos(browser, run_folder, tmp_path, capsys, caplog):
+    """The frames are those of the seconds; a damaged file is left out with a warning."""
+    ids = ["mini_test_003", "mini_test_000"]
+    videos = load_report_data(run_folder, best=0, worst=0, random=0, ids=ids).videos
+    (tmp_path / "videos").mkdir()
+    write_clip(tmp_path / "videos/mini_test_003.mp4", constant_rate(10, 10 * videos[0].num_frames))
+    (tmp_path / "videos/mini_test_000.mp4").write_bytes(b"not a video")
+    out, flags = tmp_path / "report.html", ["--best", "0", "--worst", "0", "--random", "1", "--ids", *ids]
+    command.main([str(run_folder), "--out", str(out), "--videos", str(tmp_path / "videos"), *flags])
+    assert "videos shown, 1 of them with frames" in capsys.readouterr().out
+    assert "mini_test_000.mp4: video: not a video, or damaged" in caplog.text
+    with open_page(browser, out.as_uri(), width=400) as (page, _, messages):
+        images = page.locator("article[data-video=mini_test_003] img")
+        assert images.count() == page.locator("img").count() > 1 and not messages
+        assert page.evaluate("document.documentElement.scrollWidth") == 400
+        assert all(images.evaluate_all("images => images.map(i => i.complete && i.naturalWidth == 160)"))
+        shown = images.evaluate_all("images => images.map(i => [i.src, i.alt])")
+    selected = [f"Frame at {format_time(second)}" for second in choose_seconds(videos[0].selected, videos[0].saliency)]
+    assert [alt for _, alt in shown][: len(selected)] == selected
+    for uri, alt in shown:
+        image = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+        assert alt == f"Frame at {format_time(read_milliseconds(np.asarray(image)) // 1000)}"
+    (tmp_path / "videos/mini_test_003.mp4").rename(tmp_path / "other.mp4")
+    for path in (tmp_path / "videos").iterdir():
+        path.rename(path.with_stem("other"))
+    with pytest.raises(ValueError, match="videos: found none of the [23] videos to show, such as mini_test_00"):
+        command.main([str(run_folder), "--out", str(out), "--videos", str(tmp_path / "videos"), *flags])
+
+
+def test_one_frame_of_each_segment_is_chosen():
+    flags = np.array([1, 1, 1, 0, 1, 1, 0, 1, 0], bool)
+    weights = np.array([0.1, 0.9, 0.2, 1.0, 0.5, 0.5, 0.0, 0.3, 0.0])
+    assert choose_seconds(flags, weights) == [1, 5, 7]
+    assert choose_seconds(np.array([True, False] * 20), np.arange(40.0)) == [28, 30, 32, 34, 36, 38]
+    assert choose_seconds(np.zeros(9, bool), weights) == []
+
+
 def test_malicious_video_id_runs_no_script(browser, run_folder, tmp_path):
     """The id is escaped, and the content security policy blocks scripts in attributes."""
     folder = shutil.copytree(run_folder, tmp_path / "run")
@@ -215,12 +322,13 @@ def test_extract_curves():
     log = [
         dict(type="step", epoch=0, step=1, loss=4.0, lr=1e-3, loss_vsum=None),
         dict(type="step", epoch=0, step=3, loss=3.0, lr=1e-3),
-        dict(type="epoch", epoch=0, loss=3.5),
+        dict(type="epoch", epoch=0, loss=3.5, val_loss=3.75, val_loss_vsum=None),
         dict(type="evaluation", epoch=0, split="val", F1=0.5),
         dict(type="step", epoch=1, step=1, loss=2.0, lr=5e-4),
     ]
     assert extract_curves(log) == {
         "train": dict(loss=([0.5, 1.0, 1.5], [4.0, 3.0, 2.0]), lr=([0.5, 1.0, 1.5], [1e-3, 1e-3, 5e-4])),
+        "validation": dict(loss=([1], [3.75])),
         "scores_val": dict(F1=([1], [0.5])),
     }
     assert figures.downsample_mean(list(range(10)), list(range(10)), max_points=4) == ([1.0, 4.0, 7.0, 9.0],) * 2
