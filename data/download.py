@@ -69,8 +69,8 @@ def download(root: str | os.PathLike, parts: Iterable[str]) -> CheckReport:
 def download_weights(name: str) -> None:
     """Download published weights to their local path, unless the file exists.
 
-    The SHA-256 of the first download is kept beside the file, in `{file}.sha256`, and compared with later downloads: it
-    has not been published.
+    The SHA-256 of the first download is kept beside the file, in `{file}.sha256`, and compared with that of the file
+    and of later downloads: it has not been published.
 
     Args:
         name: a key of `PUBLISHED_WEIGHTS`.
@@ -80,16 +80,17 @@ def download_weights(name: str) -> None:
     """
     weights = PUBLISHED_WEIGHTS[name]
     path, checksum_path = pathlib.Path(weights.path), pathlib.Path(f"{weights.path}.sha256")
-    if path.is_file():
-        logger.info("%s: exists", path)
-        return
-    source = _fetch(weights.source, path)
+    is_present = path.is_file()
+    source = path if is_present else _fetch(weights.source, path)
     sha256 = compute_sha256(source)
     if checksum_path.is_file() and (first := checksum_path.read_text().split()[0]) != sha256:
         raise ValueError(
             f"{source}: found SHA-256 {sha256}, expected {first} of the first download, in {checksum_path}; remove "
-            "that file if the publisher has replaced the weights"
+            "the first file if it is damaged, or the second if the publisher has replaced the weights"
         )
+    if is_present:
+        logger.info("%s: exists", path)
+        return
     make_folder(path.parent, "weights")
     replace_hardlink(source.resolve(), path)  # a copy if the cache is on another file system
     with atomic_write(checksum_path) as file:

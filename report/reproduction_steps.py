@@ -157,7 +157,7 @@ def run_command(command: Sequence[str]) -> float:
     if process.returncode == 2:
         sys.exit(2)
     if process.returncode != 0:
-        name = next(word for word in command if word.endswith(".py"))
+        name = next((word for word in command if word.endswith(".py")), command[0])
         raise ChildProcessError(f"{name}: ended with status {process.returncode}, expected 0; see its output above")
     return time.monotonic() - start
 
@@ -232,6 +232,7 @@ def _time_step(step: Step, videos: Sequence[VideoRecord], flags: Sequence[str], 
     with atomic_write(subset) as file:
         file.writelines(f"{record.video_id}\n" for record in videos)
     arguments = (*step.arguments, *flags, "--output_dir", str(folder), "--subset", str(subset))
+    logger.info("%s: timing %d videos", step.folder, len(videos))
     try:
         seconds = run_command(dataclasses.replace(step, arguments=arguments).command)
     finally:
