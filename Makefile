@@ -30,7 +30,7 @@ demo: venv
 	rm -rf $(MINI) outputs/mini
 	$(RUN) -m data.mini $(MINI)
 	$(DEMO) extract_features.py --videos $(MINI)/videos --out $(MINI)/feat --annotations $(MINI)/anno/*.json \
-		--blip $(MINI)/frame_encoder.pth --image_size 64 --vt_clip $(MINI)/vt_clip.pth
+		--blip $(MINI)/frame_encoder.pth --vt_clip $(MINI)/vt_clip.pth
 	$(DEMO) train_v2vt_sum.py --config configs/mini.yaml
 	$(RUN) summarize.py $(MINI)/videos/mini_test_000.mp4 --config configs/mini.yaml --out outputs/mini/summaries \
 		--pretrained_model outputs/mini/checkpoint.pth --blip $(MINI)/frame_encoder.pth
