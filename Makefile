@@ -40,7 +40,7 @@ demo: venv
 	$(RUN) -m data.mini $(MINI)
 	@echo "2 of 5: extract frame features"
 	$(DEMO) extract_features.py --videos $(MINI)/videos --out $(MINI)/feat --annotations $(MINI)/anno/*.json \
-		--blip $(MINI)/frame_encoder.pth --image_size 64 --vt_clip $(MINI)/vt_clip.pth
+		--blip $(MINI)/frame_encoder.pth --vt_clip $(MINI)/vt_clip.pth
 	@echo "3 of 5: train and evaluate"
 	$(DEMO) train_v2vt_sum.py --config configs/mini.yaml
 	@echo "4 of 5: summarize a test video"

@@ -139,7 +139,10 @@ class Config(Settings):
     )
     decoder_lora_rank: int = option(16, "rank of the matrices of decoder_train lora", ge=1)
     image_size: int = option(
-        224, "side of the frames that summarize.py encodes, in pixels", ge=1, may_change_on_resume=True
+        224,
+        "side of the frames that summarize.py, and extract_features.py with --config, encode, in pixels",
+        ge=1,
+        may_change_on_resume=True,
     )
     vit_position_antialias: bool = option(
         True,

@@ -492,6 +492,20 @@ def test_evaluation_scores_the_given_checkpoint(mini_flags, tmp_path, monkeypatc
     load_weights(model, "0.pth")
 
 
+def test_longer_run_continues_in_the_folder_that_the_error_names(train, tmp_path):
+    """`max_epoch` raised after the end: the flags of the error, added to the command, train the remaining epochs."""
+    flags = ("--splits", "val", "--task", "v2v")
+    train("run", "--max_epoch", "1", *flags)
+    with pytest.raises(ValueError, match=r"max_epoch \(was 1, is 2\); expected the same; to continue") as caught:
+        train("run", "--max_epoch", "2", *flags)
+    proposed = re.search(r"add to the command: (.*)$", str(caught.value))[1]
+    assert proposed == "--output_dir run_continued --resume run/checkpoint.pth"
+    train("run", "--max_epoch", "2", *flags, *shlex.split(proposed))
+    log = [json.loads(line) for line in (tmp_path / "run_continued/log.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in log if entry["type"] == "epoch"] == [1]
+    assert read_metrics(tmp_path / "run_continued", "val")
+
+
 def test_resuming_a_finished_run_evaluates_it(train):
     first = train("first", "--max_epoch", "1", "--splits", "val", "--task", "v2v")
     resumed = train("again", "--max_epoch", "1", "--splits", "val", "--task", "v2v", "--resume", "first/checkpoint.pth")
@@ -511,7 +525,13 @@ def test_evaluation_with_other_settings_than_training_warns(train):
         (
             train_v2vt_sum,
             [],
-            "outputs/blip/model_base_capfilt_large.pth: pretrained: no such file; it is part of BLIP's release",
+            r"large.pth: pretrained: no such file; start from scratch with --pretrained '', or run python -m "
+            r"data.download --what weights$",
+        ),
+        (
+            train_v2vt_sum,
+            ["--pretrained_model", "outputs/vtsum_tt/vtsum_tt.pth"],
+            r"vtsum_tt.pth: pretrained_model: no such file; run python -m data.download --what weights$",
         ),
         (
             train_v2vt_sum,

@@ -295,6 +295,51 @@ def test_antialiasing_of_position_table(flags, tmp_path):
         extract_features.main([*argv, "--vit_position_antialias", "maybe"])
 
 
+def extract_size(argv, out):
+    """Extract BLIP's features; returns the image size in their provenance."""
+    extract_features.main([*argv, "--out", str(out)])
+    return json.loads((out / "blip/extraction.json").read_text())["image_size"]
+
+
+def test_image_size_is_that_of_the_checkpoint_or_the_configuration(mini_videos, tmp_path, caplog):
+    """The flag precedes the configuration, which precedes the checkpoint; a resampled table is a warning."""
+    video = next((mini_videos / "videos").iterdir())
+    flags = ["--videos", str(video), "--device", "cpu", "--num_workers", "0", "--vt_clip", ""]
+    blip = str(mini_videos / "frame_encoder.pth")
+    assert extract_size([*flags, "--blip", blip], tmp_path / "own") == FRAME_SIZE
+    log = (tmp_path / "own/extract.log").read_text()
+    assert "64 x 64 pixels" in log and "resampled" not in log
+    (tmp_path / "base.yaml").write_text(f"pretrained: {blip}\nimage_size: 32\nvit_position_antialias: false\n")
+    (tmp_path / "run.yaml").write_text("base: base.yaml\nmodel: vtsum_blip_tt\n")
+    config = ["--config", str(tmp_path / "run.yaml")]
+    assert extract_size([*flags, *config], tmp_path / "config") == 32
+    assert json.loads((tmp_path / "config/blip/extraction.json").read_text())["vit_position_antialias"] is False
+    warning = f"{blip}: BLIP's image encoder is for 64 x 64 pixels: its position table is resampled for image_size 32"
+    assert (tmp_path / "config/extract.log").read_text().count(warning) == 1
+    changes = ["--image_size", "48", "--vit_position_antialias", "true"]
+    assert extract_size([*flags, *config, *changes], tmp_path / "flags") == 48
+    assert json.loads((tmp_path / "flags/blip/extraction.json").read_text())["vit_position_antialias"] is True
+    with pytest.raises(ValueError, match="run.yaml: no_setting: unknown key"):
+        (tmp_path / "run.yaml").write_text("no_setting: 1\n")
+        extract_features.main([*flags, *config, "--out", str(tmp_path / "wrong")])
+
+
+def test_default_encoders_that_are_left_out(mini_videos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--videos", str(next((mini_videos / "videos").iterdir())), "--out", "out", "--device", "cpu"]
+    fetch = "run python -m data.download --what weights"
+    with pytest.raises(
+        ValueError, match=f"found no encoder, expected at least one; .*vt_clip.pth: no such file; {fetch}$"
+    ):
+        extract_features.main(argv)
+    config = ["--config", str(ROOT / "configs/mini.yaml")]
+    with pytest.raises(ValueError, match="--blip: its features are not extracted: pretrained is '' in --config; "):
+        extract_features.main([*argv, *config])
+    extract_features.main([*argv, "--num_workers", "0", "--blip", str(mini_videos / "frame_encoder.pth")])
+    note = "--vt_clip: its features are not extracted: outputs/vt_clipscore/vt_clip.pth: no such file"
+    assert f"{note}; {fetch}\n" in (tmp_path / "out/extract.log").read_text()
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [

@@ -89,6 +89,23 @@ def test_launcher_restarts_a_killed_rank(training_argv, reference_run, tmp_path)
     assert_same_run(tmp_path / "run", reference_run(2, *VISUAL))
 
 
+def test_ctrl_c_under_the_launcher(training_argv, reference_run, tmp_path):
+    """SIGINT to all processes, as a terminal sends it: one line of ours, status 1 of the launcher; it resumes."""
+    launcher = start_launcher(training_argv, tmp_path, training_flags=VISUAL)
+    while count_steps(tmp_path / "run") < 3:
+        assert launcher.poll() is None, (tmp_path / "output.txt").read_text()
+        time.sleep(0.01)
+    os.killpg(launcher.pid, signal.SIGINT)
+    assert launcher.wait(timeout=120) == 1
+    output = (tmp_path / "output.txt").read_text()
+    line = "stopped by SIGINT; the same command resumes from here"
+    assert output.splitlines().count(line) == 1 and output.count("stopped by") == 1, output
+    assert (tmp_path / "run/train.log").read_text().splitlines()[-1].endswith(line)
+    launcher = start_launcher(training_argv, tmp_path, training_flags=VISUAL)
+    assert launcher.wait(timeout=120) == 0, (tmp_path / "output.txt").read_text()
+    assert_same_run(tmp_path / "run", reference_run(2, *VISUAL))
+
+
 def test_rank_fails_repeatedly(training_argv, mini_root, tmp_path):
     """All processes exit within a minute, and the launcher's report shows the error of the failed rank."""
     broken = shutil.copytree(mini_root / "feat/blip", tmp_path / "blip")

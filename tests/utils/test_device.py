@@ -136,5 +136,6 @@ def test_scripts_check_the_name(tmp_path):
 def test_scripts_refuse_a_missing_gpu(set_gpus, mini_videos, tmp_path):
     set_gpus(1)
     argv = ["--videos", str(mini_videos / "videos"), "--out", str(tmp_path), "--device", "cuda:1"]
+    argv += ["--blip", str(mini_videos / "frame_encoder.pth")]
     with pytest.raises(ValueError, match="device: found cuda:1, expected N below 1, the number of GPUs"):
         extract_features.main(argv)
