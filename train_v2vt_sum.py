@@ -22,6 +22,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if config.evaluate:
         evaluate_checkpoint(config, command.notes, find_weights_to_evaluate(config))
+    elif config.predict_only:
+        raise ValueError(
+            "predict_only: found true, expected false in training; eval_v2vt_sum.py --predict_only predicts"
+        )
     else:
         check_initial_weights(config)
         check_trackers(config)

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from data.annotations import LABELS_OF_TASK, MissingLabels, read_subset
+from data.annotations import LABELS_OF_TASK, LabelKind, MissingLabels, read_subset
 from data.dataset import VideoXum
 from data.features import read_width
 from data.registry import annotation_path
@@ -37,6 +37,8 @@ ARCHITECTURE_SETTINGS = (
     "decoder_train",
     "decoder_lora_rank",
 )
+
+NO_ANNOTATIONS_HINT = ", or ann_root to '' to predict every video of video_embeddings_root"
 
 
 def init_run(config: TrainingConfig, notes: Sequence[str], log_file: str) -> DistContext:
@@ -75,11 +77,12 @@ def check_paths(config: Config, splits: Sequence[str]) -> None:
     """
     for subset in filter(None, (config.subset, config.also_subset)):
         read_subset(subset)
-    for path in [annotation_file(config, split) for split in splits]:
+    is_features_alone = config.predict_only and not config.has_annotations
+    for path in [annotation_file(config, split) for split in splits if not is_features_alone]:
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path}: annotations: no such file; run python -m data.download for VideoXum, or set ann_root or "
-                "ann_files"
+                f"ann_files{NO_ANNOTATIONS_HINT if config.predict_only else ''}"
             )
     if not pathlib.Path(config.video_embeddings_root).is_dir():
         raise FileNotFoundError(
@@ -123,8 +126,10 @@ def resolve_feature_width(config: Config) -> Config:
     return with_feature_width(config, read_width(config.video_embeddings_root), config.video_embeddings_root)
 
 
-def open_split(config: Config, context: DistContext, split: str, **options: Any) -> VideoXum:
-    """Open a split of the dataset, with the labels that the task needs, and check its features.
+def open_split(
+    config: Config, context: DistContext, split: str, *, needs: Sequence[LabelKind] | None = None, **options: Any
+) -> VideoXum:
+    """Open a split of the dataset and check its features.
 
     All processes call it together; each checks a part of the features.
 
@@ -132,6 +137,7 @@ def open_split(config: Config, context: DistContext, split: str, **options: Any)
         config: settings of the run, with the `feature_width` of `resolve_feature_width`.
         context: rank, world size and device of this process.
         split: name of the split.
+        needs: labels that every video must have; None: those that the task needs.
         options: further arguments of `VideoXum`.
     Raises:
         FileNotFoundError, ValueError: annotations or features are missing or invalid.
@@ -143,12 +149,32 @@ def open_split(config: Config, context: DistContext, split: str, **options: Any)
             dataset=config.dataset,
             width=config.feature_width,
             prompt=config.prompt,
-            needs=LABELS_OF_TASK[config.task],
+            needs=LABELS_OF_TASK[config.task] if needs is None else needs,
             subset=read_subset(config.subset) if config.subset else None,
             **options,
         )
     except MissingLabels as error:
         raise ValueError(f"{error}; the tasks v2v and v2t need only one kind of labels (--task)") from None
+    _check_features(dataset, context)
+    return dataset
+
+
+def open_features_alone(config: Config, context: DistContext) -> VideoXum:
+    """Open all videos of `video_embeddings_root`, or those of `subset`, without annotations; see `open_split`."""
+    dataset = VideoXum(
+        None,
+        config.video_embeddings_root,
+        width=config.feature_width,
+        prompt=config.prompt,
+        needs=(),
+        subset=read_subset(config.subset) if config.subset else None,
+    )
+    _check_features(dataset, context)
+    return dataset
+
+
+def _check_features(dataset: VideoXum, context: DistContext) -> None:
+    """Check the features of a data set, each process a part of them."""
     problem = None
     try:
         dataset.check_features(context.rank, context.world_size)
@@ -157,7 +183,6 @@ def open_split(config: Config, context: DistContext, split: str, **options: Any)
     problems = distributed.broadcast_object(distributed.gather_objects(problem, context), context)
     for problem in filter(None, problems or []):
         raise ValueError(problem)  # on all processes
-    return dataset
 
 
 def build_model(config: Config) -> VTSumBLIP:
