@@ -21,6 +21,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from engine.training import build_vtsum_trainer
     from utils import distributed
 
+    if config.predict_only:
+        raise ValueError(
+            "predict_only: found true, expected false in training; eval_v2vt_sum.py --predict_only predicts"
+        )
     weights = find_weights_to_evaluate(config) if config.evaluate else ""
     if command.arguments.check:
         if config.evaluate:

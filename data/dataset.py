@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from data.annotations import LABEL_KINDS, LabelKind, Subset, fingerprint
 from data.captions import pre_caption
-from data.features import open_features, require_length
+from data.features import list_unlabeled, open_features, require_length
 from data.registry import load_annotations
 
 
@@ -48,7 +48,7 @@ class VideoXum(Dataset[Sample]):
     """One split of VideoXum, or of another data set.
 
     Args:
-        ann_file: annotation file of the split.
+        ann_file: annotation file of the split; None: all videos of `feature_root`, without labels.
         feature_root: folder of frame features.
         dataset: format of the annotation file, a key of `DATASETS`.
         width: D, number of columns expected.
@@ -71,7 +71,7 @@ class VideoXum(Dataset[Sample]):
 
     def __init__(
         self,
-        ann_file: str | os.PathLike,
+        ann_file: str | os.PathLike | None,
         feature_root: str | os.PathLike,
         *,
         dataset: str = "videoxum",
@@ -85,7 +85,10 @@ class VideoXum(Dataset[Sample]):
         needs: Collection[LabelKind] = LABEL_KINDS,
         subset: Subset | None = None,
     ) -> None:
-        self.records = load_annotations(ann_file, dataset=dataset, needs=needs, subset=subset)
+        if ann_file is None:
+            self.records = list_unlabeled(feature_root, subset)
+        else:
+            self.records = load_annotations(ann_file, dataset=dataset, needs=needs, subset=subset)
         self.subset = subset
         self.prompt = prompt
         self.max_frames = max_frames

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import safetensors
 
-from data.annotations import VideoRecord
+from data.annotations import Subset, VideoRecord, reindex
 
 if TYPE_CHECKING:
     import torch
@@ -274,21 +274,45 @@ def read_shape(path: str | os.PathLike, name: str) -> tuple[int, ...]:
     return shape
 
 
-def read_width(root: str | os.PathLike) -> int:
-    """Read the width of the first file of a folder of frame features, by name, or of its packed features.
+def list_video_ids(root: str | os.PathLike) -> list[str]:
+    """List the videos of a folder of frame features, packed or not, by name.
 
     Raises:
-        FileNotFoundError, ValueError: no such folder, it has no features, or the file is damaged.
+        FileNotFoundError, ValueError: no such folder, it has no features, or a packed file is damaged.
     """
     if not pathlib.Path(root).is_dir():
         raise FileNotFoundError(f"{root}: frame features: no such folder")
     if is_packed(root):
-        packed = PackedFeatures(root, "features")
-        return packed.shape(min(packed.videos))[1]
+        return sorted(PackedFeatures(root, "features").videos)
     names = [path.stem for path in pathlib.Path(root).glob("*.npz") if not path.name.startswith(".")]
     if not names:
         raise FileNotFoundError(f"{root}: frame features: found no .npz file, expected one per video")
-    return NpzFeatures(root, "features").shape(min(names))[1]
+    return sorted(names)
+
+
+def list_unlabeled(root: str | os.PathLike, subset: Subset | None = None) -> list[VideoRecord]:
+    """List the videos of a folder of frame features as records without labels; the duration is that of the frames.
+
+    Args:
+        root: folder of frame features, packed or not.
+        subset: keep these videos only; None keeps all.
+    Raises:
+        FileNotFoundError, ValueError: see `list_video_ids`; a file is damaged, or no video is left.
+    """
+    video_ids = list_video_ids(root)
+    features = open_features(root, video_ids, "features", None, "frame features")
+    records = [VideoRecord(video_id, -1, features.shape(video_id)[0]) for video_id in video_ids]
+    return reindex(records) if subset is None else subset.select(records, root)
+
+
+def read_width(root: str | os.PathLike) -> int:
+    """Read the width of the first video of a folder of frame features, packed or not.
+
+    Raises:
+        FileNotFoundError, ValueError: see `list_video_ids`, or the file is damaged.
+    """
+    first = list_video_ids(root)[0]
+    return open_features(root, [first], "features", None, "frame features").shape(first)[1]
 
 
 def _accepted_names(field: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from data.annotations import read_subset
 from data.video.files import find_videos
 from engine.checkpoint import NEWEST, PREVIOUS
 from engine.config import Config, TrainingConfig, VTClipConfig
-from engine.setup import annotation_file, resolve_feature_width
+from engine.setup import NO_ANNOTATIONS_HINT, annotation_file, resolve_feature_width
 from engine.trackers import check_trackers
 from models.vt_clip import check_clip
 from utils.download import is_url, resolve_file
@@ -66,7 +66,10 @@ def check_data(config: Config, splits: Sequence[str]) -> None:
     """
     if config.also_subset:
         read_subset(config.also_subset)
-    _check_annotations(config, splits)
+    if not config.predict_only:
+        _check_annotations(config, splits)
+    elif config.has_annotations:
+        _check_annotations(config, splits, NO_ANNOTATIONS_HINT)
     if not pathlib.Path(config.video_embeddings_root).is_dir():
         raise FileNotFoundError(
             f"{config.video_embeddings_root}: frame features: no such folder; run python -m data.download for "
@@ -75,15 +78,15 @@ def check_data(config: Config, splits: Sequence[str]) -> None:
     resolve_feature_width(config)
 
 
-def _check_annotations(config: TrainingConfig, splits: Sequence[str]) -> None:
-    """Check the file of video ids, and that the annotation files exist."""
+def _check_annotations(config: TrainingConfig, splits: Sequence[str], alternative: str = "") -> None:
+    """Check the file of video ids, and that the annotation files exist; `alternative` ends the message."""
     if config.subset:
         read_subset(config.subset)
     for path in [annotation_file(config, split) for split in splits]:
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path}: annotations: no such file; run python -m data.download for VideoXum, or set ann_root or "
-                "ann_files"
+                f"ann_files{alternative}"
             )
 
 

@@ -121,7 +121,9 @@ class Config(Settings):
         False, "project the frame features to 768 columns by a learned linear layer, for BLIP's cross-attention"
     )
     tt_depth: int = option(1, "blocks of the temporal transformer; 0: none", ge=0)
-    kernel_size: int = option(5, "window of the context aggregation in frames: kernel_size // 2 to each side", ge=1)
+    kernel_size: int = option(
+        5, "window of the context aggregation in frames: kernel_size // 2 to each side, so that 4 equals 5", ge=1
+    )
     med_config: str = option("configs/med_config.json", "sizes of the caption decoder")
     tokenizer: str = option("bert-base-uncased", "hub name, or folder with vocab.txt or tokenizer.json")
     prompt: str = option("a video of ", "beginning of every caption")
@@ -197,6 +199,11 @@ class Config(Settings):
         may_change_on_resume=True,
     )
     evaluate: bool = option(False, "evaluate the weights, without training", may_change_on_resume=True)
+    predict_only: bool = option(
+        False,
+        "evaluation only predicts: annotations need no labels; with ann_root '', every video of video_embeddings_root",
+        may_change_on_resume=True,
+    )
     # Runtime
     output_dir: str = option("outputs/run", "folder of the run's files", may_change_on_resume=True)
     precision: PrecisionName = option("fp32", "autocast precision; weights, losses and scores stay in float32")
@@ -233,6 +240,11 @@ class Config(Settings):
         if self.decoder == "causal_lm" and self.task != "v2v" and not self.decoder_path:
             raise InvalidSetting("decoder_path", "found nothing, expected the language model of decoder causal_lm")
         return self
+
+    @property
+    def has_annotations(self) -> bool:
+        """Whether annotation files name the videos; otherwise `predict_only` predicts all videos with features."""
+        return bool(self.ann_root or self.ann_files)
 
 
 class VTClipConfig(Settings):

@@ -2,27 +2,16 @@
 
 import importlib.util
 import logging
-import math
 import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from data.annotations import read_subset
-from data.collate import Batch
-from data.dataset import VideoXum
-from data.loaders import EvalBatchSampler, make_loader
-from engine.alignment import (
-    TextEncoder,
-    add_clip_scores,
-    describe_clip_encoder,
-    is_encoder_name,
-    load_text_encoder,
-)
+from engine.alignment import TextEncoder, describe_clip_encoder, is_encoder_name, load_text_encoder
 from engine.checks import check_evaluation
 from engine.config import Config, SplitName
+from engine.inference import predict_dataset, predict_unlabeled, raise_if_any_rank_stops
 from engine.predictions import Prediction
 from engine.provenance import read_encoder, require_same_encoder
 from engine.scoring import check_caption_metrics, format_table
@@ -37,14 +26,12 @@ from engine.setup import (
 )
 from metrics.captions import describe_missing_java
 from models.caption_decoder import CaptionDecoder
-from models.vtsum_blip import NUM_POSITIONS, VTSumBLIP
-from utils import distributed, interrupt
-from utils.device import autocast
+from models.vtsum_blip import VTSumBLIP
+from utils import distributed
 from utils.distributed import DistContext
 from utils.download import is_url, resolve_file
 from utils.environment import environment_info
 from utils.files import compute_sha256
-from utils.log import progress_bar
 from utils.published_weights import fetch_hint
 from utils.settings import write_settings
 
@@ -133,57 +120,6 @@ class Evaluator:
         distributed.require_same(state, f"{source}: pretrained_clip", remedy, self.context)
         return is_file
 
-    @torch.no_grad()
-    def predict(self, model: VTSumBLIP, split: SplitName) -> list[tuple[int, Prediction]]:
-        """Predict this process's videos of a split: (index of the video, its prediction).
-
-        Returns early if a signal asks the run to stop.
-        """
-        config, context, dataset = self.config, self.context, self.datasets[split]
-        sampler = EvalBatchSampler(
-            dataset.num_frames,
-            config.eval_batch_size or config.batch_size,
-            rank=context.rank,
-            world_size=context.world_size,
-            singleton_threshold=NUM_POSITIONS,
-        )
-        loader = make_loader(dataset, sampler, num_workers=config.num_workers, pin_memory=context.device.type == "cuda")
-        predictions: list[tuple[int, Prediction]] = []
-        with progress_bar(loader, context.is_main, desc=f"predict {split}", unit="batch") as bar:
-            for batch in bar:
-                predictions += self._predict_batch(model, batch.to(context.device), dataset)
-                if interrupt.stop_requested():
-                    break
-        return predictions
-
-    def _predict_batch(self, model: VTSumBLIP, batch: Batch, dataset: VideoXum) -> list[tuple[int, Prediction]]:
-        config = self.config
-        with autocast(config.precision, self.context.device):
-            captions, saliency = model.generate(
-                batch.video_embeddings,
-                batch.video_mask,
-                num_beams=config.num_beams,
-                max_length=config.max_text_length,
-                min_length=config.min_text_length,
-            )
-        rows = _unpad_saliency(saliency, batch)
-        predictions: list[Prediction] = []
-        for i, video_id in enumerate(batch.video_ids):
-            is_cut = batch.lengths[i] != batch.num_labels[i]
-            prediction = Prediction(
-                video_id=video_id,
-                caption=None if captions is None else captions[i],
-                saliency=None if rows is None else rows[i],
-                cut_from=batch.num_labels[i] if is_cut else None,
-            )
-            predictions.append(prediction)
-        if batch.clip_vision is not None and rows is not None:
-            padded = batch.clip_vision.numpy()  # (B, T, C)
-            vision = [frames[:length] for frames, length in zip(padded, batch.lengths)]
-            records = [dataset.records[index] for index in batch.indices]
-            predictions = add_clip_scores(predictions, records, vision, self.text_encoder)
-        return list(zip(batch.indices, predictions))
-
     def evaluate(
         self,
         model: VTSumBLIP,
@@ -217,15 +153,14 @@ class Evaluator:
         try:
             for split in self.config.splits:
                 logger.info("%s: predicting %d videos", split, len(self.datasets[split]))
-                gathered = distributed.gather_objects(self.predict(model, split), self.context)
-                self._raise_if_any_rank_stops()
-                if scoring is not None and gathered is not None:
-                    predictions = dict(pair for part in gathered for pair in part)
+                dataset = self.datasets[split]
+                predictions = predict_dataset(model, dataset, split, self.config, self.context, self.text_encoder)
+                if scoring is not None and predictions is not None:
                     scoring.submit(self._scoring_job(split, predictions, origin))
                     results |= self._receive(scoring.poll())
             logger.info("scoring the predictions")
             while distributed.any_rank(scoring is not None and scoring.is_busy, self.context):
-                self._raise_if_any_rank_stops()
+                raise_if_any_rank_stops(self.context)
                 time.sleep(0.1)
                 if scoring is not None:
                     results |= self._receive(scoring.poll())
@@ -235,17 +170,12 @@ class Evaluator:
             raise
         return results
 
-    def _raise_if_any_rank_stops(self) -> None:
-        if distributed.any_rank(interrupt.stop_requested() is not None, self.context):
-            raise interrupt.Interrupted(interrupt.stop_requested() or "a signal to another process")
-
-    def _scoring_job(self, split: SplitName, by_index: dict[int, Prediction], origin: dict[str, Any]) -> ScoringJob:
+    def _scoring_job(self, split: SplitName, predictions: list[Prediction], origin: dict[str, Any]) -> ScoringJob:
         dataset = self.datasets[split]
-        assert sorted(by_index) == list(range(len(dataset.records))), "missing or unexpected videos"
         return ScoringJob(
             output_dir=self.config.output_dir,
             split=split,
-            predictions=[by_index[i] for i in range(len(dataset.records))],
+            predictions=predictions,
             records=dataset.records,
             baselines=self.baselines,
             subset=dataset.subset,
@@ -275,20 +205,8 @@ def _log_table(split: str, results: dict[str, Any]) -> None:
             logger.info("%s", line)
 
 
-def _unpad_saliency(saliency: torch.Tensor | None, batch: Batch) -> list[list[float]] | None:
-    """(B·T,) logits -> those of each video's frames."""
-    if saliency is None:
-        return None
-    padded = saliency.view(len(batch.lengths), -1).tolist()  # (B, T)
-    rows = [row[:length] for row, length in zip(padded, batch.lengths)]
-    for video_id, row in zip(batch.video_ids, rows):
-        if not all(map(math.isfinite, row)):
-            raise FloatingPointError(f"video {video_id}: saliency: NaN or infinity in the model's output")
-    return rows
-
-
 def evaluate_checkpoint(config: Config, notes: Sequence[str], source: str) -> None:
-    """Evaluate a checkpoint in a separate run.
+    """Evaluate a checkpoint in a separate run; with `predict_only`, predict without scoring.
 
     Args:
         config: settings of the run.
@@ -307,6 +225,9 @@ def evaluate_checkpoint(config: Config, notes: Sequence[str], source: str) -> No
     model = build_model(config)
     trained = load_trained(config, model, checkpoint)
     require_same_encoder(trained.encoder, read_encoder(config.video_embeddings_root), source)
+    if config.predict_only:
+        predict_unlabeled(model.to(context.device), config, context)
+        return
     evaluator = Evaluator(config, context)
     if model.text_decoder is not None:
         evaluator.require_capacity(model.text_decoder)

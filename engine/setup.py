@@ -3,10 +3,10 @@
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from data.annotations import LABELS_OF_TASK, MissingLabels, read_subset
+from data.annotations import LABELS_OF_TASK, LabelKind, MissingLabels, read_subset
 from data.dataset import VideoXum
 from data.features import read_width
 from data.registry import annotation_path
@@ -37,6 +37,8 @@ ARCHITECTURE_SETTINGS = (
     "decoder_train",
     "decoder_lora_rank",
 )
+
+NO_ANNOTATIONS_HINT = ", or ann_root to '' to predict every video of video_embeddings_root"
 
 
 def init_run(config: TrainingConfig, notes: Sequence[str], log_file: str) -> DistContext:
@@ -102,8 +104,10 @@ def resolve_feature_width(config: Config) -> Config:
     return with_feature_width(config, read_width(config.video_embeddings_root), config.video_embeddings_root)
 
 
-def open_split(config: Config, context: DistContext, split: str, **options: Any) -> VideoXum:
-    """Open a split of the dataset, with the labels that the task needs, and check its features.
+def open_split(
+    config: Config, context: DistContext, split: str, *, needs: Sequence[LabelKind] | None = None, **options: Any
+) -> VideoXum:
+    """Open a split of the dataset and check its features.
 
     All processes call it together; each checks a part of the features.
 
@@ -111,23 +115,47 @@ def open_split(config: Config, context: DistContext, split: str, **options: Any)
         config: settings of the run, with the `feature_width` of `resolve_feature_width`.
         context: rank, world size and device of this process.
         split: name of the split.
+        needs: labels that every video must have; None: those that the task needs.
         options: further arguments of `VideoXum`.
     Raises:
         FileNotFoundError, ValueError: annotations or features are missing or invalid.
     """
-    dataset: VideoXum | None = None
-    failure: OSError | ValueError | None = None
-    try:
-        dataset = VideoXum(
+    return _open_checked(
+        lambda: VideoXum(
             annotation_file(config, split),
             config.video_embeddings_root,
             dataset=config.dataset,
             width=config.feature_width,
             prompt=config.prompt,
-            needs=LABELS_OF_TASK[config.task],
+            needs=LABELS_OF_TASK[config.task] if needs is None else needs,
             subset=read_subset(config.subset) if config.subset else None,
             **options,
-        )
+        ),
+        context,
+    )
+
+
+def open_features_alone(config: Config, context: DistContext) -> VideoXum:
+    """Open all videos of `video_embeddings_root`, or those of `subset`, without annotations; see `open_split`."""
+    return _open_checked(
+        lambda: VideoXum(
+            None,
+            config.video_embeddings_root,
+            width=config.feature_width,
+            prompt=config.prompt,
+            needs=(),
+            subset=read_subset(config.subset) if config.subset else None,
+        ),
+        context,
+    )
+
+
+def _open_checked(open_dataset: Callable[[], VideoXum], context: DistContext) -> VideoXum:
+    """Open a data set and check its features, each process a part of them; errors are raised on all processes."""
+    dataset: VideoXum | None = None
+    failure: OSError | ValueError | None = None
+    try:
+        dataset = open_dataset()
         dataset.check_features(context.rank, context.world_size)
     except MissingLabels as error:
         failure = ValueError(f"{error}; the tasks v2v and v2t need only one kind of labels (--task)")

@@ -5,6 +5,7 @@ Axes: B videos, T frames (1 fps, padded), R annotators, D width (768 base, 1024 
 
 import contextlib
 import functools
+import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 
@@ -19,6 +20,8 @@ from models.ragged import RaggedLayout, exclude_attention_from_compilation, to_d
 from models.temporal import HEAD_WIDTH, ContextAggregation, TemporalTransformer, interpolate_positions
 from models.weights import POSITION_INITS, load_weights
 from utils.encoder_names import FEATURE_WIDTHS
+
+logger = logging.getLogger(__name__)
 
 PROJECTED_WIDTH = FEATURE_WIDTHS["base"]  # that BLIP's cross-attention is trained with
 NUM_POSITIONS = 512
@@ -254,7 +257,8 @@ def v2vt_sum(
         version: `vtsum_blip_tt` or `vtsum_blip_tt_ca`.
         pretrained: checkpoint of BLIP or of VTSUM-BLIP (path or URL); "" is random initialization.
         tt_depth: blocks of the temporal transformer; 0: none, see `VTSumBLIP`.
-        kernel_size: window of the context aggregation in frames; `vtsum_blip_tt` ignores it.
+        kernel_size: window of the context aggregation in frames, `kernel_size // 2` to each side, so that an even
+            number has the window of the next odd one; `vtsum_blip_tt` ignores it.
         loss_type: key-frame loss, a key of `models.losses.KEYFRAME_LOSSES`.
         vit: `base` (D = 768) or `large` (D = 1024), the width of the frame features if `feature_width` is 0.
         prompt: text that every caption begins with.
@@ -286,6 +290,13 @@ def v2vt_sum(
     _require_choice("position_init", position_init, POSITION_INITS)
     _require_integer("tt_depth", tt_depth, 0)
     _require_integer("kernel_size", kernel_size, 1)
+    if version == "vtsum_blip_tt_ca" and kernel_size % 2 == 0:
+        logger.warning(
+            "kernel_size: found %d, which equals %d: the window has %d frames to each side; expected an odd number",
+            kernel_size,
+            kernel_size + 1,
+            kernel_size // 2,
+        )
     _require_integer("feature_width", feature_width, 0)
     feature_width = feature_width or FEATURE_WIDTHS[vit]
     if feature_width % HEAD_WIDTH and not feature_projection:

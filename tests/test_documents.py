@@ -10,7 +10,7 @@ import yaml
 
 from engine.config import load_config
 from tests.conftest import ROOT
-from tests.helpers.documents import read_code, read_document
+from tests.helpers.documents import read_code, read_document, read_first_command
 
 PAGES = ["README", *sorted(path.stem for path in (ROOT / "docs").glob("*.md"))]
 
@@ -34,13 +34,34 @@ def test_links_resolve(page):
 
 
 def documented_commands():
-    """Yield (page, argv) of each line in a code block that runs a Python module or script of this project."""
+    """Yield (page, argv) of each command in a code block that runs a Python module or script of this project."""
     for page in PAGES:
         for line in read_code(page).splitlines():
-            line = re.sub(r"^(run=\"|srun .*?(?=python))", "", line)
-            if re.match(r"python -c|python .*…|pip", line) or not line.startswith("python "):
-                continue
-            yield page, shlex.split(line.rstrip('"').split(" || ")[0], comments=True)
+            line = re.sub(r"^(run=\"|srun .*?(?=python)|timeout .*?(?=python))", "", line)
+            for command in re.split(r" && |; ", line.rstrip('"').split(" || ")[0]):
+                if command.startswith("python ") and not re.match(r"python -c|python -m pytest", command):
+                    yield page, shlex.split(command, comments=True)
+
+
+def inline_commands(page):
+    """List the commands among a page's inline code."""
+    text = re.sub(r"^```.*?^```", "", read_document(page), flags=re.M | re.S)
+    return [code for code in re.findall(r"`([^`\n]+)`", text) if re.match(r"(python|make|srun|torchrun) ", code)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_can_be_pasted(page):
+    """They have no ellipsis; inline code of the README's tables is in the form of a synopsis."""
+    commands = read_code(page).splitlines() + (inline_commands(page) if page != "README" else [])
+    assert not [command for command in commands if "…" in command or "..." in command]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "README"])
+def test_pages_begin_with_a_command_that_runs_after_make_demo(page):
+    """On the mini data, or without any; it says how long it takes."""
+    first = read_first_command(page)
+    assert re.search(r"  # .*\d (seconds?|minutes?)\b", first), first
+    assert re.search(r"dataset/mini|outputs/mini|configs/mini\.yaml|pytest", first), first
 
 
 def collect_commands():

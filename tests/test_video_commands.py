@@ -77,7 +77,7 @@ def test_documented_extraction(extracted):
 
 
 def test_documented_summary(clone, mini_videos):
-    (command,) = re.findall(r"^python summarize\.py .*$", read_code("own_videos"), re.M)
+    (command,) = re.findall(r"^python summarize\.py holiday.*$", read_code("own_videos"), re.M)
     status, output = run([*shlex.split(command), *small_flags(mini_videos)], clone)
     assert status == 0, output
     section = read_document("own_videos").split("## Features")[0]

@@ -7,7 +7,6 @@ from data.annotations import MissingLabels
 from data.own_data import segments_to_keyframes
 from data.registry import load_annotations
 from data.video.timeline import Timeline, sampling_times
-from tests.helpers.documents import read_code
 from tests.helpers.json_lines import write_json_lines
 
 
@@ -70,17 +69,6 @@ def test_videos_without_keyframes_are_one_warning(write_file, caplog):
     load_annotations(write_file(*entries), dataset="own", needs=())
     (message,) = caplog.messages
     assert "2 videos have no key-frame, the first: a; segments select the seconds" in message
-
-
-def test_documented_example(write_file, tmp_path):
-    (tmp_path / "test.jsonl").write_text(read_code("data", "jsonl"))
-    records = load_annotations(tmp_path / "test.jsonl", dataset="own", needs=())
-    assert len(records) == 4 and sum(record.has_labels("captions") for record in records) == 3
-    labels = {record.video_id: record.labels for record in records}
-    assert labels["kitchen"].tolist() == [[0, 1, 1, 0, 0, 1]]
-    assert labels["beach"].shape == (2, 4) and labels["street"] is None
-    assert labels["garden"].tolist() == [[0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]
-    assert next(record for record in records if record.video_id == "garden").importance is None
 
 
 @pytest.mark.parametrize(

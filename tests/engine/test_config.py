@@ -181,7 +181,8 @@ def test_configurations_of_datasets():
         config = load_config(["--config", str(path)]).settings
         assert config.dataset == path.stem and config.output_dir == f"outputs/datasets/{path.stem}"
         values[path.stem] = config
-    assert values.keys() == DATASETS.keys()
+    template = load_config(["--config", str(ROOT / "configs/own_data.yaml")]).settings
+    assert template.dataset == "own" and values.keys() | {"own"} == DATASETS.keys()
     published = load_config(["--config", str(ROOT / "configs/ablations/tt_ca.yaml")]).settings
     data = ("dataset", "ann_root", "ann_files", "video_embeddings_root", "clip_root", "output_dir")
     for config in values.values():

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import eval_v2vt_sum
+from engine import inference
 from engine.config import Config
-from engine.evaluator import Evaluator
 from engine.predictions import read_predictions
 from metrics.registry import METRICS, metric_names_for
 from tests.conftest import ROOT
@@ -17,13 +17,13 @@ from tests.helpers.device_options import expect_device_options
 @pytest.fixture
 def batches(monkeypatch):
     """List of the batches that are predicted, each the list of its videos' indices."""
-    predicted, predict_batch = [], Evaluator._predict_batch
+    predicted, predict_batch = [], inference._predict_batch
 
-    def record(evaluator, model, batch, dataset):
+    def record(model, batch, *args):
         predicted.append(batch.indices)
-        return predict_batch(evaluator, model, batch, dataset)
+        return predict_batch(model, batch, *args)
 
-    monkeypatch.setattr(Evaluator, "_predict_batch", record)
+    monkeypatch.setattr(inference, "_predict_batch", record)
     return predicted
 
 

@@ -40,10 +40,10 @@ def test_interrupted_evaluation_is_repeated(launch_run):
 
 def slow_down_batches():
     """Delay each batch of an evaluation, so that it can be interrupted."""
-    from engine.evaluator import Evaluator
+    from engine import inference
 
-    predict = Evaluator._predict_batch
-    Evaluator._predict_batch = lambda *args: (time.sleep(0.2), predict(*args))[1]
+    predict = inference._predict_batch
+    inference._predict_batch = lambda *args: (time.sleep(0.2), predict(*args))[1]
 
 
 def slow_down_close():

@@ -16,6 +16,12 @@ def read_code(name, language="bash"):
     return "\n".join(blocks).replace("\\\n", " ")
 
 
+def read_first_command(name):
+    """Read the first line of code of a page, which precedes its first section."""
+    (line,) = re.findall(r"^```bash\n(.*)\n```", read_document(name).split("\n## ")[0], re.M)[:1] or [""]
+    return line
+
+
 def read_launcher_commands(name, script):
     """Read a page's command lines that run a script under `torch.distributed.run`."""
     prefix = "python -m torch.distributed.run "

@@ -244,3 +244,14 @@ def test_import_does_not_load_slow_packages():
     code = "import sys, models.vtsum_blip, models.vt_clip, models.frame_encoders; print(*sys.modules)"
     status, output = run(["python", "-c", code], ROOT)
     assert status == 0 and not {"torch._dynamo", "timm", "transformers", "open_clip"} & set(output.split())
+
+
+def test_even_kernel_size_is_a_warning(mini_model, caplog):
+    models = {kernel_size: mini_model("vtsum_blip_tt_ca", kernel_size=kernel_size) for kernel_size in (3, 4, 5)}
+    (message,) = caplog.messages
+    assert message.startswith("kernel_size: found 4, which equals 5: the window has 2 frames to each side")
+    radius = {kernel_size: model.local_atten_head.attn.radius for kernel_size, model in models.items()}
+    assert radius == {3: 1, 4: 2, 5: 2}
+    caplog.clear()
+    mini_model("vtsum_blip_tt", kernel_size=4)  # it has no context aggregation
+    assert not caplog.messages
