@@ -81,7 +81,8 @@ def main(argv: list[str] | None = None) -> None:
         parts = len(summary["parts"])
         in_parts = f", in {parts} parts of at most {args.chunk} s" if parts > 1 else ""
         caption = printable(summary["caption"] or "")
-        print(f"{page}: {kept:.1f} of {summary['duration']:.1f} s{in_parts}: {caption}", flush=True)
+        note = f" ({printable(summary['note'])})" if summary["note"] else ""
+        print(f"{page}: {kept:.1f} of {summary['duration']:.1f} s{in_parts}: {caption}{note}", flush=True)
     if failed:
         sys.exit(2)
 

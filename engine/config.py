@@ -106,6 +106,9 @@ class Config(Settings):
     resume: str = option("auto", RESUME_HELP, may_change_on_resume=True)
     # Model
     model: Literal["vtsum_blip_tt", "vtsum_blip_tt_ca"] = option("vtsum_blip_tt", "architecture")
+    model_note: str = option(
+        "", "sentence about the model, shown with its summaries and reports; '': none", may_change_on_resume=True
+    )
     task: Literal["v2vt", "v2v", "v2t"] = option(
         "v2vt", "both summaries (v2vt), only the visual (v2v) or only the textual one (v2t)"
     )

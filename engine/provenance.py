@@ -1,4 +1,4 @@
-"""What a checkpoint depends on: its frame encoder and the frozen weights of its caption decoder, and comparisons."""
+"""What a checkpoint records about its model: frame encoder, frozen weights of the decoder, note; and comparisons."""
 
 import os
 import pathlib
@@ -24,6 +24,16 @@ def recorded_name(encoder: Mapping[str, Any]) -> str:
 def encoder_label(encoder: Mapping[str, Any]) -> str:
     """Architecture and hash of an encoder's weights, which do not depend on paths."""
     return " ".join([str(encoder.get("encoder", "")), str(encoder.get("weights_sha256", ""))[:12]]).strip()
+
+
+def find_model_note(trained: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """Return the `model_note` of a model as one line; "" if there is none.
+
+    Args:
+        trained: settings in the model's checkpoint, which take precedence; {} if it has none.
+        current: settings that the model is used with.
+    """
+    return " ".join(str(trained.get("model_note") or current.get("model_note") or "").split())
 
 
 def require_same_encoder(trained: Mapping[str, Any], used: Mapping[str, Any], source: str | os.PathLike) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from data.registry import DATASETS
 from engine.config import SPLITS
-from engine.provenance import recorded_name
+from engine.provenance import find_model_note, recorded_name
 from metrics.registry import PAPER_METRICS, UNSCALED_METRICS, format_score
 from report.runs import Run, describe_baselines, format_setting, has_all_published_videos, read_run
 from utils.command_line import OneLineParser
@@ -47,6 +47,7 @@ def write_card(folder: str | pathlib.Path, path: str | pathlib.Path) -> None:
     card = environment.get_template("card.md").render(
         metadata=_hub_metadata(name, runs),
         name=name,
+        model_note=find_model_note(runs[-1].results.trained_with or {}, runs[-1].results.config or {}),
         summaries=SUMMARIES[settings["task"]],
         parameters=f"{parameters / 1e6:.1f}",
         architecture=_describe_architecture(settings),

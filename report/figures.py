@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 from metrics.registry import METRICS, format_score
 from report.content import ReportVideo, extract_curves
 from report.runs import Run
-from utils.text import format_time
+from utils.text import format_time, select_tick_step
 
 Curve = TypeVar("Curve")
 XY = tuple[list[float], list[float]]
@@ -51,7 +51,6 @@ STYLE: Any = {
 }
 MAX_LANES = 12  # of overlapping events at full height; more lanes are thinner
 MIN_SCALE = 1.25  # pixels per point, for text that is readable on a phone; wider plots scroll
-TICK_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)  # seconds
 EPOCH_STEPS = tuple(digit * 10**power for power in range(10) for digit in (1, 2, 5))  # between ticks
 _salts = itertools.count()
 
@@ -247,8 +246,7 @@ def draw_timeline(video: ReportVideo) -> markupsafe.Markup:
         curve.yaxis.set_major_locator(MaxNLocator(3))
         selection.set(ylim=(0, 1), yticks=[0.5], xlim=(0, end), xlabel="time")
         selection.set_yticklabels(["selected"], fontsize=8)
-        tick_step = next((step for step in TICK_STEPS if end / step <= 10), end / 10)
-        selection.xaxis.set_major_locator(MultipleLocator(tick_step))
+        selection.xaxis.set_major_locator(MultipleLocator(select_tick_step(end, 10)))
         selection.xaxis.set_major_formatter(FuncFormatter(lambda second, _: format_time(round(second))))
         return _svg(figure, f"Timeline of video {record.video_id}, described below")
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from data.videoxum import NUM_VIDEOS
+from engine.provenance import find_model_note
 from metrics.registry import METRICS, PAPER_METRICS, UNSCALED_METRICS, format_score
 from report import figures
 from report.content import ReportData, ReportVideo
@@ -41,6 +42,7 @@ def write_report(
     page = environment.get_template("report.html").render(
         title=f"{run.folder.resolve().name}, {run.split}",
         run=run,
+        model_note=find_model_note(run.results.trained_with or {}, run.results.config or {}),
         counts=run.results.num_videos,
         metrics=metrics,
         all_metrics=[name for name in METRICS if name in run.metrics],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from data.video.reader import VideoFile
 from summary.chapters import render_chapters
 from summary.otio_timeline import build_timeline
-from summary.page import write_page
+from summary.page import relative_url, render_page
 from summary.skim import has_audio, write_skim
 from summary.stages import Stages
 from summary.storyboard import Storyboard
@@ -63,7 +63,10 @@ def write_files(
                 write_skim(video, summary["segments"], work / SKIM_FILE, on_frame, summary["audio"])
             with stages.run("page", summary["duration"]):
                 storyboard.write(work / STORYBOARD_FILE)
-                write_page(summary, work / PAGE_FILE, len(storyboard.frames))
+                page = render_page(
+                    summary, len(storyboard.frames), storyboard.poster_url(), relative_url(video.path, folder)
+                )
+                (work / PAGE_FILE).write_text(page, encoding="utf-8")
                 for name, text in _render_texts(summary, video).items():
                     (work / name).write_text(text, encoding="utf-8")
             (work / JSON_FILE).write_text(json.dumps(summary, indent=1), encoding="utf-8")

@@ -3,6 +3,7 @@
 Axes: T seconds, D feature width.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -10,10 +11,26 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from metrics.segmentation import knapsack, segment_shots
+from utils.text import format_time
 
 Budget = float | str  # a fraction of the video, or seconds such as "30s"
 
 SECONDS_TEXT = re.compile(r"(\d+(?:\.\d+)?) ?s")
+MIN_SKIM_SECONDS = 3  # shorter skims are hard to follow
+MIN_USED_BUDGET = 0.8  # fraction of the budget that whole shots use without a note
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """The seconds of a summary.
+
+    Attributes:
+        selected: (T,) bool, at least one True.
+        notes: a sentence for each deviation from the method or the budget.
+    """
+
+    selected: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 def parse_budget(budget: Budget) -> Budget:
@@ -46,17 +63,26 @@ def budget_seconds(budget: Budget, T: int) -> int:
     return max(1, math.floor(budget * T + 1e-9))
 
 
-def select_topk(saliency: np.ndarray, features: np.ndarray | None, budget: Budget) -> np.ndarray:
-    """Select the seconds with the highest saliency, as the paper does, the earlier of equal ones: (T,) bool."""
+def describe_short_budget(budget: Budget, T: int) -> str:
+    """Describe a budget that gives less than three seconds of a video of T seconds; "" if the video is no longer."""
+    seconds = budget_seconds(budget, T)
+    if seconds >= MIN_SKIM_SECONDS or T < MIN_SKIM_SECONDS:
+        return ""
+    return f"budget {budget} gives {seconds} s of {T} s; --budget {MIN_SKIM_SECONDS}s gives {MIN_SKIM_SECONDS} s"
+
+
+def select_topk(saliency: np.ndarray, features: np.ndarray | None, budget: Budget) -> Selection:
+    """Select the seconds with the highest saliency, as the paper does, the earlier of equal ones."""
     selected = np.zeros(len(saliency), bool)
     selected[np.argsort(-saliency, kind="stable")[: budget_seconds(budget, len(saliency))]] = True
-    return selected
+    return Selection(selected)
 
 
-def select_shots(saliency: np.ndarray, features: np.ndarray | None, budget: Budget) -> np.ndarray:
-    """Select whole shots, as on TVSum and SumMe, by a knapsack over mean saliency and length: (T,) bool.
+def select_shots(saliency: np.ndarray, features: np.ndarray | None, budget: Budget) -> Selection:
+    """Select whole shots, as on TVSum and SumMe, by a knapsack over mean saliency and length.
 
-    If every shot is too long, the most salient segment of the best shot is selected.
+    If every shot is too long, the most salient segment of the best shot is selected. A note describes this, and a
+    budget of which much is not used.
     """
     assert features is not None, "shots are segmented by the features"
     spans, limit = segment_shots(features), budget_seconds(budget, len(saliency))
@@ -64,15 +90,23 @@ def select_shots(saliency: np.ndarray, features: np.ndarray | None, budget: Budg
     selected = np.zeros(len(saliency), bool)
     for i in knapsack(values, [stop - first for first, stop in spans], limit):
         selected[slice(*spans[i])] = True
-    if not selected.any():
+    used = int(selected.sum())
+    if not used:
         first, stop = spans[int(np.argmax(values))]
-        window = np.convolve(saliency[first:stop], np.ones(min(limit, stop - first)), "valid")
-        first += int(np.argmax(window))
-        selected[first : min(stop, first + limit)] = True
-    return selected
+        length = min(limit, stop - first)
+        start = first + int(np.argmax(np.convolve(saliency[first:stop], np.ones(length), "valid")))
+        selected[start : start + length] = True
+        note = (
+            f"No whole shot fits in the budget of {limit} s: the shot from {format_time(first)} to {format_time(stop)} "
+            f"is cut to its most salient {length} s."
+        )
+        return Selection(selected, (note,) if length < stop - first else ())
+    if used < MIN_USED_BUDGET * limit:
+        return Selection(selected, (f"Whole shots use {used} s of the budget of {limit} s: no other shot fits.",))
+    return Selection(selected)
 
 
-METHODS: dict[str, Callable[[np.ndarray, np.ndarray | None, Budget], np.ndarray]] = {
+METHODS: dict[str, Callable[[np.ndarray, np.ndarray | None, Budget], Selection]] = {
     "topk": select_topk,
     "shots": select_shots,
 }
@@ -85,9 +119,7 @@ def check_selection(budget: Budget, method: str) -> None:
         raise ValueError(f"method: found {method!r}, expected one of {', '.join(METHODS)}")
 
 
-def select_frames(
-    saliency: np.ndarray, features: np.ndarray | None, budget: Budget, method: str = "topk"
-) -> np.ndarray:
+def select_frames(saliency: np.ndarray, features: np.ndarray | None, budget: Budget, method: str = "topk") -> Selection:
     """Select the seconds of a summary.
 
     Args:
@@ -95,8 +127,6 @@ def select_frames(
         features: (T, D) frame features, required for `shots`.
         budget: fraction of the video to keep, above 0 and at most 1, or seconds such as "30s".
         method: one of `METHODS`.
-    Returns:
-        (T,) bool, at least one True.
     Raises:
         ValueError: see `check_selection`.
     """

@@ -17,7 +17,7 @@ from data.video.files import derive_video_id
 from data.video.reader import VideoFile
 from engine.config import Config
 from engine.extraction import encode_videos
-from engine.provenance import recorded_name, require_same_encoder
+from engine.provenance import find_model_note, recorded_name, require_same_encoder
 from engine.setup import build_model, load_trained, with_feature_width
 from models.frame_encoders import EncoderOptions, FrameEncoder, load_frame_encoder
 from models.vtsum_blip import NUM_POSITIONS
@@ -25,7 +25,14 @@ from models.weights import extract_state_dict, read_checkpoint, read_feature_wid
 from summary.files import FILES, list_files, write_files
 from summary.parts import VideoPart, check_chunk, join_captions, split_seconds
 from summary.released import RELEASED_CONFIG, announce_downloads, resolve_weights
-from summary.selection import Budget, check_selection, parse_budget, select_frames, selected_segments
+from summary.selection import (
+    Budget,
+    check_selection,
+    describe_short_budget,
+    parse_budget,
+    select_frames,
+    selected_segments,
+)
 from summary.skim import check_audio
 from summary.stages import OnStage, StageProgress, Stages
 from summary.storyboard import Storyboard
@@ -54,6 +61,7 @@ class Summarizer:
         settings: further settings that override the configuration's.
     Attributes:
         config: the `Config`, with overrides.
+        note: sentence about the model: `model_note` of its training, else of the configuration; "" if there is none.
         model: the `VTSumBLIP`.
         encoder: the `FrameEncoder`.
         device: device of model and encoder.
@@ -90,7 +98,8 @@ class Summarizer:
             announce_downloads([source] if encoder else [source, blip_source], config.tokenizer)
         path = resolve_weights(source)
         checkpoint = read_checkpoint(path)
-        trained = read_metadata(checkpoint).encoder
+        metadata = read_metadata(checkpoint)
+        trained = metadata.encoder
         if encoder is None and (blip is not None or trained.get("encoder", "blip") == "blip"):
             if not is_download:
                 announce_downloads([blip_source], config.tokenizer)
@@ -106,6 +115,7 @@ class Summarizer:
         model = build_model(config)
         load_trained(config, model, path)
         self.config = config
+        self.note = find_model_note(metadata.config, config.as_dict())
         self.device = setup_device(config.device, tf32=config.tf32)
         self.model = model.to(self.device).eval()
         self.encoder.to(self.device)
@@ -153,19 +163,24 @@ class Summarizer:
         with stages.run("model", len(features)) as progress:
             parts, saliency = self._predict_parts(features, duration, chunk, progress)  # saliency (T,)
         with stages.run("choose", len(features)):
-            selected = select_frames(saliency, features, budget, method)  # (T,)
-        segments = selected_segments(selected, duration)
+            selection = select_frames(saliency, features, budget, method)
+        for note in (describe_short_budget(budget, len(saliency)), *selection.notes):
+            if note:
+                logger.warning("%s: %s", printable_path(path), note)
+        segments = selected_segments(selection.selected, duration)
         summary = dict(
             name=printable_path(path.name),
             video=printable_path(path),
             duration=duration,
             caption=join_captions([part.caption for part in parts]),
             saliency=saliency.tolist(),
-            chosen=selected.tolist(),
+            chosen=selection.selected.tolist(),
             segments=segments,
             method=method,
+            selection_notes=list(selection.notes),
             budget=dict(asked=parse_budget(budget), used=sum(end - start for start, end in segments) / duration),
             model=self.config.model,
+            note=self.note,
             encoder=self.encoder.architecture,
             checkpoints=self.checkpoints,
             timings=stages.timings,
@@ -174,7 +189,7 @@ class Summarizer:
             parts=[dataclasses.asdict(part) for part in parts],
         )
         summary["files"] = list_files(summary)
-        write_files(summary, source, Storyboard(source, saliency, selected), folder, stages)
+        write_files(summary, source, Storyboard(source, saliency, selection.selected), folder, stages)
         return summary
 
     def _encode(self, path: pathlib.Path, chunk: int | None, progress: StageProgress) -> tuple[VideoFile, np.ndarray]:

@@ -3,6 +3,7 @@
 import os
 import re
 
+_TICK_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)  # seconds
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -11,6 +12,12 @@ def format_time(second: float) -> str:
     minutes, seconds = divmod(int(second), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def select_tick_step(seconds: float, max_intervals: int) -> float:
+    """Return the smallest round step, in seconds, that divides a time axis into at most `max_intervals` intervals."""
+    steps = (step for step in _TICK_STEPS if seconds / step <= max_intervals)
+    return next(steps, seconds / max_intervals)
 
 
 def printable(text: str) -> str:

@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 
 from summary.demo.request_filter import RequestFilter
 from summary.demo.service import Cancelled, SummaryService
+from summary.demo.uploads import is_playable
 from summary.page import render_segments
 from utils.log import one_line
 
@@ -41,10 +42,22 @@ HEADERS = {
 CSS = """
 .gradio-container { max-width: 78rem !important; width: 100% !important; margin: 0 auto !important; }
 h1 { font-size: 1.5rem !important; font-weight: 600; }
-.curve svg { display: block; width: 100%; height: 8rem; border-bottom: 1px solid var(--border-color-primary); }
+.problem { color: var(--error-text-color); font-weight: 600; overflow-wrap: anywhere; }
+.model-note { border-left: .25rem solid #f59e0b; padding-left: .75rem !important; font-weight: 600; }
+.progress span.error { display: none; } /* of a request that is refused: the message about it says more */
+.curve .plot { display: grid; grid-template-columns: auto 1fr; }
+.curve .values { position: relative; padding-right: .5rem; }
+.curve :is(.values, .axis) { font-size: .85rem; font-variant-numeric: tabular-nums; }
+.curve .values span { position: absolute; right: .5rem; transform: translateY(-50%); }
+.curve .values b { visibility: hidden; font-weight: 400; }
+.curve svg { display: block; width: 100%; height: 8rem; border: solid var(--border-color-primary); }
+.curve svg { border-width: 0 0 1px 1px; }
 .curve rect { fill: #f59e0b; opacity: .4; }
 .curve polyline { fill: none; stroke: var(--body-text-color); stroke-width: 1.5; vector-effect: non-scaling-stroke; }
-.curve .axis { display: flex; justify-content: space-between; font-size: .85rem; }
+.curve .axis { grid-column: 2; position: relative; height: 1.5rem; }
+.curve .axis span { position: absolute; transform: translateX(-50%); }
+.curve .axis span:first-child { transform: none; }
+.curve .axis span:last-child { transform: translateX(-100%); }
 .curve p { margin: .5rem 0 1rem; }
 .curve :is(table, tr, th, td) { border: 0 !important; }
 .curve tbody tr { border-top: 1px solid var(--border-color-primary) !important; }
@@ -75,21 +88,35 @@ class UploadOnlyBlocks(gr.Blocks):
             raise gr.Error(html.escape(line), print_exception=False) from None
 
 
-def _to_gradio_error(error: Exception, video: str) -> gr.Error:
-    """Convert an error to one line without paths of the server; unexpected errors are only logged."""
+def _describe_error(error: Exception, video: str | None) -> str:
+    """Describe an error in one line without paths of the server; unexpected errors are only logged."""
     line, prefix = one_line(error), f"{video}: video: "
     is_expected = isinstance(error, (ValueError, OSError))
     if is_expected and line.startswith(prefix):
-        line = f"{pathlib.Path(video).name}: {line.removeprefix(prefix)}"
+        line = f"{pathlib.Path(video or '').name}: {line.removeprefix(prefix)}"
     elif not is_expected or "/" in line:
         logger.error("%s: %s", type(error).__name__, line, exc_info=not is_expected)
         line = "The summary failed. See the server's log for the reason."
     logger.info("refused: %s", line)
-    return gr.Error(html.escape(line), duration=30, print_exception=False)
+    return line
+
+
+def _render_problem(line: str) -> str:
+    """Render a message at the upload field; "" if there is none."""
+    return f'<p class="problem" role="alert">{html.escape(line)}</p>' if line else ""
+
+
+def _render_notes(summary: dict[str, Any]) -> str:
+    """Render the line beside the button when a summary is complete."""
+    return html.escape(" ".join(["Done, see below.", *summary["selection_notes"]]))
 
 
 def _format_minutes(seconds: float) -> str:
     return f"{seconds / 60:g} min"
+
+
+# Updates of note, skim, caption, curve and the download button when there is no summary.
+CLEARED = ("", gr.update(value=None, visible=False), "", "", gr.update(value=None, interactive=False))
 
 
 class EventHandlers:
@@ -102,21 +129,38 @@ class EventHandlers:
     def __init__(self, service: SummaryService) -> None:
         self.service = service
 
-    def show_example(self, name: str) -> tuple[str, None]:
-        """Return the path of an example, and clear the upload."""
+    def choose_upload(self, path: str | None) -> tuple[Any, ...]:
+        """Check an upload and show it; returns the updates of source, original, upload, example and problem."""
+        source, original, problem = self._choose(path)
+        return source, original, source, None, problem
+
+    def choose_example(self, name: str) -> tuple[Any, ...]:
+        """Show an example; returns the updates of source, original, upload, example and problem."""
         if name not in self.service.examples:
             raise gr.Error("There is no such example.", print_exception=False)
-        return str(self.service.examples[name]), None
+        source, original, problem = self._choose(str(self.service.examples[name]))
+        return source, original, None, name, problem
+
+    def _choose(self, path: str | None) -> tuple[str | None, Any, str]:
+        """Check a video; returns its path, None if it is refused, the update of its player, and the problem."""
+        hidden = gr.update(value=None, visible=False)
+        if not path:
+            return None, hidden, ""
+        try:
+            self.service.check(path)
+        except Exception as error:
+            return None, hidden, _render_problem(_describe_error(error, path))
+        return path, gr.update(value=path, visible=True) if is_playable(path) else hidden, ""
 
     def summarize(
         self,
-        video: str,
+        video: str | None,
         percent: float,
         method: str,
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio's interface)
-    ) -> Iterator[tuple[str, str, str, str, Any]]:
-        """Summarize a video; yields note, skim, caption, curve and the update of the download button.
+    ) -> Iterator[tuple[Any, ...]]:
+        """Summarize a video; yields problem, note, skim, caption, curve and the update of the download button.
 
         It is a generator: Gradio copies the yielded files to its cache before the request's folder is removed.
         """
@@ -126,12 +170,14 @@ class EventHandlers:
 
         try:
             with self.service.summarize(str(request.session_hash), video, percent, method, on_progress) as served:
-                caption, button = served.summary["caption"] or "", gr.update(value=str(served.bundle), interactive=True)
-                yield "Done, see below.", str(served.skim), caption, render_segments(served.summary), button
+                summary = served.summary
+                skim = gr.update(value=str(served.skim), visible=True)
+                button = gr.update(value=str(served.bundle), interactive=True)
+                yield "", _render_notes(summary), skim, summary["caption"] or "", render_segments(summary), button
         except Cancelled:
             logger.info("stopped, or the client disconnected")
         except Exception as error:
-            raise _to_gradio_error(error, video) from None
+            yield _render_problem(_describe_error(error, video)), *CLEARED
 
     def stop(self, request: gr.Request) -> None:
         """Cancel the request of a session."""
@@ -148,10 +194,13 @@ def build_page(service: SummaryService) -> gr.Blocks:
             "# Video summary\nA skim of the seconds of a video that matter, and a caption of the whole video, by "
             f"VTSUM-BLIP. Files are removed after {_format_minutes(limits.keep_seconds)}."
         )
+        if service.model_note:
+            gr.Markdown(html.escape(service.model_note), elem_classes="model-note")
         with gr.Row():
             with gr.Column():
                 bounds = f"up to {_format_minutes(limits.max_seconds)} and {limits.max_megabytes} MB"
                 upload = gr.File(label=f"Your video, {bounds}", file_types=["video"], height=150)
+                problem = gr.HTML()
                 names = list(service.examples)
                 example = gr.Dropdown(names, value=None, label="or an example", visible=bool(names))
             with gr.Column():
@@ -160,39 +209,28 @@ def build_page(service: SummaryService) -> gr.Blocks:
                 with gr.Row():
                     start_button = gr.Button("Summarize", variant="primary")
                     stop_button = gr.Button("Stop")
-                note = gr.Markdown(min_height=64)  # next to the button: on a phone, the skim is far below
+                # Next to the button: on a phone, the skim is far below.
+                note = gr.Markdown(min_height=64, elem_classes="progress")
+        source = gr.File(visible=False)  # the chosen video; `original` is empty if browsers cannot play it
         with gr.Row():
-            video = gr.Video(label="Original", height=320, interactive=False, buttons=[])
-            skim = gr.Video(label="Skim", height=320, interactive=False, buttons=[])
+            original = gr.Video(label="Original", height=320, interactive=False, buttons=[], visible=False)
+            skim = gr.Video(label="Skim", height=320, interactive=False, buttons=[], visible=False)
         caption = gr.Textbox(label="Caption", lines=2, interactive=False)
         curve = gr.Markdown(sanitize_html=False)  # safe: numbers only
         bundle = gr.DownloadButton("Download all (.zip)", interactive=False)
         outputs = [note, skim, caption, curve, bundle]
-        cleared = ["", None, "", "", gr.update(value=None, interactive=False)]
+        choice = [source, original, upload, example, problem, *outputs]
 
-        upload.upload(
-            lambda path: (path, None),
-            upload,
-            [video, example],
-            queue=False,
-            api_visibility="private",
-            show_progress="hidden",
-        )
-        upload.clear(lambda: None, None, video, queue=False, api_visibility="private", show_progress="hidden")
-        example.input(
-            handlers.show_example,
-            example,
-            [video, upload],
-            queue=False,
-            api_visibility="private",
-            show_progress="hidden",
-        )
-        # The displayed summary is of another video.
-        video.change(lambda: cleared, None, outputs, queue=False, api_visibility="private", show_progress="hidden")
+        for event, handler, inputs in (
+            (upload.upload, lambda path: (*handlers.choose_upload(path), *CLEARED), upload),
+            (upload.clear, lambda: (*handlers.choose_upload(None), *CLEARED), None),
+            (example.input, lambda name: (*handlers.choose_example(name), *CLEARED), example),
+        ):
+            event(handler, inputs, choice, queue=False, api_visibility="private", show_progress="hidden")
         summarizing = start_button.click(
             handlers.summarize,
-            [video, percent, method],
-            outputs,
+            [source, percent, method],
+            [problem, *outputs],
             concurrency_limit=1,
             show_progress_on=note,
             api_visibility="private",

@@ -84,6 +84,27 @@ class SummaryService:
         self.limits = limits
         self._stop_events: dict[str, threading.Event] = {}  # by session, while its request is served
 
+    @property
+    def model_note(self) -> str:
+        """Sentence about the model; "" if there is none."""
+        return "" if self.summarizer is None else self.summarizer.note
+
+    def check(self, video: str | None) -> tuple[pathlib.Path, float]:
+        """Check a chosen video; returns its path, and its duration in seconds.
+
+        Raises:
+            ValueError: none is chosen, its file is removed, or it is refused; see `check_upload`.
+        """
+        if not video:
+            raise ValueError("Please choose a video first.")
+        path = pathlib.Path(video)
+        if not path.is_file():
+            raise ValueError(
+                f"This file is no longer here: files are kept for {self.limits.keep_seconds / 60:g} min. "
+                "Please choose it again."
+            )
+        return path, check_upload(path, self.limits.max_seconds)
+
     def stop(self, session: str | None = None) -> None:
         """Cancel the request of a session; None cancels all requests."""
         for key, event in list(self._stop_events.items()):
@@ -92,13 +113,13 @@ class SummaryService:
 
     @contextlib.contextmanager
     def summarize(
-        self, session: str, video: str, percent: float, method: str, on_progress: Callable[[float, str], None]
+        self, session: str, video: str | None, percent: float, method: str, on_progress: Callable[[float, str], None]
     ) -> Iterator[ServedSummary]:
         """Summarize an uploaded video; its files exist within the `with` block.
 
         Args:
             session: session of the client, for `stop`.
-            video: path of the upload.
+            video: path of the upload; None if there is none.
             percent: percentage of the video to keep.
             method: see `summary.selection`.
             on_progress: called with the completed fraction, and the stage's label.
@@ -106,19 +127,12 @@ class SummaryService:
             Cancelled: `stop` was called.
             ValueError, OSError: the request or the video is refused, or the summary cannot be written.
         """
-        if not video:
-            raise ValueError("Please choose a video first.")
         if not isinstance(percent, (int, float)):
             raise ValueError("The length of the skim is not a number.")
         check_selection(percent / 100, method)
-        path, start = pathlib.Path(video), time.monotonic()
-        if not path.is_file():
-            raise ValueError(
-                f"This file is no longer here: files are kept for {self.limits.keep_seconds / 60:g} min. "
-                "Please choose it again."
-            )
+        start = time.monotonic()
+        path, duration = self.check(video)
         os.utime(path)  # keep the upload for as long as the summary
-        duration = check_upload(path, self.limits.max_seconds)
         stop_event = self._stop_events.setdefault(session, threading.Event())
 
         def on_stage(stage: str, second: float) -> None:

@@ -1,11 +1,15 @@
 """Limits of uploaded files, checked before a frame is decoded."""
 
 import os
+import pathlib
 
 from data.video.reader import CONTAINER_FORMATS, VideoFile
 from utils.text import format_time
 
 MAX_PIXELS = 4096 * 2304  # of a frame
+# Video codecs that current browsers play, by file suffix.
+_MP4_CODECS = ("h264", "av1", "vp9")
+PLAYABLE_CODECS = {".mp4": _MP4_CODECS, ".m4v": _MP4_CODECS, ".mov": _MP4_CODECS, ".webm": ("vp8", "vp9", "av1")}
 
 
 def check_upload(path: str | os.PathLike, max_seconds: float) -> float:
@@ -33,3 +37,9 @@ def check_upload(path: str | os.PathLike, max_seconds: float) -> float:
             f"expected at most {format_time(max_seconds)} (minutes:seconds)"
         )
     return duration
+
+
+def is_playable(path: str | os.PathLike) -> bool:
+    """Whether current browsers can play a video, by its suffix and codec."""
+    with VideoFile(path).open() as (_, stream):
+        return stream.codec_context.name in PLAYABLE_CODECS.get(pathlib.Path(path).suffix.lower(), ())

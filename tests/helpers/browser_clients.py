@@ -90,6 +90,10 @@ class BrowserClient:
         self.page.get_by_label("Clear").first.click()
         self.page.locator("video").wait_for(state="detached")
 
+    def problem(self):
+        """Wait for the message at the upload field and return it."""
+        return self.page.get_by_role("alert").inner_text()
+
     def close_toast(self):
         """Close the first toast and return its text."""
         toast = self.page.locator(".toast-body").first
@@ -152,6 +156,11 @@ class ApiClient:
 
     def cancel(self):
         assert self.http.post(f"{self.root}cancel", json=self.job).status_code == 200
+
+    def summarize(self, data):
+        """Call the function of the button; returns the problem, "" if there is none, and the output."""
+        success, output = self.call(data)
+        return (output["data"][0] if success else output["error"] or "no message"), output
 
     def call(self, data, function=None):
         """Call a function through the queue; returns whether it succeeded and its output."""
