@@ -51,8 +51,8 @@ def check_vt_clip_training(config: VTClipConfig) -> None:
         find_videos([config.videos])
     elif not pathlib.Path(config.vision_root).is_dir():
         raise FileNotFoundError(
-            f"{config.vision_root}: vision_root: no such folder; extract the features with extract_features.py "
-            f"--blip '' --vt_clip {config.clip}, or set videos"
+            f"{config.vision_root}: VT-CLIP features: no such folder; extract the features with extract_features.py "
+            f"--blip '' --vt_clip {config.clip}, or set vision_root or videos"
         )
 
 

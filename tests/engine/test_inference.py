@@ -37,9 +37,9 @@ def assert_same_predictions(actual, expected):
 def test_every_video_with_features(predict, mini_root, tmp_path, caplog):
     ids = ["mini_test_002", "mini_val_001", "mini_train_030"]
     (tmp_path / "ids.txt").write_text("\n".join(ids))
-    folder = predict("some", "--ann_root", "", "--subset", "ids.txt")
-    some = read_predictions(folder / "predictions_all.jsonl")
-    assert [prediction.video_id for prediction in some] == sorted(ids)
+    folder = predict("selected", "--ann_root", "", "--subset", "ids.txt")
+    selected = read_predictions(folder / "predictions_all.jsonl")
+    assert [prediction.video_id for prediction in selected] == sorted(ids)
     assert {path.name for path in folder.iterdir()} == {"eval.log", "config_eval.yaml", "predictions_all.jsonl"}
 
     files = [str(mini_root / f"anno/{split}_videoxum.json") for split in ("val", "test")]
@@ -48,7 +48,7 @@ def test_every_video_with_features(predict, mini_root, tmp_path, caplog):
     packed = predict("packed_run", "--ann_root", "", "--video_embeddings_root", "packed")
     predictions = read_predictions(packed / "predictions_all.jsonl")
     assert len(predictions) == 3 + 7
-    assert_same_predictions([p for p in some if "train" not in p.video_id], predictions)
+    assert_same_predictions([p for p in selected if "train" not in p.video_id], predictions)
     assert any(message.endswith("predictions_all.jsonl: 10 videos") for message in caplog.messages)
     folder = predict("visual", "--ann_root", "", "--subset", "ids.txt", "--task", "v2v")
     visual = read_predictions(folder / "predictions_all.jsonl")

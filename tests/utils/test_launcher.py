@@ -1,4 +1,4 @@
-"""Errors of processes under torch.distributed.run: one line of ours, once."""
+"""Errors of processes under torch.distributed.run: one line, printed once."""
 
 import pytest
 
