@@ -43,7 +43,6 @@ CSS = """
 .gradio-container { max-width: 78rem !important; width: 100% !important; margin: 0 auto !important; }
 h1 { font-size: 1.5rem !important; font-weight: 600; }
 .problem { color: var(--error-text-color); font-weight: 600; overflow-wrap: anywhere; }
-.model-note { border-left: .25rem solid #f59e0b; padding-left: .75rem !important; font-weight: 600; }
 .progress span.error { display: none; } /* of a request that is refused: the message about it says more */
 .curve .plot { display: grid; grid-template-columns: auto 1fr; }
 .curve .values { position: relative; padding-right: .5rem; }
@@ -195,12 +194,13 @@ def build_page(service: SummaryService) -> gr.Blocks:
             f"VTSUM-BLIP. Files are removed after {_format_minutes(limits.keep_seconds)}."
         )
         if service.model_note:
-            gr.Markdown(html.escape(service.model_note), elem_classes="model-note")
+            gr.Markdown(f"**{html.escape(service.model_note)}**")
         with gr.Row():
             with gr.Column():
                 bounds = f"up to {_format_minutes(limits.max_seconds)} and {limits.max_megabytes} MB"
-                upload = gr.File(label=f"Your video, {bounds}", file_types=["video"], height=150)
-                problem = gr.HTML()
+                # Without `file_types`: Gradio would refuse other files beside the page, not at the field.
+                upload = gr.File(label=f"Your video, {bounds}", height=150)
+                problem = gr.Markdown(sanitize_html=False, latex_delimiters=[])  # safe: escaped
                 names = list(service.examples)
                 example = gr.Dropdown(names, value=None, label="or an example", visible=bool(names))
             with gr.Column():
