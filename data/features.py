@@ -244,7 +244,10 @@ def check_files(root: str | os.PathLike, video_ids: Iterable[str], description: 
     if missing:
         rest = f" (and those of {len(missing) - 1} more videos)" if len(missing) > 1 else ""
         path = feature_path(root, missing[0])
-        raise FileNotFoundError(f"{path}: video {missing[0]}: {description}: no such file{rest}")
+        raise FileNotFoundError(
+            f"{path}: video {missing[0]}: {description}: no such file{rest}; run python -m data.download for VideoXum, "
+            "or extract_features.py"
+        )
 
 
 def is_complete(path: str | os.PathLike, expected: dict[str, int | None]) -> bool:
