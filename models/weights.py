@@ -14,6 +14,7 @@ import logging
 import os
 import pickle
 import shlex
+import warnings
 import zipfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -370,7 +371,9 @@ def _execute_torchscript(path: str | os.PathLike) -> StateDict:
     import torch
 
     try:
-        return torch.jit.load(str(path), map_location="cpu").state_dict()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`torch\.jit\.load` is ", FutureWarning)  # archives have no other reader
+            return torch.jit.load(str(path), map_location="cpu").state_dict()
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise DamagedCheckpoint(f"{path}: checkpoint: damaged TorchScript archive ({reason})") from None

@@ -1,6 +1,8 @@
 """Targets of the Makefile, with an environment of its own and in an active one."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,11 +13,11 @@ from tests.conftest import ROOT
 ACTIVE = [f"PYTHON={sys.executable}", "VENV="]
 
 
-def make(*arguments):
-    """Run make in the repository; returns status and output."""
+def make(*arguments, folder=ROOT):
+    """Run make in the repository or a copy of it; returns status and output."""
     inherited = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL")  # of the `make test` that runs this test
     environment = {name: value for name, value in os.environ.items() if name not in inherited}
-    result = subprocess.run(["make", "-C", str(ROOT), *arguments], env=environment, capture_output=True, text=True)
+    result = subprocess.run(["make", "-C", str(folder), *arguments], env=environment, capture_output=True, text=True)
     return result.returncode, result.stdout + result.stderr
 
 
@@ -67,3 +69,21 @@ def test_demo_says_what_to_open():
     _, commands = make("-n", "demo", *ACTIVE)
     last = commands[commands.index("-m report") :]
     assert "outputs/mini/report.html" in last and "outputs/mini/summaries/mini_test_000/index.html" in last
+
+
+@pytest.mark.soak
+def test_demo_reaches_its_scores(tmp_path):
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+    status, output = make("demo", *ACTIVE, folder=tmp_path)
+    assert status == 0, output
+    assert "Warning" not in output
+    results = json.loads((tmp_path / "outputs/mini/results_test.json").read_text())
+    scores, baselines = results["metrics"], results["baselines"]
+    assert scores["F1"] >= 2 * baselines["random"]["F1"] and scores["Kendall"] >= 0.25
+    assert scores["CIDEr"] >= max(0.5, baselines["constant"]["CIDEr"], baselines["shuffled"]["CIDEr"])
+    assert (tmp_path / "outputs/mini/report.html").is_file()
+    assert (tmp_path / "outputs/mini/summaries/mini_test_000/index.html").is_file()

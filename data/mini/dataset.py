@@ -47,7 +47,8 @@ from utils.files import atomic_write
 
 SPLIT_SIZES = dict(train=96, val=24, test=40)
 VOCABULARY_SIZE = 254  # with [DEC] and [ENC] the 256 of configs/med_config_mini.json
-NUM_FITTING_VIDEOS = 40  # training videos that the encoders are fitted to
+NUM_FITTING_VIDEOS = 40  # training videos that VT-CLIP is fitted to
+NUM_NORM_VIDEOS = 16  # training videos that the frame encoder's last norm is fitted to
 
 
 def annotate_video(plan: VideoPlan, rng: np.random.Generator) -> dict[str, Any]:
@@ -161,7 +162,7 @@ def write_mini(
     else:
         fitting_plans = plans["train"][:NUM_FITTING_VIDEOS]
         _save_weights(out / "vt_clip.pth", fit_image_projection(clip_state, fitting_plans))
-        _save_weights(out / "frame_encoder.pth", build_frame_encoder_state(seed, fitting_plans))
+        _save_weights(out / "frame_encoder.pth", build_frame_encoder_state(seed, fitting_plans[:NUM_NORM_VIDEOS]))
         write_videos(out / "videos", all_plans)
     for split, split_plans in plans.items():
         records = [annotate_video(plan, rng) for plan in split_plans]
