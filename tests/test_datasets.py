@@ -146,7 +146,9 @@ def test_settings_have_to_name_the_files_of_instruct_v2xum(train, v2xum, tmp_pat
 
 def test_own_data_gives_the_numbers_of_videoxum(train, write_own_data, mini_root, tmp_path):
     """The same content in VideoXum's format."""
-    folder = train("own_run", *FLAGS, *write_own_data("captions", "vsum_onehot"), config="own_data.yaml")
+    template = ("--pretrained_model", "", "--log_freq", "10")  # as in the other configuration
+    flags = (*FLAGS, *write_own_data("captions", "vsum_onehot"), *template)
+    folder = train("own_run", *flags, config="own_data.yaml")
     anno = tmp_path / "videoxum"
     anno.mkdir()
     for split in SPLITS:
