@@ -19,6 +19,7 @@ Axes: T frames at 1 fps, R annotators, D feature width, C width of VT-CLIP's fea
 """
 
 import json
+import logging
 import os
 import pathlib
 import string
@@ -44,6 +45,8 @@ from metrics.keyframes import SUMMARY_FRACTION
 from models.vt_clip import VTClip, load_vt_clip
 from models.weights import StateDict
 from utils.files import atomic_write
+
+logger = logging.getLogger(__name__)
 
 SPLIT_SIZES = dict(train=96, val=24, test=40)
 VOCABULARY_SIZE = 254  # with [DEC] and [ENC] the 256 of configs/med_config_mini.json
@@ -161,8 +164,11 @@ def write_mini(
         write_synthetic_features(out / "feat", all_plans, load_vt_clip(out / "vt_clip.pth"), rng)
     else:
         fitting_plans = plans["train"][:NUM_FITTING_VIDEOS]
+        logger.info("fitting VT-CLIP")
         _save_weights(out / "vt_clip.pth", fit_image_projection(clip_state, fitting_plans))
+        logger.info("fitting the frame encoder")
         _save_weights(out / "frame_encoder.pth", build_frame_encoder_state(seed, fitting_plans[:NUM_NORM_VIDEOS]))
+        logger.info("rendering %d videos", len(all_plans))
         write_videos(out / "videos", all_plans)
     for split, split_plans in plans.items():
         records = [annotate_video(plan, rng) for plan in split_plans]
