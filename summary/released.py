@@ -4,7 +4,6 @@ import logging
 import pathlib
 from collections.abc import Iterable
 
-from models.tokenizer import is_tokenizer_local
 from utils.download import describe_download, is_local, is_url, resolve_file
 
 RELEASED_CONFIG = pathlib.Path(__file__).resolve().parent.parent / "configs/released_tt_ca.yaml"
@@ -20,6 +19,8 @@ def announce_downloads(sources: Iterable[str], tokenizer: str) -> None:
         sources: paths or URLs of files.
         tokenizer: folder of the tokenizer, or its name on the hub.
     """
+    from models.tokenizer import is_tokenizer_local  # imports torch
+
     downloads = [describe_download(source) for source in sources if not is_local(source)]
     if not is_tokenizer_local(tokenizer):
         downloads.append(f"the vocabulary of {tokenizer} (below 1 MB) to the hub's cache")

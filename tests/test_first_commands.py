@@ -9,8 +9,8 @@ from tests.helpers.documented_commands import SHORT_RUN, make_demo, parse_comman
 from tests.helpers.documents import read_first_command
 
 PAGES = sorted(path.stem for path in (ROOT / "docs").glob("*.md"))
-# A server, the reference values, and lines for a shell, whose commands have their own tests.
-NOT_RUN = ("demo", "faithfulness", "reliability", "tvsum_summe")
+# A server, an installation, the reference values, and lines for a shell, whose commands have their own tests.
+NOT_RUN = ("demo", "installation", "faithfulness", "reliability", "tvsum_summe")
 
 
 @pytest.fixture(scope="module")
