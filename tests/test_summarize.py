@@ -1,9 +1,12 @@
 """Summaries of video files, in Python, on the command line and in a browser."""
 
+import base64
 import fractions
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import zipfile
@@ -26,9 +29,10 @@ from summary import Summarizer
 from summary.chapters import render_chapters
 from summary.demo.bundle import write_bundle
 from summary.parts import split_seconds
+from summary.storyboard import Storyboard
 from tests.conftest import ROOT
 from tests.helpers.browser import open_page
-from tests.helpers.clips import constant_rate, write_clip
+from tests.helpers.clips import constant_rate, read_milliseconds, write_clip
 from tests.helpers.device_options import expect_device_options
 from tests.helpers.processes import run
 from tests.helpers.summary_files import SUMMARY_FILES
@@ -65,7 +69,9 @@ def test_summary_files_and_values(summarizer, mini_videos, untrained_checkpoint,
     with Image.open(folder / "storyboard.png") as storyboard:
         assert storyboard.size == (4 * (320 + 12) + 12, (240 + 38 + 12) * -(-len(best) // 4) + 12)
     page = (folder / "index.html").read_text()
-    assert summary["caption"] in page and "http" not in page.replace("http-equiv", "")
+    assert summary["caption"] in page and "http" not in re.sub('data:image/jpeg;base64,[^"]+', "", page)
+    assert summary["note"] == "Trained on rendered shapes: captions of real videos mean nothing." in page
+    assert summary["selection_notes"] == []
 
 
 def test_features_equal_those_of_extraction(summarizer, mini_videos, tmp_path):
@@ -382,7 +388,7 @@ def test_summary_page_in_a_browser(browser, summarizer, tmp_path):
         assert seconds == pytest.approx(skim_duration, abs=0.05)
         assert (width, height) == (320, 180)
         assert marked == pytest.approx(summary["segments"][-1][1], abs=0.1)
-        assert {url.split("/")[-1] for url in requests} == {"index.html", "storyboard.png", "summary.mp4"}
+        assert {url.split("/")[-1] for url in requests} == {"index.html", "storyboard.png", "summary.mp4", "clip.mp4"}
         assert all(url.startswith("file://") for url in requests) and not messages
 
         start, end = summary["segments"][-1]
@@ -391,6 +397,18 @@ def test_summary_page_in_a_browser(browser, summarizer, tmp_path):
         page.locator("#curve").click(position=dict(x=x, y=5))
         position = page.evaluate("document.getElementById('player').currentTime")
         assert position == pytest.approx(skim_duration - (end - start) / 2, abs=0.2)
+
+        links = page.locator(".segments a")
+        assert links.count() == len(summary["segments"])
+        links.first.click()
+        page.wait_for_function("() => !document.getElementById('player').paused")
+        assert page.evaluate("document.getElementById('original').currentTime") == summary["segments"][0][0]
+        page.evaluate("document.getElementById('player').pause()")
+        assert page.locator(".axis span").all_inner_texts() == ["0:00", "0:05", "0:10", "0:15", "0:20"]
+        end = page.locator(".axis span").last.bounding_box()
+        assert end["x"] + end["width"] == pytest.approx(box["x"] + box["width"], abs=1)
+        highest, _, lowest = (float(text) for text in page.locator(".values span").all_inner_texts())
+        assert (highest, lowest) == pytest.approx((max(summary["saliency"]), min(summary["saliency"])), abs=0.01)
 
         for width in (400, 1400):
             page.set_viewport_size(dict(width=width, height=900))
@@ -403,7 +421,8 @@ def test_summary_page_in_a_browser(browser, summarizer, tmp_path):
                 tops = [box["y"] for box in boxes]
                 assert tops == sorted(tops) and player["y"] + player["height"] <= caption["y"]
             else:
-                assert caption["x"] >= player["x"] + player["width"]
+                original = page.locator("#original").bounding_box()
+                assert original["x"] >= player["x"] + player["width"] and original["width"] == player["width"]
             with Image.open(tmp_path / f"{width}.png") as screenshot:
                 pixels = np.asarray(screenshot.convert("RGB")).astype(int)
             x, y, w, h = (round(player[side]) for side in ("x", "y", "width", "height"))
@@ -413,3 +432,33 @@ def test_summary_page_in_a_browser(browser, summarizer, tmp_path):
             x, y, w, h = (round(curve[side]) for side in ("x", "y", "width", "height"))
             drawn = pixels[y : y + h, x : x + w]
             assert (np.ptp(drawn, axis=-1) > 40).mean() == pytest.approx(skim_duration / summary["duration"], abs=0.06)
+
+
+def test_original_that_cannot_be_played_is_hidden(browser, summarizer, tmp_path):
+    """Neither a missing file nor another format leaves an empty player; the poster is the first frame with content."""
+    path = write_clip(tmp_path / "clip.mkv", constant_rate(25, 50), codec="ffv1")
+    summarizer.summarize(path, tmp_path)
+    shutil.copytree(tmp_path / "clip", tmp_path / "moved/to/clip")
+    for folder in (tmp_path / "clip", tmp_path / "moved/to/clip"):
+        with open_page(browser, (folder / "index.html").as_uri(), width=1400) as (page, _, _):
+            page.wait_for_function("() => document.getElementById('original').error")
+            assert not page.locator("#original").is_visible() and not page.get_by_text("Original").is_visible()
+            player, caption = (page.locator(selector).bounding_box() for selector in ("#player", ".caption"))
+            assert caption["x"] >= player["x"] + player["width"]
+
+
+def test_poster_has_content(tmp_path):
+    """Black frames at the start are not the poster."""
+    video = VideoFile(write_clip(tmp_path / "clip.mp4", constant_rate(25, 75)))
+    storyboard = Storyboard(video, np.array([0.1, 0.2, 0.3]), np.ones(3, bool))
+    frames = dict(video.iter_frames(sorted(int(k) for k in video.timeline.sample_indices(3))))
+    numbers = list(frames)
+    black = av.VideoFrame.from_ndarray(np.zeros((90, 160, 3), np.uint8))
+    storyboard.add(numbers[0], black)
+    assert np.asarray(storyboard.poster).max() == 0
+    for k in numbers[1:]:
+        storyboard.add(k, frames[k])
+    assert read_milliseconds(np.asarray(storyboard.poster)) == round(1000 * float(video.timeline.starts[numbers[1]]))
+    header, _, data = storyboard.poster_url().partition(",")
+    assert header == "data:image/jpeg;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (160, 90)

@@ -44,7 +44,7 @@ CSS = """
 h1 { font-size: 1.5rem !important; font-weight: 600; }
 .problem { color: var(--error-text-color); font-weight: 600; overflow-wrap: anywhere; }
 .progress span.error { display: none; } /* of a request that is refused: the message about it says more */
-.curve .plot { display: grid; grid-template-columns: auto 1fr; }
+.curve .plot { display: grid; grid-template-columns: auto 1fr; padding-top: .5rem; }
 .curve .values { position: relative; padding-right: .5rem; }
 .curve :is(.values, .axis) { font-size: .85rem; font-variant-numeric: tabular-nums; }
 .curve .values span { position: absolute; right: .5rem; transform: translateY(-50%); }
@@ -54,7 +54,7 @@ h1 { font-size: 1.5rem !important; font-weight: 600; }
 .curve rect { fill: #f59e0b; opacity: .4; }
 .curve polyline { fill: none; stroke: var(--body-text-color); stroke-width: 1.5; vector-effect: non-scaling-stroke; }
 .curve .axis { grid-column: 2; position: relative; height: 1.5rem; }
-.curve .axis span { position: absolute; transform: translateX(-50%); }
+.curve .axis span { position: absolute; transform: translateX(-50%); white-space: nowrap; }
 .curve .axis span:first-child { transform: none; }
 .curve .axis span:last-child { transform: translateX(-100%); }
 .curve p { margin: .5rem 0 1rem; }

@@ -77,8 +77,11 @@ class BrowserClient:
     def button(self, name):
         return self.page.get_by_role("button", name=name)
 
-    def upload(self, path):
+    def choose_file(self, path):
         self.page.locator("input[type=file]").set_input_files(path)
+
+    def upload(self, path):
+        self.choose_file(path)
         self.page.locator("video").first.wait_for(state="attached")
 
     def choose_example(self, name):
@@ -88,7 +91,7 @@ class BrowserClient:
 
     def clear(self):
         self.page.get_by_label("Clear").first.click()
-        self.page.locator("video").wait_for(state="detached")
+        self.page.locator("video").last.wait_for(state="detached")
 
     def problem(self):
         """Wait for the message at the upload field and return it."""

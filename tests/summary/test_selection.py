@@ -7,15 +7,24 @@ import numpy as np
 import pytest
 
 from metrics.segmentation import knapsack, segment_shots
-from summary.selection import budget_seconds, parse_budget, seconds_before, select_frames, selected_segments
+from summary.selection import (
+    budget_seconds,
+    describe_short_budget,
+    parse_budget,
+    seconds_before,
+    select_frames,
+    selected_segments,
+)
 
 
 def test_select_topk():
     saliency = np.array([0.1, 0.9, 0.5, 0.9, 0.2, 0.3, 0.4, 0.0, 0.0, 0.0])
-    assert np.flatnonzero(select_frames(saliency, None, 0.3)).tolist() == [1, 2, 3]
-    assert np.flatnonzero(select_frames(saliency, None, 0.15)).tolist() == [1]  # the earlier one of equal scores
-    assert select_frames(saliency, None, 1.0).all()
-    assert select_frames(saliency[:1], None, 0.15).tolist() == [True]
+    assert np.flatnonzero(select_frames(saliency, None, 0.3).selected).tolist() == [1, 2, 3]
+    assert np.flatnonzero(select_frames(saliency, None, 0.15).selected).tolist() == [
+        1
+    ]  # the earlier one of equal scores
+    assert select_frames(saliency, None, 1.0).selected.all()
+    assert select_frames(saliency[:1], None, 0.15).selected.tolist() == [True]
     for T, budget, expected in ((20, 0.15, 3), (10, 0.3, 3), (100, 0.29, 29), (7, 0.15, 1), (2000, 0.15, 300)):
         assert budget_seconds(budget, T) == expected
 
@@ -63,11 +72,27 @@ def test_whole_shots_are_selected():
     rng = np.random.default_rng(0)
     features = np.repeat(np.eye(5, 16), [10, 4, 30, 6, 50], axis=0) + 0.01 * rng.standard_normal((100, 16))
     saliency = np.repeat([0.2, 0.9, 0.3, 0.8, 0.1], [10, 4, 30, 6, 50])
-    assert selected_segments(select_frames(saliency, features, 0.15, "shots"), 100.0) == [(10.0, 14.0), (44.0, 50.0)]
-    assert selected_segments(select_frames(saliency, features, 0.05, "shots"), 100.0) == [(10.0, 14.0)]
+    for budget, segments, notes in (
+        (0.15, [(10, 14), (44, 50)], ("Whole shots use 10 s of the budget of 15 s: no other shot fits.",)),
+        ("12s", [(10, 14), (44, 50)], ()),
+        (0.05, [(10, 14)], ()),
+        ("9s", [(10, 14)], ("Whole shots use 4 s of the budget of 9 s: no other shot fits.",)),
+    ):
+        selection = select_frames(saliency, features, budget, "shots")
+        assert (selected_segments(selection.selected, 100.0), selection.notes) == (segments, notes)
     # No shot fits into one second, so the best second of the best shot is selected.
     saliency[12] = 0.95
-    assert selected_segments(select_frames(saliency, features, 0.01, "shots"), 100.0) == [(12.0, 13.0)]
+    selection = select_frames(saliency, features, 0.01, "shots")
+    assert selected_segments(selection.selected, 100.0) == [(12.0, 13.0)]
+    note = "No whole shot fits in the budget of 1 s: the shot from 0:10 to 0:14 is cut to its most salient 1 s."
+    assert selection.notes == (note,)
+
+
+def test_short_budgets_are_described():
+    assert describe_short_budget(0.15, 10) == "budget 0.15 gives 1 s of 10 s; --budget 3s gives 3 s"
+    assert describe_short_budget("2.5s", 600) == "budget 2.5s gives 2 s of 600 s; --budget 3s gives 3 s"
+    for budget, T in ((0.15, 20), ("3s", 600), (0.5, 2), (1.0, 1)):
+        assert describe_short_budget(budget, T) == ""
 
 
 def test_segments_of_selected_seconds():
