@@ -129,7 +129,7 @@ def test_invalid_uploads_are_refused(browser, server, clips):
         assert client.page.locator("video").count() == client.page.locator(".toast-body").count() == 0
         assert not client.page.get_by_text("Error").is_visible()
     upload, problem = (
-        client.page.locator(selector).bounding_box() for selector in ("button:has(input[type=file])", ".problem p")
+        client.page.locator(selector).bounding_box() for selector in ("button:has(input[type=file])", "p.problem")
     )
     assert 0 <= problem["y"] - upload["y"] - upload["height"] < 60 and problem["x"] < upload["x"] + 60
     client.choose_file(clips / "large.mp4")

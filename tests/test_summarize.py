@@ -404,6 +404,7 @@ def test_summary_page_in_a_browser(browser, summarizer, tmp_path):
         page.wait_for_function("() => !document.getElementById('player').paused")
         assert page.evaluate("document.getElementById('original').currentTime") == summary["segments"][0][0]
         page.evaluate("document.getElementById('player').pause()")
+        page.evaluate("scrollTo(0, 0)")  # boxes are relative to the window
         assert page.locator(".axis span").all_inner_texts() == ["0:00", "0:05", "0:10", "0:15", "0:20"]
         end = page.locator(".axis span").last.bounding_box()
         assert end["x"] + end["width"] == pytest.approx(box["x"] + box["width"], abs=1)
