@@ -18,6 +18,7 @@ from report import reproduce, reproduction, reproduction_steps
 from report.runs import PUBLISHED
 from tests.conftest import ROOT
 from tests.helpers.hub_files import DATASET_REPOSITORY, WEIGHTS_REPOSITORY, serve_dataset, serve_weights
+from utils import interrupt
 from utils.files import compute_sha256
 from utils.interrupt import Interrupted
 from utils.log import run_main
@@ -280,3 +281,5 @@ def test_signals_are_passed_on(tmp_path):
     with pytest.raises(Interrupted, match="SIGTERM"):
         reproduction_steps.run_command([sys.executable, "-c", program])
     thread.join()
+    with interrupt.signal_handlers():  # forget the signal, for the other tests of this process
+        pass
