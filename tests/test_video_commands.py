@@ -89,7 +89,7 @@ def test_documented_summary_from_python(clone, mini_videos):
     """The documented lines as a script without `if __name__ == "__main__"`."""
     lines = read_code("own_videos", "python")
     settings = ", ".join(f'{flag[2:]}="{value}"' for flag, value in zip(*[iter(small_flags(mini_videos))] * 2))
-    lines = lines.replace('vtsum_tt_ca.pth")', f'vtsum_tt_ca.pth", {settings})')
+    lines = lines.replace("Summarizer()", f"Summarizer({settings})")
     (clone / "mine.py").write_text(lines)
     status, output = run(["python", "mine.py"], clone)
     assert status == 0, output
