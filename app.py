@@ -68,9 +68,10 @@ def main(argv: list[str] | None = None) -> None:
 
         service = SummaryService(summarizer, examples, work_dir, limits)
         page = build_page(service)
-        url, ended = serve(page, service, args.host, args.port), threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        ended = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):  # before a client can see that the server is up
             signal.signal(number, lambda *_: ended.set())
+        url = serve(page, service, args.host, args.port)
         print(f"{url} (files in {root})", flush=True)
         ended.wait()
         print("ending", flush=True)

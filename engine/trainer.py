@@ -242,7 +242,9 @@ class Trainer:
             batch = batch.to(self.context.device)
             # Gradients are all-reduced in the backward pass of the window's last batch.
             with contextlib.nullcontext() if is_last else self._no_sync():
-                losses = self.compute_losses(batch)
+                # The forward pass has a collective, too, in the second step: DistributedDataParallel's new buckets.
+                with distributed.peer_failures(raised_by=DistributedDataParallel.__module__):
+                    losses = self.compute_losses(batch)
                 with distributed.peer_failures():
                     self.scaler.scale(losses[0] / window.size).backward()
             rows.append(torch.stack([loss.detach().double() for loss in losses]))

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import subprocess
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -44,13 +45,20 @@ _host_group: dist.ProcessGroup | None = None  # gloo group for tensors on the ho
 
 
 @contextlib.contextmanager
-def peer_failures() -> Iterator[None]:
-    """Convert errors of broken collectives within the block to `PeerFailure`, with their whole message."""
+def peer_failures(*, raised_by: str = "") -> Iterator[None]:
+    """Convert errors of broken collectives within the block to `PeerFailure`, with their whole message.
+
+    Args:
+        raised_by: name of the module whose errors are converted; by default, those of all modules are.
+    """
     try:
         yield
     except RuntimeError as error:
         # NCCL raises dist.DistError, gloo plain RuntimeError.
         if not dist.is_initialized() or (type(error) is not RuntimeError and not isinstance(error, dist.DistError)):
+            raise
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if raised_by and frame.f_globals["__name__"] != raised_by:
             raise
         raise PeerFailure(f"another process of this run, or a collective, failed ({error})") from error
 

@@ -112,6 +112,31 @@ d.shutdown()
         assert mean == [float(rank)] * 2 and gradient == pytest.approx([1.0, 1.0], abs=1e-4)
 
 
+def test_peer_lost_between_the_first_two_steps():
+    """DistributedDataParallel's own error in the second forward pass is converted, the module's is not."""
+    program = """
+import os, signal, time, torch
+from torch.nn.parallel import DistributedDataParallel
+from utils import distributed as d
+from utils.errors import PeerFailure
+world = d.init_context("cpu")
+pids = d.gather_objects(os.getpid(), world)
+model = d.wrap_ddp(torch.nn.Linear(2, 2), world)
+model(torch.ones(1, 2)).sum().backward()
+if world.rank:
+    time.sleep(60)
+os.kill(pids[1], signal.SIGKILL)
+for forward, features in ((model, torch.ones(1, 2)), (model.module, torch.ones(1, 3))):
+    try:
+        with d.peer_failures(raised_by=DistributedDataParallel.__module__):
+            forward(features)
+    except (PeerFailure, RuntimeError) as error:
+        print(type(error).__name__, flush=True)
+os._exit(0)
+"""
+    assert run_two_tasks(program) == ["PeerFailure\nRuntimeError", ""]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu_raises():
     with pytest.raises(ValueError, match="device: found no GPU"):
