@@ -1,6 +1,6 @@
 """Extract frame features from videos, in the published layout.
 
-    python -m torch.distributed.run --nproc_per_node=4 extract_features.py --videos videos \\
+    python -m torch.distributed.run --nproc_per_node=4 extract_features.py --videos VIDEOS \\
         --out dataset/ActivityNet/feat --annotations dataset/ActivityNet/anno/*_videoxum.json
 
     OUT/blip/{video_id}.npz           features (T, 768 or 1024)

@@ -1,6 +1,6 @@
 """Annotated videos: `VideoRecord`, and what the readers of annotation files have in common.
 
-Each data set has a reader (`data/videoxum.py`, ...); `data.registry.DATASETS` lists them. Axes: R annotators, T frames
+Each dataset has a reader (`data/videoxum.py`, ...); `data.registry.DATASETS` lists them. Axes: R annotators, T frames
 at 1 fps. The annotators' key-frames are `vsum_onehot` in files and records, `vsum_labels` in batches, and `keyframes`
 in `metrics`. Files may grade frames by `importance` instead.
 """
@@ -150,14 +150,14 @@ def fingerprint(records: list[VideoRecord]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetReader:
-    """The format of a data set's annotation files.
+    """The format of a dataset's annotation files.
 
     Attributes:
         read: path of a file -> its records in the file's order, with index -1. It raises FileNotFoundError and
             ValueError: the message names file, video and field.
         file_names: names of the file of a `{split}`, of which the first that exists is read; () if they are not known.
         missing_labels: kind of labels -> the field that is missing, and what is expected.
-        title: name of a published data set.
+        title: name of a published dataset.
         repository: its id on the Hugging Face hub.
     """
 
@@ -272,7 +272,7 @@ def is_number(value: Any) -> bool:
         return False
 
 
-# Types of the fields that the records of several data sets have.
+# Types of the fields that the records of several datasets have.
 VideoId = Annotated[str, pydantic.AfterValidator(_require_name)]
 Duration = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 Keyframes = Annotated[np.ndarray, pydantic.BeforeValidator(to_keyframes)]

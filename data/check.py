@@ -1,6 +1,6 @@
-"""Check that a data set is complete and readable: `python -m data.check ROOT [--dataset NAME] [--list FILE]`.
+"""Check that a dataset is complete and readable: `python -m data.check ROOT [--dataset NAME] [--list FILE]`.
 
-    ROOT/anno/{train,val,test}_videoxum.json    or the files of another data set
+    ROOT/anno/{train,val,test}_videoxum.json    or the files of another dataset
     ROOT/feat/{blip,vt_clipscore}           {video_id}.npz, or packed by data.pack
     ROOT/feat/{blip,vt_clipscore}_packed    used if the folder above does not exist
 
@@ -103,11 +103,11 @@ def check(
         own_data: the dataset is not VideoXum, but in its format.
         dataset: a key of `DATASETS`; others than VideoXum may have any splits, of any number of videos.
         ann_files: split -> annotation file, relative to `root/anno` or absolute: check these splits; None checks the
-            splits with the data set's file names.
+            splits with the dataset's file names.
         features: further folders in `root/feat`, of frame features of other encoders.
     Raises:
         FileNotFoundError: no such folder, or no annotations in it.
-        ValueError: the data set has no file names of its own, and `ann_files` is None.
+        ValueError: the dataset has no file names of its own, and `ann_files` is None.
     """
     root = pathlib.Path(root)
     report = CheckReport()
@@ -297,7 +297,7 @@ def main(argv: list[str] | None = None) -> None:
         nargs="+",
         action=StoreMapping,
         metavar="SPLIT=FILE",
-        help="annotation files, relative to ROOT/anno or absolute (default: the data set's file names)",
+        help="annotation files, relative to ROOT/anno or absolute (default: the dataset's file names)",
     )
     add_options(parser)
     parser.add_argument(

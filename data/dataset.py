@@ -45,7 +45,7 @@ class Sample:
 
 
 class VideoXum(Dataset[Sample]):
-    """One split of VideoXum, or of another data set.
+    """One split of VideoXum, or of another dataset.
 
     Args:
         ann_file: annotation file of the split; None: all videos of `feature_root`, without labels.

@@ -1,6 +1,6 @@
-"""Data sets by name, and their annotation files -> validated `VideoRecord`s, ordered by duration.
+"""Datasets by name, and their annotation files -> validated `VideoRecord`s, ordered by duration.
 
-To add a data set, write its reader in a module of this package and add its line to `DATASETS`.
+To add a dataset, write its reader in a module of this package and add its line to `DATASETS`.
 """
 
 import argparse
@@ -26,10 +26,10 @@ def annotation_path(
         ann_root: folder of annotations.
         split: name of the split.
         dataset: a key of `DATASETS`.
-        ann_files: split -> file, relative to `ann_root` or absolute; a split that it does not name has the data set's
+        ann_files: split -> file, relative to `ann_root` or absolute; a split that it does not name has the dataset's
             own file name.
     Raises:
-        ValueError: the data set has no file names of its own.
+        ValueError: the dataset has no file names of its own.
     """
     if ann_files and split in ann_files:
         return pathlib.Path(ann_root, ann_files[split])
@@ -65,7 +65,7 @@ def load_annotations(
     """Read an annotation file.
 
     Args:
-        path: file in the format of the data set.
+        path: file in the format of the dataset.
         dataset: a key of `DATASETS`.
         needs: labels that every record must have.
         subset: keep these videos only; None keeps all.

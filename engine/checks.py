@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import get_args
 
 from data.annotations import read_subset
 from data.video.files import find_videos
@@ -9,9 +10,16 @@ from engine.checkpoint import NEWEST, PREVIOUS
 from engine.config import Config, TrainingConfig, VTClipConfig
 from engine.setup import NO_ANNOTATIONS_HINT, annotation_file, resolve_feature_width
 from engine.trackers import check_trackers
+from metrics.registry import METRICS, PredictionField
 from models.vt_clip import check_clip
 from utils.download import is_url, resolve_file
 from utils.published_weights import fetch_hint
+
+FIELDS_OF_TASK: dict[str, tuple[PredictionField, ...]] = {
+    "v2vt": get_args(PredictionField),
+    "v2v": ("saliency", "f_clip"),
+    "v2t": ("caption",),
+}
 
 
 def check_training(config: Config) -> None:
@@ -20,9 +28,24 @@ def check_training(config: Config) -> None:
     Raises:
         FileNotFoundError, ValueError: something is missing, or a setting does not fit the data.
     """
+    check_best_metric(config)
     check_initial_weights(config)
     check_trackers(config)
     check_data(config, ("train", *config.splits))
+
+
+def check_best_metric(config: Config) -> None:
+    """Check that the task computes the metric that selects `checkpoint_best.pth`.
+
+    Raises:
+        ValueError: it does not, and there are evaluations during the training.
+    """
+    field = METRICS[config.best_metric].needs
+    if config.eval_freq and field not in FIELDS_OF_TASK[config.task]:
+        raise ValueError(
+            f"best_metric: found {config.best_metric}, expected a metric of the task {config.task}, which has no "
+            f"{field}; use --best_metric {'CIDEr' if config.task == 'v2t' else 'Kendall'}"
+        )
 
 
 def check_evaluation(config: Config, source: str) -> None:

@@ -23,9 +23,9 @@ DeviceName = Annotated[str, pydantic.AfterValidator(check_device_name)]
 RESUME_HELP = (
     "auto: resume from output_dir's newest checkpoint, if any; PATH: the same, or else from PATH; '': start fresh"
 )
-DATASET_HELP = "data set, and the format of its annotation files"
+DATASET_HELP = "dataset, and the format of its annotation files"
 ANN_FILES_HELP = (
-    "annotation file of each split, relative to ann_root or absolute; splits that are not named have the data set's "
+    "annotation file of each split, relative to ann_root or absolute; splits that are not named have the dataset's "
     "file names: "
 ) + ", ".join(f"{' or '.join(data.file_names)} for {name}" for name, data in DATASETS.items() if data.file_names)
 CAPTION_METRICS_HELP = (

@@ -1,4 +1,4 @@
-"""Prediction of the videos of a data set, with or without annotations.
+"""Prediction of the videos of a dataset, with or without annotations.
 
 Axes: B videos of a batch, T frames at 1 fps.
 """
@@ -36,7 +36,7 @@ def predict_dataset(
     context: DistContext,
     text_encoder: TextEncoder | None = None,
 ) -> list[Prediction] | None:
-    """Predict all videos of a data set; all processes call it together.
+    """Predict all videos of a dataset; all processes call it together.
 
     Args:
         model: not wrapped for DDP, the same weights on every process.

@@ -151,7 +151,7 @@ def open_features_alone(config: Config, context: DistContext) -> VideoXum:
 
 
 def _open_checked(open_dataset: Callable[[], VideoXum], context: DistContext) -> VideoXum:
-    """Open a data set and check its features, each process a part of them; errors are raised on all processes."""
+    """Open a dataset and check its features, each process a part of them; errors are raised on all processes."""
     dataset: VideoXum | None = None
     failure: OSError | ValueError | None = None
     try:

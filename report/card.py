@@ -106,7 +106,7 @@ def _without_folder(name: str) -> str:
 
 
 def _name_dataset(run: Run) -> tuple[str, str]:
-    """Return id on the hub and title of a run's data set; "" and a placeholder for your own data or parts of one."""
+    """Return id on the hub and title of a run's dataset; "" and a placeholder for your own data or parts of one."""
     reader = DATASETS[run.dataset]
     is_whole = has_all_published_videos(run) if run.dataset == "videoxum" else run.results.subset is None
     return (reader.repository, reader.title) if reader.repository and is_whole else ("", "[fill in]")

@@ -144,7 +144,7 @@ def get_inputs(root: pathlib.Path, weights: Collection[str]) -> None:
     """Download what is missing, and check the data.
 
     Args:
-        root: folder of the data set.
+        root: folder of the dataset.
         weights: paths of weights; those of `PUBLISHED_WEIGHTS` are downloaded.
     Raises:
         FileNotFoundError: a file cannot be downloaded.

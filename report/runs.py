@@ -132,7 +132,7 @@ class Run:
     Attributes:
         folder: folder of the run.
         split: name of the split.
-        dataset: data set that was scored, a key of `DATASETS`.
+        dataset: dataset that was scored, a key of `DATASETS`.
         results: content of `results_{split}.json`.
         settings: settings that affect scores, without the seed: name -> value; if that of the training differs, it is
             `NAME (training)`. {} for results of `python -m metrics`.
@@ -189,7 +189,7 @@ def read_run(folder: str | pathlib.Path, split: str = "test") -> Run:
     missing = sorted(results.metrics.keys() - scores.keys())
     if missing:
         raise ValueError(f"{folder / f'scores_{split}.jsonl'}: {missing[0]}: missing, but in {path.name}")
-    # Results of earlier versions do not name the data set.
+    # Results of earlier versions do not name the dataset.
     dataset = results.dataset or (results.config or {}).get("dataset", "videoxum")
     if dataset not in tuple(DATASETS):
         raise ValueError(f"{path}: dataset: found {abbreviate(dataset)}, expected one of {', '.join(DATASETS)}")

@@ -266,7 +266,9 @@ def _load_encoder(config: Config, trained: dict[str, Any], encoder: str | None) 
         trained: the encoder in the model's checkpoint, {} if it is not known.
         encoder: name of the encoder; None is that of `trained`.
     """
-    options = EncoderOptions(image_size=config.image_size, position_antialias=config.vit_position_antialias)
+    options = EncoderOptions(
+        config.precision, image_size=config.image_size, position_antialias=config.vit_position_antialias
+    )
     try:
         loaded = load_frame_encoder(encoder or recorded_name(trained), options)
     except FileNotFoundError as error:

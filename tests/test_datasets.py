@@ -1,4 +1,4 @@
-"""Data sets by name, from the annotation files to reports: mini VideoXum in the formats of other data sets."""
+"""Datasets by name, from the annotation files to reports: mini VideoXum in the formats of other datasets."""
 
 import json
 

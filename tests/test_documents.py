@@ -100,7 +100,7 @@ def test_documented_ablations_are_valid_commands():
     program = 'python() { printf "%q " "$@"; echo; }\n' + read_code("ablations")
     lines = subprocess.run(["bash", "-euc", program], capture_output=True, text=True, check=True).stdout.splitlines()
     runs = [shlex.split(line) for line in lines if "_v2vt_sum.py" in line]
-    assert len(runs) == 2 + 3 + 4 + 2 + 3 + 2
+    assert len(runs) == 3 + 3 + 4 + 2 + 3 + 2
     configs = []
     for argv in runs:
         argv = [word.replace("configs/", f"{ROOT}/configs/") for word in argv]

@@ -99,7 +99,8 @@ def run_command(mini_videos, capfd):
         name, argv = parse_command(line)
         capfd.readouterr()
         run_main_of(name, [*argv, *flags.get(name, ()), *further_flags])
-        return "".join(capfd.readouterr())
+        stdout, stderr = capfd.readouterr()
+        return stderr + stdout  # messages precede the result
 
     return run
 

@@ -99,6 +99,10 @@ def test_antialiasing_of_position_table_is_a_setting(summary_settings, mini_vide
     assert not torch.equal(encoder.pos_embed, load_blip_vit(blip, 32).pos_embed)
 
 
+def test_precision_is_also_that_of_the_encoder(summary_settings):
+    assert Summarizer(**summary_settings, precision="bf16").encoder.precision == "bf16"
+
+
 def test_shots_method_keeps_the_budget(summarizer, mini_videos, tmp_path):
     path = mini_videos / "videos/mini_val_000.mp4"
     for budget in (0.3, 1.0):

@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import subprocess
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -21,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils import interrupt
 from utils.device import setup_device
-from utils.errors import PeerFailure
+from utils.errors import PeerFailure, raising_module
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -57,8 +56,7 @@ def peer_failures(*, raised_by: str = "") -> Iterator[None]:
         # NCCL raises dist.DistError, gloo plain RuntimeError.
         if not dist.is_initialized() or (type(error) is not RuntimeError and not isinstance(error, dist.DistError)):
             raise
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if raised_by and frame.f_globals["__name__"] != raised_by:
+        if raised_by and raising_module(error) != raised_by:
             raise
         raise PeerFailure(f"another process of this run, or a collective, failed ({error})") from error
 

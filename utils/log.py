@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from utils import interrupt, launcher
-from utils.errors import PeerFailure
+from utils.errors import PeerFailure, raising_module
 from utils.files import write_error
 from utils.text import printable
 
@@ -189,7 +189,8 @@ def run_main(main: Callable[[], Any], resumable: bool = False) -> None:
 
 def _exit_with_error(error: Exception) -> NoReturn:
     """Exit with status 2 and a line, or with status 1 and the traceback of an unexpected error."""
-    is_expected = not isinstance(error, RuntimeError) or _is_from_data_loader(error)
+    # The data loader itself raises RuntimeError if a worker process was killed.
+    is_expected = not isinstance(error, RuntimeError) or raising_module(error).startswith("torch.utils.data.")
     shows_traceback = not is_expected or bool(os.environ.get("VTSUM_DEBUG"))
     if "torch.distributed" in sys.modules and not isinstance(error, PeerFailure):
         from utils.distributed import report_failure
@@ -200,14 +201,6 @@ def _exit_with_error(error: Exception) -> NoReturn:
         raise error
     _show_last_line("error: " + one_line(error), is_shown)
     sys.exit(2 if is_expected else 1)
-
-
-def _is_from_data_loader(error: BaseException) -> bool:
-    """Whether torch's data loader itself raised the error, as it does if a worker process was killed."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("torch.utils.data.")
 
 
 def one_line(error: BaseException) -> str:

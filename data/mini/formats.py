@@ -1,4 +1,4 @@
-"""Write mini VideoXum's annotations in the formats of other data sets: `python -m data.mini.formats ROOT`.
+"""Write mini VideoXum's annotations in the formats of other datasets: `python -m data.mini.formats ROOT`.
 
 ROOT/anno_own/{split}.json             own data
 ROOT/anno_instruct_v2xum/{split}.json  Instruct-V2Xum

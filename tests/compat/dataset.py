@@ -1,4 +1,4 @@
-"""A tiny data set computed without random numbers, so that it does not depend on library versions.
+"""A tiny dataset computed without random numbers, so that it does not depend on library versions.
 
 15 videos of 6 to 20 seconds; features are multiples of 1/48, exact in half precision.
 """

@@ -43,6 +43,7 @@ def test_complete_files_pass(commands, name, tmp_path, monkeypatch, capsys):
         ("train", ["--video_embeddings_root", "none"], "no such folder; run python -m data.download for VideoXum"),
         ("train", ["--video_embeddings_root", "."], "frame features: found no .npz file, expected one per video"),
         ("train", ["--feature_width", "512"], "feature_width: found frame features of width 768, expected 512"),
+        ("train", ["--task", "v2t", "--eval_freq", "1"], "best_metric: found Kendall, .* use --best_metric CIDEr$"),
         ("evaluate", ["--pretrained_model", "outputs/vtsum_tt/vtsum_tt.pth"], f"checkpoint: no such file; {FETCH}$"),
         ("evaluate", ["--ann_root", "none"], "val_videoxum.json: annotations: no such file; run python -m data.dow"),
         ("vt_clip", ["--clip", "outputs/vt_clipscore/vt_clip.pth"], f"clip: no such file, expected .*; {FETCH}$"),

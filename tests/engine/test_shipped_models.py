@@ -1,4 +1,4 @@
-"""The configurations of encoders, decoders and data sets build their models."""
+"""The configurations of encoders, decoders and datasets build their models."""
 
 import re
 

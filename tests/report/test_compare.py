@@ -237,7 +237,7 @@ def test_f1_relative_to_random(write_run, capsys):
 
 
 def test_published_rows_are_comparable_for_the_complete_videoxum_only(write_run, tmp_path, capsys):
-    """The data set is known by name, also of results without configuration; earlier results do not have the name."""
+    """The dataset is known by name, also of results without configuration; earlier results do not have the name."""
     scores, size = dict(F1=[0.2, 0.3]), dict(num_videos=4000)
     folders = {
         "own": write_run("own", scores, **size, dataset="own"),
