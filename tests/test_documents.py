@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from engine.config import load_config
+from metrics.registry import PAPER_METRICS, format_score
+from report.runs import PUBLISHED
 from tests.conftest import ROOT
 from tests.helpers.documents import read_code, read_document, read_first_command
 
@@ -62,6 +64,13 @@ def test_pages_begin_with_a_command_that_runs_after_make_demo(page):
     first = read_first_command(page)
     assert re.search(r"  # .*\d (seconds?|minutes?)\b", first), first
     assert re.search(r"dataset/mini|outputs/mini|configs/mini\.yaml|pytest", first), first
+
+
+def test_models_have_the_published_scores():
+    """The README's table equals the rows to which reports compare."""
+    for name, scores in PUBLISHED.items():
+        row = [format_score(metric, scores[metric]) for metric in PAPER_METRICS]
+        assert f"| {name} | {' | '.join(row)} |" in read_document("README")
 
 
 def collect_commands():
