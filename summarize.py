@@ -22,6 +22,7 @@ from summary.selection import METHODS, check_selection
 from summary.skim import AUDIO_MODES
 from utils.command_line import load_settings
 from utils.encoder_names import NAME_FORMS
+from utils.files import require_writable
 from utils.log import one_line, run_main, setup_logging
 from utils.text import printable, printable_path
 
@@ -63,27 +64,30 @@ def main(argv: list[str] | None = None) -> None:
     check_selection(args.budget, args.method)
     check_chunk(args.chunk)
     videos = find_videos(args.videos)
+    require_writable(args.out, "--out")
     setup_logging(True)
 
     from summary import Summarizer
 
     summarizer = Summarizer(config, blip=args.blip, encoder=args.encoder)
-    failed = False
+    failed = 0
     for path in videos.values():
         try:
             summary = summarizer.summarize(path, args.out, args.budget, args.method, audio=args.audio, chunk=args.chunk)
         except (OSError, ValueError) as error:
-            failed = True
+            failed += 1
             print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
             continue
         kept = sum(end - start for start, end in summary["segments"])
         page = printable_path(pathlib.Path(args.out, path.stem, "index.html"))
         parts = len(summary["parts"])
         in_parts = f", in {parts} parts of at most {args.chunk} s" if parts > 1 else ""
-        caption = printable(summary["caption"] or "")
+        caption = f": {printable(summary['caption'])}" if summary["caption"] else ""
         note = f" ({printable(summary['note'])})" if summary["note"] else ""
-        print(f"{page}: {kept:.1f} of {summary['duration']:.1f} s{in_parts}: {caption}{note}", flush=True)
+        print(f"{page}: {kept:.1f} of {summary['duration']:.1f} s{in_parts}{caption}{note}", flush=True)
     if failed:
+        if len(videos) > 1:
+            print(f"error: {failed} of {len(videos)} videos could not be summarized", file=sys.stderr, flush=True)
         sys.exit(2)
 
 

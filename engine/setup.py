@@ -201,7 +201,7 @@ def load_initial_weights(config: Config, context: DistContext, model: VTSumBLIP)
         return
     with distributed.local_main_first(context):
         path = resolve_file(source)
-    metadata = load_weights(model, path, position_init=config.position_init)
+    metadata = _load_weights(config, model, path)
     require_same_encoder(metadata.encoder, read_encoder(config.video_embeddings_root), source)
     _check_decoder_base(model, metadata, source)
     logger.info("weights: from %s", source)
@@ -240,15 +240,21 @@ def load_trained(config: Config, model: VTSumBLIP, source: str | pathlib.Path) -
         FileNotFoundError, ValueError: see `load_weights`; if it does not fit, the message lists the settings that
             differ.
     """
-    try:
-        metadata = load_weights(model, source)
-    except IncompatibleCheckpoint as error:
-        causes = _differences(config, error.trained_with, (*ARCHITECTURE_SETTINGS, "task", "med_config", "tokenizer"))
-        raise ValueError("; ".join([str(error), *causes])) from None
+    metadata = _load_weights(config, model, source)
     _check_decoder_base(model, metadata, source)
     for difference in _differences(config, metadata.config, ARCHITECTURE_SETTINGS):
         logger.warning("%s", difference)
     return metadata
+
+
+def _load_weights(config: Config, model: VTSumBLIP, source: str | pathlib.Path) -> CheckpointMetadata:
+    """Load weights, see `load_weights`; if they do not fit, the message names the settings that differ first."""
+    try:
+        return load_weights(model, source, position_init=config.position_init)
+    except IncompatibleCheckpoint as error:
+        causes = _differences(config, error.trained_with, (*ARCHITECTURE_SETTINGS, "task", "med_config", "tokenizer"))
+        message = "; ".join([f"{source}: checkpoint does not fit the model", *causes, error.mismatches])
+        raise ValueError(message) from None
 
 
 def _check_decoder_base(model: VTSumBLIP, metadata: CheckpointMetadata, source: str | os.PathLike) -> None:

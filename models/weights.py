@@ -231,11 +231,13 @@ class IncompatibleCheckpoint(ValueError):
     """A checkpoint does not fit the model.
 
     Attributes:
+        mismatches: which parameters are missing, extra or of another shape.
         trained_with: the configuration in the checkpoint, {} if it has none.
     """
 
-    def __init__(self, message: str, trained_with: dict[str, Any]) -> None:
-        super().__init__(message)
+    def __init__(self, source: str | os.PathLike, mismatches: str, trained_with: dict[str, Any]) -> None:
+        super().__init__(f"{source}: checkpoint does not fit the model; {mismatches}")
+        self.mismatches = mismatches
         self.trained_with = trained_with
 
 
@@ -280,8 +282,7 @@ def load_weights(
             state = {name: value for name, value in state.items() if not name.startswith(prefix)}
     mismatches = describe_mismatches(state, expected, required)
     if mismatches:
-        message = f"{source}: checkpoint does not fit the model; {mismatches}"
-        raise IncompatibleCheckpoint(message, read_metadata(checkpoint).config)
+        raise IncompatibleCheckpoint(source, mismatches, read_metadata(checkpoint).config)
     require_finite_parameters(state, source)
     model.load_state_dict(state, strict=False)
     return read_metadata(checkpoint)
@@ -319,15 +320,16 @@ def describe_mismatches(state: StateDict, expected: StateDict, required: set[str
         for name in sorted(state.keys() & expected.keys())
         if state[name].shape != expected[name].shape
     ]
-    shapes += [
-        f"{name} (found {value.dtype}, expected floating point)"
-        for name, value in state.items()
-        if not value.is_floating_point()
+    types = [
+        f"{name} (found {state[name].dtype}, expected {expected[name].dtype})"
+        for name in sorted(state.keys() & expected.keys())
+        if state[name].is_floating_point() != expected[name].is_floating_point()
     ]
     names_by_kind = {
         "missing": sorted(required - state.keys()),
         "extra": sorted(state.keys() - expected.keys()),
         "wrong shape": shapes,
+        "wrong type": types,
     }
     return "; ".join(f"{kind}: {_first(names)}" for kind, names in names_by_kind.items() if names)
 

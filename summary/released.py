@@ -5,15 +5,19 @@ import pathlib
 from collections.abc import Iterable
 
 from utils.download import describe_download, is_local, is_url, resolve_file
+from utils.published_weights import FETCH_COMMAND
 
 RELEASED_CONFIG = pathlib.Path(__file__).resolve().parent.parent / "configs/released_tt_ca.yaml"
-LOCAL_FILES_HINT = "local files are given by pretrained_model, blip and tokenizer (flags --pretrained_model, …)"
+LOCAL_FILES_HINT = (
+    f"with network access, {FETCH_COMMAND} fetches the weights; local files are given by pretrained_model, blip and "
+    "tokenizer (flags --pretrained_model, …)"
+)
 
 logger = logging.getLogger(__name__)
 
 
 def announce_downloads(sources: Iterable[str], tokenizer: str) -> None:
-    """Log, in one line, what will be downloaded, how large it is and where to; nothing if all is local.
+    """Log, in one line, what will be downloaded, how large it is and where to; nothing if all is local, or the hub is offline.
 
     Args:
         sources: paths or URLs of files.
@@ -21,6 +25,10 @@ def announce_downloads(sources: Iterable[str], tokenizer: str) -> None:
     """
     from models.tokenizer import is_tokenizer_local  # imports torch
 
+    from utils.hub import is_hub_offline
+
+    if is_hub_offline():
+        return
     downloads = [describe_download(source) for source in sources if not is_local(source)]
     if not is_tokenizer_local(tokenizer):
         downloads.append(f"the vocabulary of {tokenizer} (below 1 MB) to the hub's cache")

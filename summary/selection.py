@@ -64,11 +64,11 @@ def budget_seconds(budget: Budget, T: int) -> int:
 
 
 def describe_short_budget(budget: Budget, T: int) -> str:
-    """Describe a budget that gives less than three seconds of a video of T seconds; "" if the video is no longer."""
+    """Describe a budget that keeps less than three seconds of a video of T seconds; "" if the video is no longer."""
     seconds = budget_seconds(budget, T)
     if seconds >= MIN_SKIM_SECONDS or T < MIN_SKIM_SECONDS:
         return ""
-    return f"budget {budget} gives {seconds} s of {T} s; --budget {MIN_SKIM_SECONDS}s gives {MIN_SKIM_SECONDS} s"
+    return f"budget {budget} keeps only {seconds} s of the video; use a larger one, such as {MIN_SKIM_SECONDS}s"
 
 
 def select_topk(saliency: np.ndarray, features: np.ndarray | None, budget: Budget) -> Selection:

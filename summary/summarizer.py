@@ -4,6 +4,7 @@ Axes: T frames at 1 fps, D feature width.
 """
 
 import dataclasses
+import json
 import logging
 import os
 import pathlib
@@ -22,7 +23,7 @@ from engine.setup import build_model, load_trained, with_feature_width
 from models.frame_encoders import EncoderOptions, FrameEncoder, load_frame_encoder
 from models.vtsum_blip import NUM_POSITIONS
 from models.weights import extract_state_dict, read_checkpoint, read_feature_width, read_metadata
-from summary.files import FILES, list_files, write_files
+from summary.files import FILES, JSON_FILE, list_files, write_files
 from summary.parts import VideoPart, check_chunk, join_captions, split_seconds
 from summary.released import RELEASED_CONFIG, announce_downloads, resolve_weights
 from summary.selection import (
@@ -38,7 +39,8 @@ from summary.stages import OnStage, StageProgress, Stages
 from summary.storyboard import Storyboard
 from utils.device import autocast, setup_device
 from utils.download import is_local, resolve_file
-from utils.files import compute_sha256
+from utils.encoder_names import EncoderName
+from utils.files import compute_sha256, require_writable
 from utils.published_weights import find_weights
 from utils.settings import read_settings
 from utils.text import printable_path
@@ -46,6 +48,7 @@ from utils.text import printable_path
 logger = logging.getLogger(__name__)
 
 FRAMES_PER_BATCH = 32  # of the encoder
+MAX_UNREAD = 0.02  # fraction of a video that may be missing without a note
 
 
 class Summarizer:
@@ -55,9 +58,11 @@ class Summarizer:
         config: a YAML file, or a `Config`; None is the released VTSUM-BLIP (TT+CA), `configs/released_tt_ca.yaml`.
         pretrained_model: VTSUM-BLIP checkpoint (path, https:// or hf://); None is the configuration's. Published
             weights, see `utils.published_weights`, are downloaded once if they are not at their local path.
-        blip: checkpoint (likewise) with BLIP's image encoder; None is the configuration's `pretrained`.
-        encoder: name of another frame encoder, see `models.frame_encoders.load_frame_encoder`; None is the one that the
-            checkpoint was trained with, if it records it, else BLIP's.
+        blip: checkpoint (likewise) with BLIP's image encoder; None is the one that `pretrained_model` records, if the
+            file exists, else the configuration's `pretrained`.
+        encoder: name of another frame encoder, see `models.frame_encoders.load_frame_encoder`; None is the one that
+            `pretrained_model` records, else BLIP's. Image size and antialiasing of the position table are the recorded
+            ones, too, else the configuration's.
         settings: further settings that override the configuration's.
     Attributes:
         config: the `Config`, with overrides.
@@ -101,6 +106,9 @@ class Summarizer:
         metadata = read_metadata(checkpoint)
         trained = metadata.encoder
         if encoder is None and (blip is not None or trained.get("encoder", "blip") == "blip"):
+            recorded_file = EncoderName.parse(recorded_name(trained) or "blip").weights
+            if blip is None and trained and pathlib.Path(recorded_file).is_file():
+                blip_source = recorded_file
             if not is_download:
                 announce_downloads([blip_source], config.tokenizer)
             encoder = _blip_encoder_name(blip_source)
@@ -154,6 +162,8 @@ class Summarizer:
         check_audio(audio)
         check_chunk(chunk)
         folder = pathlib.Path(out, derive_video_id(path))
+        require_writable(folder, "out")
+        _warn_if_replaced(folder / JSON_FILE, path)
         if path.resolve() in [(folder / name).resolve() for name in FILES]:
             raise ValueError(f"{path}: video: the summary would replace this file; use another --out")
         stages = Stages(printable_path(path.name), on_stage)
@@ -164,7 +174,8 @@ class Summarizer:
             parts, saliency = self._predict_parts(features, duration, chunk, progress)  # saliency (T,)
         with stages.run("choose", len(features)):
             selection = select_frames(saliency, features, budget, method)
-        for note in (describe_short_budget(budget, len(saliency)), *selection.notes):
+        notes = [note for note in (_describe_truncation(source), *selection.notes) if note]
+        for note in (describe_short_budget(budget, len(saliency)), *notes):
             if note:
                 logger.warning("%s: %s", printable_path(path), note)
         segments = selected_segments(selection.selected, duration)
@@ -177,7 +188,7 @@ class Summarizer:
             chosen=selection.selected.tolist(),
             segments=segments,
             method=method,
-            selection_notes=list(selection.notes),
+            selection_notes=notes,
             budget=dict(asked=parse_budget(budget), used=sum(end - start for start, end in segments) / duration),
             model=self.config.model,
             note=self.note,
@@ -251,6 +262,24 @@ def _warn_if_long(path: pathlib.Path, T: int, chunk: int | None) -> None:
         )
 
 
+def _warn_if_replaced(path: pathlib.Path, video: pathlib.Path) -> None:
+    """Warn if a `summary.json` is that of another video."""
+    try:
+        other = pathlib.Path(json.loads(path.read_text(encoding="utf-8"))["video"])
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is not one
+        return
+    if os.path.realpath(other) != os.path.realpath(printable_path(video)):
+        logger.warning("%s: replaces the summary of %s in %s", printable_path(video), other, path.parent)
+
+
+def _describe_truncation(source: VideoFile) -> str:
+    """Describe a file of which much less can be read than its header states; "" if it is complete."""
+    duration, stated = source.timeline.duration, source.stated_duration
+    if stated is None or stated - duration <= max(1.0, MAX_UNREAD * stated):
+        return ""
+    return f"Only {duration:.1f} s of the video can be read, of {stated:.1f} s by its header."
+
+
 def _blip_encoder_name(source: str) -> str:
     """Return the name of BLIP's image encoder with weights from a path or URL, which is downloaded."""
     if not source:
@@ -267,7 +296,9 @@ def _load_encoder(config: Config, trained: dict[str, Any], encoder: str | None) 
         encoder: name of the encoder; None is that of `trained`.
     """
     options = EncoderOptions(
-        config.precision, image_size=config.image_size, position_antialias=config.vit_position_antialias
+        config.precision,
+        image_size=trained.get("image_size", config.image_size),
+        position_antialias=trained.get("vit_position_antialias", config.vit_position_antialias),
     )
     try:
         loaded = load_frame_encoder(encoder or recorded_name(trained), options)

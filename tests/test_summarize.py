@@ -25,6 +25,7 @@ from data.video.files import find_videos
 from data.video.reader import VideoFile
 from engine.extraction import encode_videos
 from models.blip_vit import load_blip_vit
+from models.frame_encoders import EncoderOptions, load_frame_encoder
 from summary import Summarizer
 from summary.chapters import render_chapters
 from summary.demo.bundle import write_bundle
@@ -103,6 +104,22 @@ def test_precision_is_also_that_of_the_encoder(summary_settings):
     assert Summarizer(**summary_settings, precision="bf16").encoder.precision == "bf16"
 
 
+def test_recorded_encoder_is_the_default(summary_settings, untrained_checkpoint, mini_videos, tmp_path):
+    """With its image size; `pretrained` is used if its file is elsewhere, and checked by its hash."""
+    shutil.copy(mini_videos / "frame_encoder.pth", tmp_path / "blip.pth")
+    described = load_frame_encoder(f"blip:{tmp_path / 'blip.pth'}", EncoderOptions(image_size=FRAME_SIZE)).describe()
+    checkpoint = torch.load(untrained_checkpoint, weights_only=True) | dict(encoder=described)
+    torch.save(checkpoint, tmp_path / "model.pth")
+    settings = summary_settings | dict(pretrained_model=tmp_path / "model.pth", image_size=224, blip=None)
+    summarizer = Summarizer(**settings)
+    assert summarizer.checkpoints["blip"]["path"] == str(tmp_path / "blip.pth")
+    assert summarizer.encoder.transform.size == FRAME_SIZE
+    (tmp_path / "blip.pth").rename(tmp_path / "moved.pth")
+    assert Summarizer(**settings, pretrained=str(tmp_path / "moved.pth")).encoder.transform.size == FRAME_SIZE
+    with pytest.raises(ValueError, match="blip: missing, expected a checkpoint with BLIP's image encoder"):
+        Summarizer(**settings, pretrained="")
+
+
 def test_shots_method_keeps_the_budget(summarizer, mini_videos, tmp_path):
     path = mini_videos / "videos/mini_val_000.mp4"
     for budget in (0.3, 1.0):
@@ -149,7 +166,8 @@ def test_command_continues_after_a_broken_file(flags, mini_videos, tmp_path):
     (videos / "broken.mp4").write_text("no video" * 999)
     status, output = run(["python", str(ROOT / "summarize.py"), videos, *flags, "--out", tmp_path / "out"], tmp_path)
     assert status == 2
-    first, second = output.strip().splitlines()
+    first, second, last = output.strip().splitlines()
+    assert last == "error: 1 of 2 videos could not be summarized"
     assert first.startswith(f"{tmp_path}/out/a <b> & c/index.html: ")
     assert second.startswith(f"error: {videos}/broken.mp4: video: not a video, or damaged")
     assert [folder.name for folder in (tmp_path / "out").iterdir()] == ["a <b> & c"]
@@ -168,7 +186,7 @@ def test_unusual_file_names(summarizer, mini_videos, tmp_path, monkeypatch):
     shutil.copy(name, "summary/summary.mp4")
     with pytest.raises(ValueError, match="the summary would replace this file; use another --out"):
         summarizer.summarize("summary/summary.mp4", tmp_path)
-    with pytest.raises(ValueError, match=r"out: cannot be created \(Not a directory\)"):
+    with pytest.raises(ValueError, match="out: found a file, expected a folder"):
         summarizer.summarize("summary/summary.mp4", name)
 
 
@@ -224,6 +242,18 @@ def test_muted_summary(summarizer, tmp_path):
             assert len(container.streams.audio) == count
         timeline = otio.adapters.read_from_file(str(tmp_path / "clip/summary.otio"))
         assert len(timeline.tracks) == 1 + count
+
+
+def test_truncated_video_has_a_note(summarizer, tmp_path, caplog):
+    whole = write_clip(tmp_path / "whole.webm", constant_rate(10, 200), codec="libvpx")
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut/whole.webm").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert not summarizer.summarize(whole, tmp_path / "out")["selection_notes"]
+    (note,) = summarizer.summarize(tmp_path / "cut/whole.webm", tmp_path / "out")["selection_notes"]
+    assert re.fullmatch(r"Only \d+\.\d s of the video can be read, of 19\.9 s by its header\.", note)
+    assert f"whole.webm: {note}" in caplog.text
+    assert f"cut/whole.webm: replaces the summary of {whole} in {tmp_path}/out/whole" in caplog.text
+    assert note in (tmp_path / "out/whole/index.html").read_text()
 
 
 def test_chunks_share_the_budget(summarizer, mini_videos, tmp_path):

@@ -104,6 +104,23 @@ def make_folder(path: str | os.PathLike, setting: str) -> pathlib.Path:
     return path
 
 
+def require_writable(path: str | os.PathLike, setting: str) -> None:
+    """Check, without creating it, that an output folder exists or can be created.
+
+    Args:
+        path: the folder.
+        setting: name of its setting, for messages.
+    Raises:
+        ValueError: the path, or a parent, is a file or is not writable.
+    """
+    path = pathlib.Path(path).absolute()
+    existing = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    if not existing.is_dir():
+        raise ValueError(f"{existing}: {setting}: found a file, expected a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"{existing}: {setting}: found a folder that is not writable, expected a writable one")
+
+
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:
     """Remove the temporary files of processes on this host that were killed during an `atomic_write` into a folder."""
     pattern = re.compile(rf"\..+\.{re.escape(socket.gethostname())}\.(\d+)\.tmp")

@@ -49,6 +49,11 @@ def download_hub_file(source: str) -> pathlib.Path:
         raise FileNotFoundError(f"{source}: {_reason(error, uri.id, uri.revision)}") from None
 
 
+def is_hub_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids requests to the hub."""
+    return constants.is_offline_mode()
+
+
 def find_cached_hub_file(source: str) -> pathlib.Path | None:
     """Return the path of a file on the hub, see `download_hub_file`, in the hub's cache; None if it is not there."""
     uri = parse_hf_uri(source)
@@ -78,7 +83,7 @@ def _reason(error: Exception, repository: str, revision: str | None) -> str:
     if isinstance(error, RevisionNotFoundError):
         return f"found no revision {revision} in {repository}"
     if isinstance(error, LocalEntryNotFoundError):
-        if constants.is_offline_mode():
+        if is_hub_offline():
             return f"not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids requests to the hub"
         return f"not in the cache {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} does not respond ({text})"
     if isinstance(error, EntryNotFoundError):

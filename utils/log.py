@@ -69,8 +69,9 @@ def setup_logging(is_main: bool, path: str | os.PathLike | None = None) -> None:
     for handler in handlers:
         handler.setFormatter(FORMATTER)
         root.addHandler(handler)
-    for library in ("httpx", "httpx2", "urllib3", "filelock", "huggingface_hub"):
+    for library in ("httpx", "httpx2", "urllib3", "filelock"):
         logging.getLogger(library).setLevel(logging.ERROR)
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # huggingface_hub sets its level when it is imported
 
 
 class Tracker(Protocol):

@@ -28,7 +28,7 @@ def find_videos(sources: Iterable[str | os.PathLike]) -> dict[str, pathlib.Path]
     Args:
         sources: paths, each a video file, a folder (searched with its subfolders for names with a video's suffix,
             except hidden ones) or a `.txt` file with one path per line (relative to the current folder, or to the
-            folder of the list).
+            folder of the list); blank lines and lines that begin with # are ignored.
     Returns:
         video id (see `derive_video_id`) -> path, ordered by id. Paths from a list need not exist.
     Raises:
@@ -51,7 +51,10 @@ def find_videos(sources: Iterable[str | os.PathLike]) -> dict[str, pathlib.Path]
             video_id = derive_video_id(path)
             other = videos.setdefault(video_id, path)
             if os.path.realpath(other) != os.path.realpath(path):
-                raise ValueError(f"{path}: videos: found the id {video_id} twice, also in {other}, expected once")
+                raise ValueError(
+                    f"{path}: videos: found a second video of the name {video_id}, besides {other}, expected one; "
+                    "rename one of them"
+                )
     return dict(sorted(videos.items()))
 
 
@@ -70,7 +73,7 @@ def _in_list(source: pathlib.Path) -> list[pathlib.Path]:
         raise FileNotFoundError(f"{source}: videos: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{source}: videos: not a list of paths ({error})") from None
-    paths = [pathlib.Path(line.strip()) for line in lines if line.strip()]
+    paths = [pathlib.Path(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
     return [path if path.exists() or path.is_absolute() else _relative_to_list(source, path) for path in paths]
 
 

@@ -42,6 +42,7 @@ class VideoFile:
     Attributes:
         timeline: presentation times; decoding may correct it.
         rate: mean number of frames per second.
+        stated_duration: duration in seconds by the file's header; None if it has none.
         start: presentation time of the first frame on the file's clock, in seconds.
         has_clock: whether that clock is reliable.
     Raises:
@@ -52,6 +53,7 @@ class VideoFile:
         self.path = path
         with self.open() as (container, stream):
             self.rate: Fraction | int = stream.average_rate or stream.guessed_rate or 25
+            self.stated_duration = _stated_duration(container, stream)
             self._packets = Packets.read(container, stream)
             if self._packets is not None:
                 self._set_timeline(self._packets.pts, self._packets.last_duration, _time_base(stream))
@@ -245,6 +247,13 @@ def _delay_by_one(items: Iterator[Item]) -> Iterator[Item]:
         previous = item
     if previous is not None:
         yield previous
+
+
+def _stated_duration(container: "av.container.InputContainer", stream: "av.VideoStream") -> float | None:
+    """Return the duration in seconds by the header of the video stream, else of the file; None if it has none."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / 1_000_000 if container.duration else None  # in units of AV_TIME_BASE
 
 
 def _time_base(stream: "av.VideoStream") -> Fraction:

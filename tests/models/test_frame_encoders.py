@@ -262,6 +262,13 @@ def test_weights_of_another_model_raise(tmp_path):
         load_frame_encoder(f"timm:test_vit@{path}")
 
 
+def test_weights_with_batch_normalization(tmp_path):
+    """Its counters are integers."""
+    path = tmp_path / "weights.pth"
+    torch.save(build_timm_model("resnet10t").state_dict(), path)
+    assert load_frame_encoder(f"timm:resnet10t@{path}").width == 512
+
+
 def test_unpooled_output_raises(tmp_path, monkeypatch):
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda *args, **options: create(*args, **options, global_pool=""))

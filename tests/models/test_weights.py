@@ -98,7 +98,7 @@ def remove_aggregation(state):
         ),
         (
             lambda state: state.update({"tt.norm.bias": torch.ones(768).long()}),
-            r"tt.norm.bias \(found torch.int64, expected floating",
+            r"tt.norm.bias \(found torch.int64, expected torch.float32",
         ),
         (
             lambda state: state.update({"epoch": 3}),

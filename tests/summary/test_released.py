@@ -72,9 +72,22 @@ def test_local_weights_take_precedence(released, mini_videos, untrained_checkpoi
 
 def test_without_a_network_the_error_names_the_options(released, monkeypatch):
     configure_client(monkeypatch, "http://127.0.0.1:1", "empty")
-    expected = r"vtsum_tt_ca.pth: not in the cache .*; local files are given by pretrained_model, blip"
+    expected = (
+        r"vtsum_tt_ca.pth: not in the cache .*; with network access, python -m data.download --what weights fetches "
+        "the weights; local files are given by pretrained_model, blip"
+    )
     with pytest.raises(FileNotFoundError, match=expected):
         Summarizer(**SMALL)
+
+
+def test_command_without_a_network_prints_two_lines(released, tmp_path):
+    """What is downloaded, and the error: not each request that the hub's client repeats; offline, the error alone."""
+    env = ENVIRONMENT | dict(HF_ENDPOINT="http://127.0.0.1:1", HF_HOME=str(tmp_path / "home"))
+    command = ["python", str(ROOT / "summarize.py"), "holiday.mp4", *SMALL_FLAGS]
+    for offline, count in (("0", 2), ("1", 1)):
+        status, output = run(command, tmp_path, env=env | dict(HF_HUB_OFFLINE=offline))
+        assert status == 2 and len(output.splitlines()) == count, output
+        assert output.splitlines()[-1].startswith("error: hf://jylins/vtsum_blip/vtsum_tt_ca.pth: not in the cache ")
 
 
 def test_command_needs_a_video_only(released, mini_videos, tmp_path):

@@ -89,8 +89,8 @@ def test_whole_shots_are_selected():
 
 
 def test_short_budgets_are_described():
-    assert describe_short_budget(0.15, 10) == "budget 0.15 gives 1 s of 10 s; --budget 3s gives 3 s"
-    assert describe_short_budget("2.5s", 600) == "budget 2.5s gives 2 s of 600 s; --budget 3s gives 3 s"
+    assert describe_short_budget(0.15, 10) == "budget 0.15 keeps only 1 s of the video; use a larger one, such as 3s"
+    assert describe_short_budget("2.5s", 600) == "budget 2.5s keeps only 2 s of the video; use a larger one, such as 3s"
     for budget, T in ((0.15, 20), ("3s", 600), (0.5, 2), (1.0, 1)):
         assert describe_short_budget(budget, T) == ""
 

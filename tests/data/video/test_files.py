@@ -15,7 +15,7 @@ def folder(tmp_path):
 def test_videos_in_folders_files_and_lists(folder, tmp_path, monkeypatch):
     assert list(find_videos([folder])) == ["a", "b", "c"]
     assert find_videos([folder / "b.mp4"]) == {"b": folder / "b.mp4"}
-    (folder / "list.txt").write_text(f"b.mp4\n\n{folder}/deep/c.webm\nmissing.mp4\n")
+    (folder / "list.txt").write_text(f"# comment\nb.mp4\n\n{folder}/deep/c.webm\nmissing.mp4\n")
     videos = find_videos([folder / "list.txt"])
     assert list(videos) == ["b", "c", "missing"]
     assert videos["b"] == folder / "b.mp4"
@@ -41,7 +41,7 @@ def test_invalid_sources_raise(folder, tmp_path):
         "empty.txt": "empty.txt: videos: found none, expected one path per line",
         "bytes.txt": "bytes.txt: videos: not a list of paths",
         "...mp4": r"\.\.\.mp4: videos: found the id '\.\.', expected a name before the suffix",
-        "videos": r"b.avi: videos: found the id b twice, also in .*b.mp4, expected once",
+        "videos": r"b.avi: videos: found a second video of the name b, besides .*b.mp4, .*; rename one of them$",
     }.items():
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             find_videos([tmp_path / source])
