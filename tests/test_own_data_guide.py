@@ -29,13 +29,11 @@ def read_record(task):
     return json.loads(block)
 
 
-def read_steps():
-    """List the page's commands from the extraction on, each with the lines of output to expect."""
+def read_steps(first, last):
+    """List the page's commands from one section to another, each with the lines of output to expect."""
+    text = read_document("own_data").split(f"\n## {first}\n")[1].split(f"\n## {last}\n")[0]
     steps = []
-    blocks = re.findall(
-        r"^```(bash|text)\n(.*?)^```", read_document("own_data").split("\n## Extract\n")[1], re.M | re.S
-    )
-    for language, block in blocks:
+    for language, block in re.findall(r"^```(bash|text)\n(.*?)^```", text, re.M | re.S):
         if language == "bash":
             steps += [(line, []) for line in block.splitlines()]
         else:
@@ -112,7 +110,7 @@ def test_commands_and_their_output(own_data, run_command):
     for i in range(2):
         write_clip(own_data / f"dataset/new/videos/new_{i}.mp4", constant_rate(5, 30), last=Fraction(1, 5))
 
-    steps = read_steps()
+    steps = read_steps("Extract", "Without the released weights")
     assert len(steps) == 10 and sum(bool(expected) for _, expected in steps) == 7
     for line, expected in steps:
         output = run_command(line)
@@ -136,6 +134,20 @@ def test_commands_and_their_output(own_data, run_command):
         assert prediction.caption == other.caption and prediction.vt_clip_score is None
         assert prediction.saliency == pytest.approx(other.saliency, abs=1e-5)
     assert not list(own_data.glob("outputs/own_data_predictions/results_*"))
+
+
+def test_commands_without_the_released_weights(own_data, mini_videos, untrained_checkpoint):
+    for name, source in (("dataset/mini", mini_videos), ("outputs/mini/checkpoint.pth", untrained_checkpoint)):
+        (own_data / name).parent.mkdir(exist_ok=True)
+        (own_data / name).symlink_to(source)
+    for record in write_annotations(lambda i: vary_annotators(read_record("v2vt"), i)):
+        path = own_data / f"dataset/own/videos/{record['video_id']}.mp4"
+        write_clip(path, constant_rate(2, round(2 * record["duration"])), last=Fraction(1, 2))
+    for line, _ in read_steps("Without the released weights", "Not verified"):
+        name, argv = parse_command(line)
+        run_main_of(name, argv + (["--max_epoch", "1"] if name == "train_v2vt_sum" else []))
+    assert (own_data / "outputs/own_mini/results_test.json").is_file()
+    assert (own_data / "summaries/test_0/summary.mp4").is_file()
 
 
 def test_records_have_the_labels_of_their_task(own_data):

@@ -68,6 +68,8 @@ def setup_logging(is_main: bool, path: str | os.PathLike | None = None) -> None:
         handlers.append(LogFile(path))
     for handler in handlers:
         handler.setFormatter(FORMATTER)
+        # Libraries such as open_clip log to the root logger itself; this project's modules do not.
+        handler.addFilter(lambda record: record.name != "root" or record.levelno >= logging.WARNING)
         root.addHandler(handler)
     for library in ("httpx", "httpx2", "urllib3", "filelock"):
         logging.getLogger(library).setLevel(logging.ERROR)

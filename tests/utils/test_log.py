@@ -1,4 +1,4 @@
-"""Progress bars appear on a terminal and nowhere else."""
+"""Progress bars appear on a terminal and nowhere else; messages of libraries."""
 
 import os
 import pty
@@ -49,3 +49,12 @@ def test_closed_pipe_ends_the_command_silently():
     script = f'{sys.executable} -c "{code}" | head -n 1'
     ended = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert ended.stdout == "x" * 1000 + "\n" and ended.stderr == ""
+
+
+def test_messages_of_libraries_to_the_root_logger_are_hidden():
+    program = (
+        "import logging; from utils.log import setup_logging; setup_logging(True); logging.info('of a library'); "
+        "logging.warning('a warning'); logging.getLogger('engine').info('of this project')"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [line[20:] for line in result.stderr.splitlines()] == ["a warning", "of this project"]
