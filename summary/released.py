@@ -24,7 +24,6 @@ def announce_downloads(sources: Iterable[str], tokenizer: str) -> None:
         tokenizer: folder of the tokenizer, or its name on the hub.
     """
     from models.tokenizer import is_tokenizer_local  # imports torch
-
     from utils.hub import is_hub_offline
 
     if is_hub_offline():
