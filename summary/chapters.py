@@ -11,7 +11,8 @@ def list_chapters(segments: Sequence[tuple[float, float]], duration: float) -> l
     """List chapters: (start in seconds, title).
 
     The first starts at 0, and each is at least ten seconds long: a segment that starts too early after the previous
-    chapter, or too late before the end of the video, is merged into the previous chapter.
+    chapter, or too late before the end of the video, is merged into the previous chapter. The first chapter is a
+    highlight only if a segment starts with the video.
 
     Args:
         segments: selected segments (start, end) in seconds, ascending.
@@ -22,10 +23,12 @@ def list_chapters(segments: Sequence[tuple[float, float]], duration: float) -> l
         second = int(start)
         if second - starts[-1] >= MIN_CHAPTER_SECONDS and duration - second >= MIN_CHAPTER_SECONDS:
             starts.append(second)
+    first = int(segments[0][0])
     titles = [f"Highlight {number}" for number in range(1, len(starts) + 1)]
-    has_opening = any(start < (starts[1] if starts[1:] else duration) for start, _ in segments)
-    if not has_opening:  # no segment is merged into the first chapter
+    if first in starts[1:]:
         titles = ["Start", *titles[:-1]]
+    elif first > 0:  # merged into the first chapter
+        titles[0] = "Start and highlight 1"
     return list(zip(starts, titles))
 
 

@@ -20,6 +20,9 @@ CURVE_MARGIN = 0.03  # above and below the curve, as a fraction of its height
 MAX_INTERVALS = 5  # of the time axis
 MIN_TICK_DISTANCE = 0.2  # between the last two ticks of the time axis, as a fraction of its length
 
+# Name of a method of `summary.selection` -> its label on the pages.
+METHOD_LABELS = {"topk": "the most salient seconds", "shots": "whole shots"}
+
 _ORIGINAL_URL = re.compile(r'(<video id="original" src=")[^"]*(")')
 
 
@@ -81,8 +84,8 @@ def _render(template: str, summary: dict[str, Any], **values: int | str) -> str:
         points=_curve_points(saliency, summary["duration"]),
         time_ticks=_time_ticks(summary["duration"]),
         saliency_ticks=_saliency_ticks(float(saliency.min()), float(saliency.max())),
+        method_label=METHOD_LABELS[summary["method"]],
         seconds_before=seconds_before,
-        format_time=format_time,
         format_length=_format_length,
         format_tenths=_format_tenths,
         format_budget=_format_budget,
@@ -91,7 +94,8 @@ def _render(template: str, summary: dict[str, Any], **values: int | str) -> str:
 
 
 def _format_length(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else format_time(round(seconds))
+    """Write a length with tenths, as "59.9 s" or "1:00.0"."""
+    return f"{seconds:.1f} s" if round(seconds, 1) < 60 else _format_tenths(seconds)
 
 
 def _format_budget(budget: Budget) -> str:
@@ -99,7 +103,9 @@ def _format_budget(budget: Budget) -> str:
 
 
 def _format_tenths(second: float) -> str:
-    return f"{format_time(second)}.{int(second * 10) % 10}"
+    """Write a time as m:ss.t or h:mm:ss.t, rounded as `format(second, ".1f")` is."""
+    whole, tenth = divmod(round(10 * round(second, 1)), 10)
+    return f"{format_time(whole)}.{tenth}"
 
 
 def _curve_points(saliency: np.ndarray, duration: float) -> str:

@@ -16,7 +16,6 @@ from fractions import Fraction
 import pytest
 
 from summary.demo.service import Limits, SummaryService
-from summary.selection import METHODS
 from tests.conftest import ROOT
 from tests.helpers.clips import constant_rate, write_clip
 from utils.log import setup_logging
@@ -26,6 +25,15 @@ if importlib.util.find_spec("gradio") is None:
 from tests.helpers.browser_clients import ApiClient, BrowserClient, Server, file_data, find_free_port
 
 MAX_SECONDS, MAX_MEGABYTES = 60, 2
+# What screen readers announce; Gradio removes each text after a second.
+RECORD_ANNOUNCEMENTS = """() => {
+    window.announcements = [];
+    const record = () => document.querySelectorAll("[role=status]").forEach(element => {
+        const text = element.textContent.trim();
+        if (text && text !== announcements.at(-1)) announcements.push(text);
+    });
+    new MutationObserver(record).observe(document.body, {childList: true, characterData: true, subtree: true});
+}"""
 NOT_A_VIDEO = "not a video, damaged, or of a format that is not accepted"
 
 
@@ -75,6 +83,7 @@ def test_upload_gives_a_playable_summary(browser, server, clips, tmp_path):
     client.page.on("dialog", lambda dialog: dialogs.append(dialog.dismiss()))
     client.upload(tmp_path / name)
     client.page.get_by_role("spinbutton").fill("30")
+    client.page.evaluate(RECORD_ANNOUNCEMENTS)
     client.button("Summarize").click()
     summary, (position, seconds, width) = client.fetch_summary()
     duration = sum(end - start for start, end in summary["segments"])
@@ -86,13 +95,15 @@ def test_upload_gives_a_playable_summary(browser, server, clips, tmp_path):
 
     original, skim = client.page.locator("video").all()
     assert original.evaluate("player => [player.duration, player.videoWidth]") == [10, 320]
-    for width in (390, 1280):
+    for width in (400, 1280):
         client.page.set_viewport_size(dict(width=width, height=900))
         assert client.page.evaluate("document.documentElement.scrollWidth") == width
         left, right = original.bounding_box(), skim.bounding_box()
         is_beside = right["x"] >= left["x"] + left["width"] and right["y"] == left["y"]
         assert is_beside if width == 1280 else right["y"] >= left["y"] + left["height"]
         assert left["width"] > 250 and client.page.locator(".curve svg").bounding_box()["width"] > 250
+    client.page.wait_for_function("() => announcements.length > 1")
+    assert client.page.evaluate("[announcements[0], announcements.at(-1)]") == ["Loading", "Ready"]
     assert all(url.startswith((server.url, "data:", "blob:")) for url in client.requests)
     assert not dialogs and not client.messages
     client.context.close()
@@ -109,6 +120,7 @@ def test_concurrent_clients_get_their_own_summaries(browser, server, clips):
     for client, name, expected_width in ((uploader, "six.webm", 160), (chooser, "mini_val_000.mp4", 128)):
         summary, (position, _, width) = client.fetch_summary()
         assert (summary["name"], width) == (name, expected_width) and position > 0.1
+    assert uploader.page.get_by_text("Done, see below. A skim of 1 s is hard to follow").is_visible()
     chooser.choose_example("mini_test_000.mp4")
     chooser.page.locator(".curve svg").wait_for(state="detached")  # the summary of the previous example
     assert chooser.button("Download all").is_disabled()
@@ -128,6 +140,7 @@ def test_invalid_uploads_are_refused(browser, server, clips):
         assert client.problem() == f"{name}: {NOT_A_VIDEO}"
         assert client.page.locator("video").count() == client.page.locator(".toast-body").count() == 0
         assert not client.page.get_by_text("Error").is_visible()
+        assert client.button("Summarize").is_disabled()  # a click would replace the reason
     upload, problem = (
         client.page.locator(selector).bounding_box() for selector in ("button:has(input[type=file])", "p.problem")
     )
@@ -135,7 +148,7 @@ def test_invalid_uploads_are_refused(browser, server, clips):
     client.choose_file(clips / "large.mp4")
     assert "exceed the maximum allowed size of 2.0 Mb" in client.close_toast()
     client.upload(clips / "six.webm")
-    assert client.page.get_by_role("alert").count() == 0
+    assert client.page.get_by_role("alert").count() == 0 and client.button("Summarize").is_enabled()
     assert not client.messages
     client.context.close()
     for name, message in (
@@ -191,12 +204,19 @@ def test_full_queue_disconnection_and_stop(browser, server, clips):
     server.wait_for_log("the client disconnected")
     late.button("Summarize").click()
     late.page.get_by_text(re.compile("Decoding and encoding")).wait_for()
+    late.messages.clear()  # of the refused request
     late.button("Stop").click()
     server.wait_for_log("the client disconnected", times=2)
+    late.page.get_by_text("Stopped.").wait_for()
+    assert not late.messages
     late.clear()
     late.upload(clips / "six.webm")
     late.button("Summarize").click()
     assert late.fetch_summary()[0]["name"] == "six.webm"
+    late.page.get_by_text("Done, see below.").wait_for()
+    late.button("Stop").click()  # no effect
+    late.page.wait_for_timeout(300)
+    assert late.page.get_by_text("Done, see below.").is_visible()
     assert not list((server.root / "work").iterdir())
     late.context.close()
 
@@ -319,9 +339,7 @@ def test_files_are_removed_after_keep_seconds(mini_videos, tmp_path, monkeypatch
 
 def test_invalid_command_lines_raise(server, app_argv, tmp_path, monkeypatch):
     import app
-    from summary.demo.page import METHOD_LABELS
 
-    assert [value for _, value in METHOD_LABELS] == list(METHODS)
     app_argv = [str(word) for word in app_argv]
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setattr(app, "setup_logging", lambda is_main: None)
@@ -330,7 +348,11 @@ def test_invalid_command_lines_raise(server, app_argv, tmp_path, monkeypatch):
         (["--keep_seconds", "nan"], "--keep_seconds: invalid number of at least 1"),
         (["--max_megabytes", "1.5"], "--max_megabytes: invalid number of at least 1"),
         (["--examples", "none.mp4"], "none.mp4: videos: no such file or folder"),
-        (["--port", str(server.port)], f"--host, --port: cannot listen on port {server.port} of 127.0.0.1"),
+        (
+            ["--port", str(server.port)],
+            f"--host, --port: cannot listen on port {server.port} of 127.0.0.1: another program uses the port, or "
+            "127.0.0.1 is not an address of this machine; use --port N or another --host",
+        ),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
             app.main([*app_argv, *flags])

@@ -223,7 +223,7 @@ def test_files_for_other_programs(summarizer, tmp_path):
     times = [(time.start_time.to_seconds(), time.end_time_exclusive().to_seconds()) for time in ranges]
     assert times == summary["segments"]
     page = (folder / "index.html").read_text()
-    assert "(budget 12s, topk)" in page
+    assert "(budget 12s, the most salient seconds)" in page
     assert all(f'<a href="{name}">' in page for name in SUMMARY_FILES if name != "index.html")
 
     write_bundle(summary, folder, tmp_path / "bundle.zip")
@@ -427,10 +427,23 @@ def test_summary_page_in_a_browser(browser, summarizer, tmp_path):
 
         start, end = summary["segments"][-1]
         box = page.locator("#curve").bounding_box()
+        page.evaluate(
+            """() => {
+                const player = document.getElementById("player");
+                player.loop = true;
+                player.addEventListener("seeking", () => window.sought ??= player.currentTime);
+            }"""
+        )
         x = (start + end) / 2 / summary["duration"] * box["width"]
         page.locator("#curve").click(position=dict(x=x, y=5))
-        position = page.evaluate("document.getElementById('player').currentTime")
+        position = page.wait_for_function("() => window.sought").json_value()
         assert position == pytest.approx(skim_duration - (end - start) / 2, abs=0.2)
+        page.wait_for_function("() => !document.getElementById('player').paused")
+        assert page.get_by_text("to play the skim from there; the original moves there, too.").is_visible()
+
+        page.evaluate("document.getElementById('player').pause()")
+        posters = page.evaluate("['player', 'original'].map(name => document.getElementById(name).poster)")
+        assert posters[0] == posters[1] and posters[0].startswith("data:image/jpeg")
 
         links = page.locator(".segments a")
         assert links.count() == len(summary["segments"])
@@ -449,6 +462,9 @@ def test_summary_page_in_a_browser(browser, summarizer, tmp_path):
             page.set_viewport_size(dict(width=width, height=900))
             page.screenshot(path=tmp_path / f"{width}.png", full_page=True)
             assert page.evaluate("document.documentElement.scrollWidth") == width
+            strip = page.locator(".strip").evaluate("strip => [strip.scrollWidth, strip.clientWidth]")
+            is_hidden = strip[0] > strip[1]  # the end of the storyboard
+            assert is_hidden == page.get_by_text("scroll sideways for the rest").is_visible() == (width == 400)
             boxes = [page.locator(selector).bounding_box() for selector in ("#player", ".caption", "#curve", "img")]
             assert all(box["width"] > 100 and box["height"] > 20 for box in boxes)
             player, caption, curve, _ = boxes
@@ -477,7 +493,10 @@ def test_original_that_cannot_be_played_is_hidden(browser, summarizer, tmp_path)
     for folder in (tmp_path / "clip", tmp_path / "moved/to/clip"):
         with open_page(browser, (folder / "index.html").as_uri(), width=1400) as (page, _, _):
             page.wait_for_function("() => document.getElementById('original').error")
-            assert not page.locator("#original").is_visible() and not page.get_by_text("Original").is_visible()
+            assert (
+                not page.locator("#original").is_visible() and not page.get_by_text("Original", exact=True).is_visible()
+            )
+            assert not page.get_by_text("the original moves there").is_visible()
             player, caption = (page.locator(selector).bounding_box() for selector in ("#player", ".caption"))
             assert caption["x"] >= player["x"] + player["width"]
 

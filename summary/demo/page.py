@@ -17,19 +17,21 @@ from starlette.middleware import Middleware
 from summary.demo.request_filter import RequestFilter
 from summary.demo.service import Cancelled, SummaryService
 from summary.demo.uploads import is_playable
-from summary.page import render_segments
+from summary.page import METHOD_LABELS, render_segments
+from summary.selection import MIN_SKIM_SECONDS
 from utils.log import one_line
 
 logger = logging.getLogger(__name__)
 
-METHOD_LABELS = [("the most salient seconds", "topk"), ("whole shots", "shots")]
+# Gradio announces this to screen readers when a request ends, and has no text for it.
+TRANSLATIONS = gr.I18n(en={"common.complete": "Ready"})
 
 # The requests of the page. Gradio has more routes: functions by name, a proxy for URLs, an editor of this file.
 API = "/gradio_api"
 ALLOWED_REQUESTS = [
     ("GET", r"/|/config|/theme\.css|/favicon\.ico|/manifest\.json|/(assets|static)/.+", 0),
     ("GET", rf"{API}/(startup-events|app_id|heartbeat/\w+|queue/data|upload_progress|file=/.+)", 0),
-    ("POST", rf"{API}/(run/predict|queue/join|cancel)", 2**16),  # run: only what needs no queue
+    ("POST", rf"{API}/(run/predict|queue/join|cancel|reset)", 2**16),  # run: only what needs no queue
 ]
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' "
@@ -107,7 +109,10 @@ def _render_problem(line: str) -> str:
 
 def _render_notes(summary: dict[str, Any]) -> str:
     """Render the line beside the button when a summary is complete."""
-    return html.escape(" ".join(["Done, see below.", *summary["selection_notes"]]))
+    notes = ["Done, see below.", *summary["selection_notes"]]
+    if (seconds := sum(summary["chosen"])) < MIN_SKIM_SECONDS <= len(summary["chosen"]):
+        notes.append(f"A skim of {seconds} s is hard to follow: increase its length.")
+    return html.escape(" ".join(notes))
 
 
 def _format_minutes(seconds: float) -> str:
@@ -129,27 +134,37 @@ class EventHandlers:
         self.service = service
 
     def choose_upload(self, path: str | None) -> tuple[Any, ...]:
-        """Check an upload and show it; returns the updates of source, original, upload, example and problem."""
-        source, original, problem = self._choose(path)
-        return source, original, source, None, problem
+        """Check an upload and show it.
+
+        Returns:
+            Updates of source, original, upload, example, problem and the start button.
+        """
+        source, original, problem, start_button = self._choose(path)
+        return source, original, source, None, problem, start_button
 
     def choose_example(self, name: str) -> tuple[Any, ...]:
-        """Show an example; returns the updates of source, original, upload, example and problem."""
+        """Show an example; returns the same updates as `choose_upload`."""
         if name not in self.service.examples:
             raise gr.Error("There is no such example.", print_exception=False)
-        source, original, problem = self._choose(str(self.service.examples[name]))
-        return source, original, None, name, problem
+        source, original, problem, start_button = self._choose(str(self.service.examples[name]))
+        return source, original, None, name, problem, start_button
 
-    def _choose(self, path: str | None) -> tuple[str | None, Any, str]:
-        """Check a video; returns its path, None if it is refused, the update of its player, and the problem."""
+    def _choose(self, path: str | None) -> tuple[str | None, Any, str, Any]:
+        """Check a video.
+
+        Returns:
+            Its path, None if it is refused; the update of its player; the problem; and the update of the start button,
+            which is disabled while a refusal is shown.
+        """
+        enabled = gr.update(interactive=True)
         hidden = gr.update(value=None, visible=False)
         if not path:
-            return None, hidden, ""
+            return None, hidden, "", enabled
         try:
             self.service.check(path)
         except Exception as error:
-            return None, hidden, _render_problem(_describe_error(error, path))
-        return path, gr.update(value=path, visible=True) if is_playable(path) else hidden, ""
+            return None, hidden, _render_problem(_describe_error(error, path)), gr.update(interactive=False)
+        return path, gr.update(value=path, visible=True) if is_playable(path) else hidden, "", enabled
 
     def summarize(
         self,
@@ -182,6 +197,11 @@ class EventHandlers:
         """Cancel the request of a session."""
         self.service.stop(request.session_hash)
 
+    def stop_and_note(self, note: str, request: gr.Request) -> str:
+        """Cancel the request of a session; returns the line beside the button, which a complete summary keeps."""
+        self.stop(request)
+        return note or "Stopped."
+
 
 def build_page(service: SummaryService) -> gr.Blocks:
     """Build the page and connect it to the service."""
@@ -205,7 +225,9 @@ def build_page(service: SummaryService) -> gr.Blocks:
                 example = gr.Dropdown(names, value=None, label="or an example", visible=bool(names))
             with gr.Column():
                 percent = gr.Slider(1, 100, 15, step=1, label="Length of the skim, % of the video", buttons=[])
-                method = gr.Radio(METHOD_LABELS, value="topk", label="Selection")
+                method = gr.Radio(
+                    [(label, name) for name, label in METHOD_LABELS.items()], value="topk", label="Selection"
+                )
                 with gr.Row():
                     start_button = gr.Button("Summarize", variant="primary")
                     stop_button = gr.Button("Stop")
@@ -213,13 +235,15 @@ def build_page(service: SummaryService) -> gr.Blocks:
                 note = gr.Markdown(min_height=64, elem_classes="progress")
         source = gr.File(visible=False)  # the chosen video; `original` is empty if browsers cannot play it
         with gr.Row():
-            original = gr.Video(label="Original", height=320, interactive=False, buttons=[], visible=False)
-            skim = gr.Video(label="Skim", height=320, interactive=False, buttons=[], visible=False)
+            original = gr.Video(
+                label="Original", height=320, interactive=False, buttons=[], visible=False, min_width=320
+            )
+            skim = gr.Video(label="Skim", height=320, interactive=False, buttons=[], visible=False, min_width=320)
         caption = gr.Textbox(label="Caption", lines=2, interactive=False)
         curve = gr.Markdown(sanitize_html=False)  # safe: numbers only
         bundle = gr.DownloadButton("Download all (.zip)", interactive=False)
         outputs = [note, skim, caption, curve, bundle]
-        choice = [source, original, upload, example, problem, *outputs]
+        choice = [source, original, upload, example, problem, start_button, *outputs]
 
         for event, handler, inputs in (
             (upload.upload, lambda path: (*handlers.choose_upload(path), *CLEARED), upload),
@@ -227,6 +251,8 @@ def build_page(service: SummaryService) -> gr.Blocks:
             (example.input, lambda name: (*handlers.choose_example(name), *CLEARED), example),
         ):
             event(handler, inputs, choice, queue=False, api_visibility="private", show_progress="hidden")
+        # Before the request: the page calls the functions of a click one after another.
+        start_button.click(lambda: "", None, note, queue=False, api_visibility="private", show_progress="hidden")
         summarizing = start_button.click(
             handlers.summarize,
             [source, percent, method],
@@ -236,9 +262,9 @@ def build_page(service: SummaryService) -> gr.Blocks:
             api_visibility="private",
         )
         stop_button.click(
-            handlers.stop,
-            None,
-            None,
+            handlers.stop_and_note,
+            note,
+            note,
             cancels=summarizing,
             queue=False,
             api_visibility="private",
@@ -252,7 +278,7 @@ def serve(page: gr.Blocks, service: SummaryService, host: str, port: int) -> str
     """Start the server in the background and return its address.
 
     Raises:
-        ValueError: the port is taken.
+        ValueError: the port is taken, or the host is not an address of this machine.
     """
     max_bytes = service.limits.max_megabytes * 2**20
     upload = ("POST", rf"{API}/upload", max_bytes + 2**16)
@@ -273,6 +299,7 @@ def serve(page: gr.Blocks, service: SummaryService, host: str, port: int) -> str
             app_kwargs=dict(middleware=[request_filter]),
             theme=theme,
             css=CSS,
+            i18n=TRANSLATIONS,
             footer_links=[],
             quiet=True,
             prevent_thread_lock=True,
@@ -284,5 +311,8 @@ def serve(page: gr.Blocks, service: SummaryService, host: str, port: int) -> str
             enable_monitoring=False,
         )
     except OSError:
-        raise ValueError(f"--host, --port: cannot listen on port {port} of {host}") from None
+        raise ValueError(
+            f"--host, --port: cannot listen on port {port} of {host}: another program uses the port, or {host} is not "
+            "an address of this machine; use --port N or another --host"
+        ) from None
     return url

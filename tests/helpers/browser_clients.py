@@ -137,8 +137,8 @@ class ApiClient:
         self.http = httpx.Client(trust_env=False, timeout=60)
         functions = self.http.get(f"{server.url}config").json()["dependencies"]
         self.summarize_function, self.example_function = (
-            next(function["id"] for function in functions if function["targets"][0][1] == event)
-            for event in ("click", "input")
+            next(f["id"] for f in functions if f["targets"][0][1] == event and f["queue"] == is_queued)
+            for event, is_queued in (("click", True), ("input", False))
         )
 
     def upload(self, path, name=None):
