@@ -7,6 +7,7 @@ then open http://127.0.0.1:7860. The model is the released VTSUM-BLIP (TT+CA), o
 """
 
 import argparse
+import math
 import os
 import pathlib
 import signal
@@ -24,21 +25,21 @@ from utils.log import run_main, setup_logging
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    def at_least_one(number_type: type[int] | type[float]) -> Callable[[str], float]:
+    def at_least_one(number_type: type[int] | type[float], highest: float = math.inf) -> Callable[[str], float]:
         def parse(text: str) -> float:
-            if not (value := number_type(text)) >= 1:
+            if not 1 <= (value := number_type(text)) <= highest:
                 raise ValueError
             return value
 
-        parse.__name__ = "number of at least 1"  # in argparse's message
-        return parse
+        parse.__name__ = "number of at least 1" if highest == math.inf else f"number from 1 to {highest}"
+        return parse  # argparse's message has its name
 
     add = parser.add_argument
     add("--blip", default=None, help="checkpoint (path or URL) with BLIP's image encoder (default: `pretrained`)")
     add("--encoder", default=None, help=f"another frame encoder (default: the checkpoint's): {NAME_FORMS}")
     add("--examples", nargs="*", default=[], metavar="VIDEO", help="example videos: files, folders, .txt lists")
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
-    add("--port", type=at_least_one(int), default=7860, help="port to listen on (default: 7860)")
+    add("--port", type=at_least_one(int, 65535), default=7860, help="port to listen on (default: 7860)")
     for name, number_type, meaning in (
         ("max_seconds", float, "maximum length of a video"),
         ("max_megabytes", int, "maximum size of a file"),

@@ -17,7 +17,9 @@ logger = logging.getLogger(__name__)
 
 
 def announce_downloads(sources: Iterable[str], tokenizer: str) -> None:
-    """Log, in one line, what will be downloaded, how large it is and where to; nothing if all is local, or the hub is offline.
+    """Log, in one line, what will be downloaded, how large it is and where to.
+
+    Nothing is logged if all is local, or if HF_HUB_OFFLINE is set.
 
     Args:
         sources: paths or URLs of files.

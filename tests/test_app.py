@@ -344,7 +344,8 @@ def test_invalid_command_lines_raise(server, app_argv, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setattr(app, "setup_logging", lambda is_main: None)
     for flags, message in (
-        (["--port", "0"], "--port: invalid number of at least 1 value: '0'"),
+        (["--port", "0"], "--port: invalid number from 1 to 65535 value: '0'"),
+        (["--port", "99999"], "--port: invalid number from 1 to 65535 value: '99999'"),
         (["--keep_seconds", "nan"], "--keep_seconds: invalid number of at least 1"),
         (["--max_megabytes", "1.5"], "--max_megabytes: invalid number of at least 1"),
         (["--examples", "none.mp4"], "none.mp4: videos: no such file or folder"),

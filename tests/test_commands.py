@@ -82,7 +82,8 @@ def read_metrics(folder, split="test"):
 def test_published_commands(clone):
     """Two trainings, two evaluations, on two gloo processes; then 7 videos over 1 and 3 processes.
 
-    The training of TT is in bf16, as documented. That of TT+CA is in float32, the default, in which the metrics do not depend on the batches.
+    The training of TT is in bf16, as documented. That of TT+CA is in float32, the default, in which the metrics do not
+    depend on the batches.
     """
     train_tt, train_ca = read_launcher_commands("training", "train_v2vt_sum.py")[:2]
     eval_tt, eval_ca = read_launcher_commands("evaluation", "eval_v2vt_sum.py")[:2]
