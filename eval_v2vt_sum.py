@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from utils import distributed
 
     if command.arguments.check:
-        check_evaluation(config, config.pretrained_model)
+        check_evaluation(config, config.pretrained_model, read_annotations=True)
         print(CHECK_PASSED)
         return
     evaluate_checkpoint(config, command.notes, config.pretrained_model)

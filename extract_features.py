@@ -123,14 +123,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parse_arguments(argv)
     # Read when PyTorch is imported: its waiting threads leave their cores to the decoders instead of spinning.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from engine.extraction import run_extraction
     from engine.extraction_inputs import find_inputs
 
+    inputs = find_inputs(args)  # before PyTorch is imported
     if args.check:
-        find_inputs(args)
         print(CHECK_PASSED)
         return
-    if run_extraction(args):
+    from engine.extraction import run_extraction
+
+    if run_extraction(args, inputs):
         sys.exit(1)
 
 

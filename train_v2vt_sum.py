@@ -28,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     weights = find_weights_to_evaluate(config) if config.evaluate else ""
     if command.arguments.check:
         if config.evaluate:
-            check_evaluation(config, weights)
+            check_evaluation(config, weights, read_annotations=True)
         else:
-            check_training(config)
+            check_training(config, read_annotations=True)
         print(CHECK_PASSED)
         return
     if config.evaluate:

@@ -4,6 +4,7 @@ Axes: R annotators, T frames at 1 fps.
 """
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from typing import Annotated, Any, Self
@@ -86,7 +87,22 @@ class _OwnRecord(pydantic.BaseModel):
                     f"segments: found [{start:g}, {end:g}], expected a start before the end of the video, "
                     f"{self.duration:g}"
                 )
+            if end > math.ceil(self.duration):
+                raise ValueError(
+                    f"segments: found [{start:g}, {end:g}], expected an end of at most {math.ceil(self.duration)} for "
+                    f"duration {self.duration:g}"
+                )
+        self._check_length("vsum_onehot", self.vsum_onehot)
+        self._check_length("importance", self.importance)
         return self
+
+    def _check_length(self, name: str, rows: np.ndarray | None) -> None:
+        """Raise a ValueError unless rows (R, T) have the T of the duration, whose rounding error is ignored."""
+        expected = count_sampled_frames(self.duration)
+        if rows is not None and rows.shape[1] not in (expected, math.ceil(self.duration)):
+            raise ValueError(
+                f"{name}: found {rows.shape[1]} values, expected {expected} for duration {self.duration:.10g}"
+            )
 
 
 def segments_to_keyframes(segments: list[list[list[float]]], duration: float) -> np.ndarray:

@@ -229,7 +229,10 @@ class Checkpointer:
             path = newest or resolve_file(resume)
         state = self.restore(path, is_same_run=newest is not None)
         self.current_path = path
-        logger.info("%s: resumed at epoch %d, after %d batches of it", path, state.epoch + 1, state.batches_done)
+        if state.epoch >= self.config.max_epoch:
+            logger.info("%s: all %d epochs are done", path, self.config.max_epoch)
+        else:
+            logger.info("%s: resumed at epoch %d, after %d batches of it", path, state.epoch + 1, state.batches_done)
         return state
 
     def find_newest(self) -> pathlib.Path | None:

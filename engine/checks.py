@@ -4,7 +4,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import get_args
 
-from data.annotations import read_subset
+from data.annotations import LABELS_OF_TASK, MissingLabels, read_subset
+from data.features import open_features
+from data.registry import load_annotations
 from data.video.files import find_videos
 from engine.checkpoint import NEWEST, PREVIOUS
 from engine.config import Config, TrainingConfig, VTClipConfig
@@ -21,17 +23,22 @@ FIELDS_OF_TASK: dict[str, tuple[PredictionField, ...]] = {
     "v2t": ("caption",),
 }
 
+TASK_HINT = "the tasks v2v and v2t need only one kind of labels (--task)"  # as of `open_split`
 
-def check_training(config: Config) -> None:
+
+def check_training(config: Config, *, read_annotations: bool = False) -> None:
     """Check what training VTSUM-BLIP needs: initial weights, packages, annotations and frame features.
 
+    Args:
+        config: settings of the run.
+        read_annotations: see `check_data`.
     Raises:
         FileNotFoundError, ValueError: something is missing, or a setting does not fit the data.
     """
     check_best_metric(config)
     check_initial_weights(config)
     check_trackers(config)
-    check_data(config, ("train", *config.splits))
+    check_data(config, ("train", *config.splits), read_annotations=read_annotations)
 
 
 def check_best_metric(config: Config) -> None:
@@ -48,16 +55,17 @@ def check_best_metric(config: Config) -> None:
         )
 
 
-def check_evaluation(config: Config, source: str) -> None:
+def check_evaluation(config: Config, source: str, *, read_annotations: bool = False) -> None:
     """Check what the evaluation of a checkpoint needs: the checkpoint, annotations and frame features.
 
     Args:
         config: settings of the run.
         source: path or URL of the checkpoint.
+        read_annotations: see `check_data`.
     Raises:
         FileNotFoundError, ValueError: something is missing, or a setting does not fit the data.
     """
-    check_data(config, config.splits)
+    check_data(config, config.splits, read_annotations=read_annotations)
     if not is_url(source):
         resolve_file(source)
 
@@ -79,13 +87,18 @@ def check_vt_clip_training(config: VTClipConfig) -> None:
         )
 
 
-def check_data(config: Config, splits: Sequence[str]) -> None:
+def check_data(config: Config, splits: Sequence[str], *, read_annotations: bool = False) -> None:
     """Check that the data of a run exists.
 
+    Args:
+        config: settings of the run.
+        splits: the splits that it uses.
+        read_annotations: also read the annotations, and find the features of each video, without reading them. A run
+            does this when it opens its splits.
     Raises:
-        FileNotFoundError: an annotation file or the feature folder is missing.
-        ValueError: a file of video ids is invalid, the settings do not name the annotation files, or the first feature
-            file is of another width than set.
+        FileNotFoundError: an annotation file or the feature folder is missing, or the features of a video are.
+        ValueError: a file of video ids is invalid, the settings do not name the annotation files, the first feature
+            file is of another width than set, or annotations are invalid.
     """
     if config.also_subset:
         read_subset(config.also_subset)
@@ -98,7 +111,32 @@ def check_data(config: Config, splits: Sequence[str]) -> None:
             f"{config.video_embeddings_root}: frame features: no such folder; run python -m data.download for "
             "VideoXum or extract_features.py, or set video_embeddings_root"
         )
-    resolve_feature_width(config)
+    config = resolve_feature_width(config)
+    if read_annotations and (config.has_annotations or not config.predict_only):
+        for split in dict.fromkeys(splits):
+            _check_videos(config, split)
+
+
+def _check_videos(config: Config, split: str) -> None:
+    """Check the annotations of a split, with the labels that the task needs, and that its videos have features."""
+    path = annotation_file(config, split)
+    try:
+        records = load_annotations(
+            path,
+            dataset=config.dataset,
+            needs=() if config.predict_only else LABELS_OF_TASK[config.task],
+            subset=read_subset(config.subset) if config.subset else None,
+        )
+    except MissingLabels as error:
+        raise ValueError(f"{error}; {TASK_HINT}") from None
+    video_ids = [record.video_id for record in records]
+    open_features(config.video_embeddings_root, video_ids, "features", config.feature_width, "frame features")
+    if config.predict_only or split not in config.splits:
+        return
+    if config.also_subset:
+        read_subset(config.also_subset).select(records, path)
+    if config.clip_root and pathlib.Path(config.clip_root).is_dir():
+        open_features(config.clip_root, video_ids, "vision", None, "VT-CLIP features")
 
 
 def _check_annotations(config: TrainingConfig, splits: Sequence[str], alternative: str = "") -> None:

@@ -20,7 +20,7 @@ import torch
 from data.annotations import VideoRecord
 from data.feature_writer import FeatureWriter
 from data.video.decoding import DecodeJob, DecodeResult, FrameChunk, decode_videos
-from engine.extraction_inputs import find_inputs
+from engine.extraction_inputs import ExtractionInputs
 from models.frame_encoders import EncoderOptions, FrameEncoder, load_frame_encoder
 from utils import distributed, interrupt
 from utils.distributed import DistContext
@@ -265,17 +265,17 @@ def _provenance(encoder: FrameEncoder, args: argparse.Namespace) -> dict[str, An
     return provenance | dict(weights_sha256=provenance.pop("weights_sha256"))
 
 
-def run_extraction(args: argparse.Namespace) -> int:
+def run_extraction(args: argparse.Namespace, inputs: ExtractionInputs) -> int:
     """Extract the features of all videos.
 
     Args:
         args: parsed arguments of `extract_features.py`.
+        inputs: the files that they name, from `find_inputs`.
     Returns:
         Number of videos that failed.
     Raises:
-        FileNotFoundError, ValueError: videos, annotations or checkpoints are missing or invalid.
+        FileNotFoundError, ValueError: a checkpoint is missing or invalid, or a folder has other features.
     """
-    inputs = find_inputs(args)
     videos, records = inputs.videos, inputs.records
     root = make_folder(args.out, "--out")
     # Processes work independently, perhaps for days, and synchronize only at the end.
@@ -284,6 +284,8 @@ def run_extraction(args: argparse.Namespace) -> int:
     if records:
         both = len(videos.keys() & records.keys())
         logger.info("%d videos, %d annotated, %d in both", len(videos), len(records), both)
+        for line in inputs.describe_unmatched():
+            logger.warning("%s", line)
     for note in inputs.encoders.notes:
         logger.warning("%s", note)
     encoders = load_encoders(inputs.encoders.names, args, context)

@@ -165,6 +165,11 @@ def score_predictions(
             {record.video_id: prediction.caption or "" for prediction, record in pairs},
             {record.video_id: record.captions() for _, record in pairs},
         )
+        if len(pairs) == 1:
+            logger.warning(
+                "CIDEr of one video is 0: its weights are computed over the videos; "
+                "shuffled and constant need two videos"
+            )
         scored.append(_score_captions(corpus))
         computed |= _compute_baselines("captions", corpus, known)
     for field in CLIP_FIELDS:

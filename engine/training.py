@@ -91,9 +91,7 @@ class VTSumTrainer(Trainer):
 
     def before_first_epoch(self) -> None:
         self.save_snapshot()  # the run may have been killed before the snapshot
-        if self.state.epoch >= self.config.max_epoch:
-            logger.info("%s: all %d epochs are done", self.checkpointer.current_path, self.config.max_epoch)
-        else:
+        if self.state.epoch < self.config.max_epoch:
             self.evaluate_if_due()  # likewise before or during the evaluation
 
     def after_epoch(self) -> None:

@@ -217,14 +217,18 @@ def contiguous_segments(flags: np.ndarray) -> list[tuple[int, int]]:
 
 
 def draw_timeline(video: ReportVideo) -> markupsafe.Markup:
-    """Draw a video's events, each annotator's key-frames, their mean, and the model's saliency and selection."""
+    """Draw a video's events (if any), each annotator's key-frames, their mean, the model's saliency and selection."""
     record, T = video.record, video.num_frames
     end, spans = max(T, record.duration), clip_events(video)
     with matplotlib.rc_context(STYLE):
-        panel_heights = [0.25 + 0.16 * min(_assign_lanes(spans)[1], MAX_LANES), 1.5, 1.3, 0.3]
+        event_heights = [0.25 + 0.16 * min(_assign_lanes(spans)[1], MAX_LANES)] if spans else []
+        panel_heights = [*event_heights, 1.5, 1.3, 0.3]
         figure = Figure(figsize=(8.4, sum(panel_heights) + 0.7), layout="constrained")
-        events, annotators, curve, selection = figure.subplots(4, sharex=True, height_ratios=panel_heights)
-        _draw_events(events, spans)
+        *events, annotators, curve, selection = figure.subplots(
+            len(panel_heights), sharex=True, height_ratios=panel_heights
+        )
+        for axis in events:
+            _draw_events(axis, spans)
         labels = video.labels
         for r, flags in enumerate(() if labels is None else labels.keyframes):
             annotators.broken_barh(contiguous_segments(flags), (r + 0.1, 0.8), facecolor=HUMAN_COLOR)

@@ -513,6 +513,8 @@ def test_resuming_a_finished_run_evaluates_it(train):
     resumed = train("again", "--max_epoch", "1", "--splits", "val", "--task", "v2v", "--resume", "first/checkpoint.pth")
     assert read_metrics(first, "val") == read_metrics(resumed, "val")
     assert not (resumed / "checkpoint.pth").exists()
+    log = (resumed / "train.log").read_text()
+    assert log.count("first/checkpoint.pth: all 1 epochs are done\n") == 1 and "resumed at" not in log
 
 
 def test_evaluation_with_other_settings_than_training_warns(train):

@@ -1,6 +1,7 @@
 """Datasets by name, from the annotation files to reports: mini VideoXum in the formats of other datasets."""
 
 import json
+import shutil
 
 import pytest
 from huggingface_hub import ModelCard
@@ -9,8 +10,10 @@ import eval_v2vt_sum
 import train_vt_clip
 from data.check import main as check
 from data.features import PackedFeatures
+from data.mini.formats import main as write_formats
 from data.mini.formats import read_mini, to_instruct_v2xum, to_own_data
 from data.pack import main as pack
+from data.registry import annotation_path, load_annotations
 from engine.config import SPLITS
 from metrics.__main__ import main as score
 from report.__main__ import main as report
@@ -142,6 +145,23 @@ def test_settings_have_to_name_the_files_of_instruct_v2xum(train, v2xum, tmp_pat
     ):
         train("run", *FLAGS, config="datasets/instruct_v2xum.yaml")
     assert not (tmp_path / "run").exists()
+
+
+def test_own_data_is_written_with_a_record_per_line(mini_root, tmp_path, capsys):
+    """The file of an earlier version, which would be read in its place, is removed."""
+    shutil.copytree(mini_root / "anno", tmp_path / "anno")
+    (tmp_path / "anno_own").mkdir()
+    (tmp_path / "anno_own/val.json").write_text("[]")
+    write_formats([str(tmp_path)])
+    assert capsys.readouterr().out == f"{tmp_path}: anno_own, anno_instruct_v2xum\n"
+    for name, suffix in (("own", "jsonl"), ("instruct_v2xum", "json")):
+        folder = tmp_path / f"anno_{name}"
+        assert sorted(path.name for path in folder.iterdir()) == [f"{split}.{suffix}" for split in sorted(SPLITS)]
+        files = {split: f"{split}.json" for split in SPLITS} if name == "instruct_v2xum" else None
+        paths = [annotation_path(folder, split, name, files) for split in SPLITS]
+        assert [len(load_annotations(path, dataset=name)) for path in paths] == [33, 3, 7]
+    lines = (tmp_path / "anno_own/val.jsonl").read_text().splitlines()
+    assert [json.loads(line)["video_id"] for line in lines] == [f"mini_val_00{i}" for i in range(3)]
 
 
 def test_own_data_gives_the_numbers_of_videoxum(train, write_own_data, mini_root, tmp_path):

@@ -22,7 +22,7 @@ from models.blip_vit import load_blip_vit
 from models.vt_clip import load_vt_clip
 from tests.conftest import ROOT
 from tests.helpers.clips import constant_rate, write_clip
-from tests.helpers.processes import LAUNCHER, run, start
+from tests.helpers.processes import ENVIRONMENT, LAUNCHER, run, start
 from utils.encoder_names import EncoderName
 from utils.frame_transform import FrameTransform
 
@@ -329,15 +329,44 @@ def test_default_encoders_that_are_left_out(mini_videos, tmp_path, monkeypatch):
     argv = ["--videos", str(next((mini_videos / "videos").iterdir())), "--out", "out", "--device", "cpu"]
     fetch = "run python -m data.download --what weights"
     with pytest.raises(
-        ValueError, match=f"found no encoder, expected at least one; .*vt_clip.pth: no such file; {fetch}$"
+        ValueError,
+        match="^--blip: outputs/blip/.*_large.pth: no such file; --vt_clip: outputs/.*/vt_clip.pth: no such file; "
+        f"{fetch}, or name an encoder with --encoder, --blip or --vt_clip$",
     ):
         extract_features.main(argv)
     config = ["--config", str(ROOT / "configs/mini.yaml")]
-    with pytest.raises(ValueError, match="--blip: its features are not extracted: pretrained is '' in --config; "):
+    with pytest.raises(ValueError, match="^--blip: pretrained is '' in --config; --vt_clip: outputs/"):
         extract_features.main([*argv, *config])
     extract_features.main([*argv, "--num_workers", "0", "--blip", str(mini_videos / "frame_encoder.pth")])
     note = "--vt_clip: its features are not extracted: outputs/vt_clipscore/vt_clip.pth: no such file"
     assert f"{note}; {fetch}\n" in (tmp_path / "out/extract.log").read_text()
+
+
+def test_missing_encoders_are_found_before_torch_is_imported(mini_videos, tmp_path):
+    program = (
+        "import sys, extract_features\n"
+        "try: extract_features.main(sys.argv[1:])\n"
+        "except ValueError as error: print(str(error).split('/')[0], 'torch' in sys.modules)\n"
+    )
+    argv = ["--videos", mini_videos / "videos", "--out", tmp_path / "out"]
+    status, output = run(["python", "-c", program, *argv], tmp_path, env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)})
+    assert status == 0 and output == "--blip: outputs False\n"
+
+
+def test_videos_without_a_counterpart_are_named(mini_videos, flags, tmp_path):
+    video_ids = sorted(path.stem for path in (mini_videos / "videos").iterdir())
+    entries = [dict(video_id=f"own_{number}", duration=3) for number in range(6, 0, -1)]
+    (tmp_path / "anno.json").write_text(json.dumps([*entries, dict(video_id=video_ids[1], duration=24)]))
+    videos = [str(mini_videos / f"videos/{video_id}.mp4") for video_id in video_ids[:2]]
+    argv = ["--annotations", str(tmp_path / "anno.json"), "--dataset", "own", "--videos", *videos, "--vt_clip", ""]
+    extract_features.main([*flags, *argv, "--out", str(tmp_path / "out")])
+    log = (tmp_path / "out/extract.log").read_text()
+    assert "2 videos, 7 annotated, 1 in both\n" in log
+    assert "annotated, but no video file: own_1, own_2, own_3 and 3 more\n" in log
+    assert f"not annotated: {video_ids[0]}\n" in log
+    extract_features.main([*flags, "--vt_clip", "", "--out", str(tmp_path / "all")])
+    log = (tmp_path / "all/extract.log").read_text()
+    assert "8 videos, 8 annotated, 8 in both\n" in log and "annotated:" not in log and "no video file" not in log
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Write mini VideoXum's annotations in the formats of other datasets: `python -m data.mini.formats ROOT`.
 
-ROOT/anno_own/{split}.json             own data
+ROOT/anno_own/{split}.jsonl            own data, a record per line
 ROOT/anno_instruct_v2xum/{split}.json  Instruct-V2Xum
 """
 
@@ -59,16 +59,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for split in SPLITS:
         entries = read_mini(args.root, split)
-        converted = {
-            "own": [to_own_data(entry, *OWN_FIELDS) for entry in entries],
-            "instruct_v2xum": [to_instruct_v2xum(entry, entry["video_id"]) for entry in entries],
+        lines = [json.dumps(to_own_data(entry, *OWN_FIELDS)) + "\n" for entry in entries]
+        instruct_v2xum = [to_instruct_v2xum(entry, entry["video_id"]) for entry in entries]
+        texts = {
+            f"anno_own/{split}.jsonl": "".join(lines),
+            f"anno_instruct_v2xum/{split}.json": json.dumps(instruct_v2xum),
         }
-        for dataset, records in converted.items():
-            folder = args.root / f"anno_{dataset}"
-            folder.mkdir(exist_ok=True)
-            with atomic_write(folder / f"{split}.json") as file:
-                json.dump(records, file)
-    print(f"{args.root}: {', '.join(f'anno_{dataset}' for dataset in converted)}")
+        for name, text in texts.items():
+            path = args.root / name
+            path.parent.mkdir(exist_ok=True)
+            with atomic_write(path) as file:
+                file.write(text)
+        # Written by earlier versions, and read in place of the new file.
+        (args.root / f"anno_own/{split}.json").unlink(missing_ok=True)
+    print(f"{args.root}: anno_own, anno_instruct_v2xum")
 
 
 if __name__ == "__main__":

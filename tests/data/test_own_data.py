@@ -29,12 +29,12 @@ def make_record(video_id="v", duration=4.5, **fields):
 
 @pytest.mark.parametrize("json_lines", [True, False])
 def test_records(write_file, json_lines):
-    rows = [[0, 1, 0], [1, 0, 0]]
+    rows = [[0, 1, 0, 0], [1, 0, 0, 0]]
     path = write_file(
         make_record("d", 4, captions="A dog runs.", vsum_onehot=rows),
         make_record("a", 3, captions=["A dog.", "It runs!"], importance=[0, 0.5, 1]),
-        make_record("b", 3, captions=["A cat."], vsum_onehot=[False, True]),
-        make_record("c", 3.5, captions=["A cat."], segments=[[[0, 1], [2.2, 9]], []]),
+        make_record("b", 3, captions=["A cat."], vsum_onehot=[False, True, False]),
+        make_record("c", 3.5, captions=["A cat."], segments=[[[0, 1], [2.2, 4]], []]),
         json_lines=json_lines,
     )
     records = load_annotations(path, dataset="own")
@@ -42,7 +42,7 @@ def test_records(write_file, json_lines):
     assert [record.references for record in records] == [("A dog.", "It runs!"), *[("A cat.",)] * 2, ("A dog runs.",)]
     a, b, c, d = records
     assert a.importance.dtype == np.float32 and a.importance.tolist() == [[0, 0.5, 1]] and a.vsum_onehot is None
-    assert b.vsum_onehot.tolist() == [[0, 1]] and b.vsum_onehot.dtype == np.uint8
+    assert b.vsum_onehot.tolist() == [[0, 1, 0]] and b.vsum_onehot.dtype == np.uint8
     assert c.vsum_onehot.tolist() == [[1, 0, 1, 1], [0, 0, 0, 0]]
     assert d.vsum_onehot.tolist() == rows
     assert all(record.tsum == record.spans == () for record in records)
@@ -57,6 +57,21 @@ def test_segments_select_the_frames_that_are_sampled_within_them(duration, T):
     for t, time in enumerate(times):
         selected = segments_to_keyframes([[[time, time + 0.1]], [[time - 0.1, time]]], duration)
         assert selected.tolist() == [[int(other == t) for other in range(T)], [0] * T]
+
+
+@pytest.mark.parametrize(
+    ("duration", "T"), [(3.0, 3), (3.0000000001, 3), (3.001, 3), (3.001, 4), (3.01, 4), (2.999, 3), (0.2, 1)]
+)
+def test_rows_have_the_length_of_the_duration(write_file, duration, T):
+    """Rounding of durations is ignored as it is when frames are sampled."""
+    entries = [make_record("a", duration, vsum_onehot=[1] * T), make_record("b", duration, importance=[0.5] * T)]
+    records = load_annotations(write_file(*entries), dataset="own", needs=())
+    assert [record.num_frames for record in records] == [T, T]
+
+
+def test_segments_may_end_within_the_partial_last_second(write_file):
+    (record,) = load_annotations(write_file(make_record(segments=[[4, 5]])), dataset="own", needs=())
+    assert record.vsum_onehot.tolist() == [[0, 0, 0, 0, 1]]
 
 
 def test_videos_without_keyframes_are_one_warning(write_file, caplog):
@@ -113,6 +128,19 @@ def test_videos_without_keyframes_are_one_warning(write_file, caplog):
             make_record(segments=[[0, 1], [4.5, 5]]),
             "video v: segments: found [4.5, 5], expected a start before the end of the video, 4.5",
         ),
+        (
+            make_record(segments=[[[0, 1]], [[2, 5.1]]]),
+            "video v: segments: found [2, 5.1], expected an end of at most 5 for duration 4.5",
+        ),
+        (
+            make_record("street_a", 5.52, vsum_onehot=[0, 1, 0, 0]),
+            "video street_a: vsum_onehot: found 4 values, expected 6 for duration 5.52",
+        ),
+        (
+            make_record(duration=3, importance=[[0, 1, 0, 0]] * 2),
+            "video v: importance: found 4 values, expected 3 for duration 3",
+        ),
+        (make_record(duration=3.01, vsum_onehot=[0, 1, 0]), "video v: vsum_onehot: found 3 values, expected 4"),
     ],
 )
 def test_invalid_records_are_one_line(write_file, entry, message):

@@ -87,6 +87,15 @@ def test_metrics_without_inputs_are_left_out(predictions, records):
     assert expected in results["left_out"][0]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_captions_of_a_single_video_are_noted(predictions, records, caplog, count):
+    results, _ = score_entries(predictions[:count], records[:count])
+    note = "CIDEr of one video is 0: its weights are computed over the videos; shuffled and constant need two videos"
+    assert caplog.messages.count(note) == (count == 1)
+    assert ({"shuffled", "constant"} <= results["baselines"].keys()) == (count == 2)
+    assert (results["metrics"]["CIDEr"] == 0) == (count == 1)
+
+
 def test_cut_saliency_requires_cut_from(predictions, records):
     T = records[0].num_frames
     predictions[0]["saliency"] = predictions[0]["saliency"][: T - 2]

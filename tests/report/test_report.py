@@ -306,7 +306,14 @@ def test_events_are_clipped_to_the_video(run_folder):
     video = dataclasses.replace(video, record=dataclasses.replace(video.record, spans=spans))
     end = max(T, video.record.num_frames)
     assert figures.clip_events(video) == [(1, 0.0, 10.0), (2, 5.0, end), (5, 1.0, 2.0)]
-    assert "<svg" in figures.draw_timeline(video)
+    assert ">events</text>" in figures.draw_timeline(video)
+
+
+def test_timeline_without_events_has_no_axis_of_them(run_folder):
+    (video,) = load_report_data(run_folder, best=0, worst=0, random=0, ids=["mini_test_003"]).videos
+    video = dataclasses.replace(video, record=dataclasses.replace(video.record, spans=()))
+    svg = figures.draw_timeline(video)
+    assert "events" not in svg and ">annotator</text>" in svg and ">selected</text>" in svg
 
 
 def test_downsampled_curves_keep_their_peaks():
