@@ -134,6 +134,7 @@ def read_annotations(
     for split in ann_files or NUM_VIDEOS:
         path = annotation_path(root / "anno", split, dataset, ann_files)
         if not (is_videoxum or ann_files or path.exists()):
+            report.lines.append(f"{path}: no such file: there is no split {split}")
             continue
         try:
             loaded = load_annotations(path, dataset=dataset, needs=LABEL_KINDS if is_videoxum else ())

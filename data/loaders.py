@@ -15,6 +15,15 @@ from utils.interrupt import init_loader_worker
 POOL_BATCHES = 50
 
 
+def require_full_step(batch_size: int, world_size: int, num_videos: int) -> None:
+    """Raise a ValueError unless there are enough training videos for a batch of each process."""
+    if batch_size * world_size > num_videos:
+        raise ValueError(
+            f"batch_size: found {batch_size} on {world_size} processes, expected at most the {num_videos} training "
+            "videos in one step"
+        )
+
+
 class TrainBatchSampler(Sampler[list[int]]):
     """Shuffled batches of one process; the epoch's last incomplete batch is dropped.
 
@@ -50,11 +59,7 @@ class TrainBatchSampler(Sampler[list[int]]):
         self.bucketing = bucketing
         self.epoch = 0
         self.batches_done = 0
-        if len(self) == 0:
-            raise ValueError(
-                f"batch_size: found {batch_size} on {world_size} processes, "
-                f"expected at most the {len(lengths)} training videos in one step"
-            )
+        require_full_step(batch_size, world_size, len(lengths))
 
     def set_epoch(self, epoch: int, batches_done: int = 0) -> None:
         """Set the epoch, and how many of its batches, of all processes together, to skip."""

@@ -171,7 +171,7 @@ def read_own_data(path: str | os.PathLike) -> Iterator[VideoRecord]:
 
 OWN_DATA = DatasetReader(
     read_own_data,
-    file_names=("{split}.json", "{split}.jsonl"),
+    file_names=("{split}.jsonl", "{split}.json"),
     missing_labels=dict(
         captions="captions: missing, expected a list of captions",
         keyframes="vsum_onehot: missing, expected vsum_onehot, importance or segments",

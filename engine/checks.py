@@ -6,11 +6,12 @@ from typing import get_args
 
 from data.annotations import LABELS_OF_TASK, MissingLabels, read_subset
 from data.features import open_features
+from data.loaders import require_full_step
 from data.registry import load_annotations
 from data.video.files import find_videos
 from engine.checkpoint import NEWEST, PREVIOUS
 from engine.config import Config, TrainingConfig, VTClipConfig
-from engine.setup import NO_ANNOTATIONS_HINT, annotation_file, resolve_feature_width
+from engine.setup import NO_ANNOTATIONS_HINT, TASK_HINT, annotation_file, resolve_feature_width
 from engine.trackers import check_trackers
 from metrics.registry import METRICS, PredictionField
 from models.vt_clip import check_clip
@@ -22,8 +23,6 @@ FIELDS_OF_TASK: dict[str, tuple[PredictionField, ...]] = {
     "v2v": ("saliency", "f_clip"),
     "v2t": ("caption",),
 }
-
-TASK_HINT = "the tasks v2v and v2t need only one kind of labels (--task)"  # as of `open_split`
 
 
 def check_training(config: Config, *, read_annotations: bool = False) -> None:
@@ -129,6 +128,8 @@ def _check_videos(config: Config, split: str) -> None:
         )
     except MissingLabels as error:
         raise ValueError(f"{error}; {TASK_HINT}") from None
+    if split == "train":
+        require_full_step(config.batch_size, 1, len(records))
     video_ids = [record.video_id for record in records]
     open_features(config.video_embeddings_root, video_ids, "features", config.feature_width, "frame features")
     if config.predict_only or split not in config.splits:
@@ -145,10 +146,9 @@ def _check_annotations(config: TrainingConfig, splits: Sequence[str], alternativ
         read_subset(config.subset)
     for path in [annotation_file(config, split) for split in splits]:
         if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: annotations: no such file; run python -m data.download for VideoXum, or set ann_root or "
-                f"ann_files{alternative}"
-            )
+            download = "run python -m data.download for VideoXum, or " if config.dataset == "videoxum" else ""
+            remedy = f"{download}set ann_root or ann_files{alternative}"
+            raise FileNotFoundError(f"{path}: annotations: no such file; {remedy}")
 
 
 def check_initial_weights(config: Config) -> None:

@@ -38,6 +38,7 @@ ARCHITECTURE_SETTINGS = (
     "decoder_lora_rank",
 )
 
+TASK_HINT = "the tasks v2v and v2t need only one kind of labels (--task)"
 NO_ANNOTATIONS_HINT = ", or ann_root to '' to predict every video of video_embeddings_root"
 
 
@@ -158,7 +159,7 @@ def _open_checked(open_dataset: Callable[[], VideoXum], context: DistContext) ->
         dataset = open_dataset()
         dataset.check_features(context.rank, context.world_size)
     except MissingLabels as error:
-        failure = ValueError(f"{error}; the tasks v2v and v2t need only one kind of labels (--task)")
+        failure = ValueError(f"{error}; {TASK_HINT}")
     except (OSError, ValueError) as error:
         failure = error
     problem = None if failure is None else str(failure)

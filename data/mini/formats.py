@@ -70,8 +70,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             path.parent.mkdir(exist_ok=True)
             with atomic_write(path) as file:
                 file.write(text)
-        # Written by earlier versions, and read in place of the new file.
-        (args.root / f"anno_own/{split}.json").unlink(missing_ok=True)
     print(f"{args.root}: anno_own, anno_instruct_v2xum")
 
 

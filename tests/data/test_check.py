@@ -42,6 +42,7 @@ def test_video_counts_are_compared_with_published_ones(root, capsys):
     (root / "anno/train_videoxum.json").unlink()
     report = check(root, own_data=True)
     assert report.is_complete and len(issue_texts(report, "extra")) == 66
+    assert f"{root}/anno/train_videoxum.json: no such file: there is no split train" in report.lines
     shutil.rmtree(root / "anno")
     with pytest.raises(FileNotFoundError, match="test_videoxum.json: annotations: no such file, and no other split"):
         check(root, own_data=True)

@@ -13,11 +13,11 @@ def test_annotation_files(tmp_path):
 
 
 def test_own_data_is_json_or_json_lines(tmp_path):
-    assert annotation_path(tmp_path, "val", "own") == tmp_path / "val.json"
-    (tmp_path / "val.jsonl").touch()
     assert annotation_path(tmp_path, "val", "own") == tmp_path / "val.jsonl"
     (tmp_path / "val.json").touch()
     assert annotation_path(tmp_path, "val", "own") == tmp_path / "val.json"
+    (tmp_path / "val.jsonl").touch()
+    assert annotation_path(tmp_path, "val", "own") == tmp_path / "val.jsonl"
 
 
 def test_files_of_instruct_v2xum_have_to_be_named():

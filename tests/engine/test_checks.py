@@ -47,6 +47,12 @@ def test_complete_files_pass(commands, name, tmp_path, monkeypatch, capsys):
         ("train", ["--video_embeddings_root", "none"], "no such folder; run python -m data.download for VideoXum"),
         ("train", ["--video_embeddings_root", "."], "frame features: found no .npz file, expected one per video"),
         ("train", ["--feature_width", "512"], "feature_width: found frame features of width 768, expected 512"),
+        (
+            "train",
+            ["--batch_size", "34"],
+            "batch_size: found 34 on 1 processes, expected at most the 33 training videos",
+        ),
+        ("train", ["--dataset", "own", "--ann_root", "none"], "train.jsonl: annotations: no such file; set ann_root"),
         ("train", ["--task", "v2t", "--eval_freq", "1"], "best_metric: found Kendall, .* use --best_metric CIDEr$"),
         ("evaluate", ["--pretrained_model", "outputs/vtsum_tt/vtsum_tt.pth"], f"checkpoint: no such file; {FETCH}$"),
         ("evaluate", ["--ann_root", "none"], "val_videoxum.json: annotations: no such file; run python -m data.dow"),
