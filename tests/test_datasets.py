@@ -140,9 +140,7 @@ def test_commands_without_configuration_read_instruct_v2xum(v2xum, tmp_path, cap
 def test_settings_have_to_name_the_files_of_instruct_v2xum(train, v2xum, tmp_path):
     with pytest.raises(ValueError, match="ann_files: found no file of the split test, expected one"):
         train("run", *FLAGS, "--dataset", "instruct_v2xum", "--ann_files", "train=x.json")
-    with pytest.raises(
-        FileNotFoundError, match="train.json: annotations: no such file; set ann_root or ann_files"
-    ):
+    with pytest.raises(FileNotFoundError, match="train.json: annotations: no such file; set ann_root or ann_files"):
         train("run", *FLAGS, config="datasets/instruct_v2xum.yaml")
     assert not (tmp_path / "run").exists()
 
