@@ -209,11 +209,12 @@ class Checkpointer:
                     self[name].rename(target)
                     logger.warning("%s: of an earlier run: moved to %s", self[name], self["replaced"])
 
-    def resume(self, resume: str) -> TrainState | None:
+    def resume(self, resume: str, batches_per_epoch: int | None = None) -> TrainState | None:
         """Restore a checkpoint: the newest of this run, if any, else the one at `resume`; "" restores none.
 
         Args:
             resume: "auto", a path or URL, or "".
+            batches_per_epoch: batches of a whole epoch on this process, for the log; None if unknown.
         Returns:
             Progress of the run; None if there is no checkpoint to resume from.
         Raises:
@@ -232,8 +233,16 @@ class Checkpointer:
         if state.epoch >= self.config.max_epoch:
             logger.info("%s: all %d epochs are done", path, self.config.max_epoch)
         else:
-            logger.info("%s: resumed at epoch %d, after %d batches of it", path, state.epoch + 1, state.batches_done)
+            position = self._describe_position(state.batches_done, batches_per_epoch)
+            logger.info("%s: resumed at epoch %d, after %s", path, state.epoch + 1, position)
         return state
+
+    def _describe_position(self, batches_done: int, batches_per_epoch: int | None) -> str:
+        """Describe a position in an epoch in batches of this process, or, between its steps, of all processes."""
+        done, remainder = divmod(batches_done, self.context.world_size)
+        if remainder:
+            return f"{batches_done} batches of all processes"
+        return f"{done} batches of it" if batches_per_epoch is None else f"{done} of {batches_per_epoch} batches"
 
     def find_newest(self) -> pathlib.Path | None:
         """Find the newest undamaged checkpoint in the folder; None if there is no checkpoint.
@@ -287,9 +296,11 @@ class Checkpointer:
             raise ValueError(f"{path}: resume: progress: {error or type(error).__name__}") from None
         if self._rank_state is None and state.batches_done:
             logger.warning(
-                "%s: saved by %d processes, now there are %d: the order of samples changes",
+                "%s: saved by %d %s, now there %s %d: the order of samples changes",
                 path,
                 processes,
+                "process" if processes == 1 else "processes",
+                "is" if self.context.world_size == 1 else "are",
                 self.context.world_size,
             )
         self._load(path, checkpoint)

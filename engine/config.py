@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pydantic
 
@@ -51,6 +51,15 @@ class Config(Settings):
     )
     name_aliases: ClassVar[dict[str, str]] = {"print_freq": "log_freq"}  # of the published code
     aliases: ClassVar[dict[str, dict[str, str]]] = {"precision": PRECISION_ALIASES}
+    required_values: ClassVar[dict[str, tuple[str, Any]]] = {
+        "kernel_size": ("model", "vtsum_blip_tt_ca"),
+        "med_config": ("decoder", "blip"),
+        "tokenizer": ("decoder", "blip"),
+        "smoothing_scope": ("decoder", "blip"),
+        "decoder_path": ("decoder", "causal_lm"),
+        "decoder_train": ("decoder", "causal_lm"),
+        "decoder_lora_rank": ("decoder_train", "lora"),
+    }
     written_if_set: ClassVar[frozenset[str]] = frozenset({"vit"})
 
     # Data

@@ -27,7 +27,7 @@ from engine.setup import (
 from metrics.captions import describe_missing_java
 from models.caption_decoder import CaptionDecoder
 from models.vtsum_blip import VTSumBLIP
-from utils import distributed
+from utils import distributed, interrupt
 from utils.distributed import DistContext
 from utils.download import is_url, resolve_file
 from utils.environment import environment_info
@@ -205,6 +205,7 @@ def _log_table(split: str, results: dict[str, Any]) -> None:
             logger.info("%s", line)
 
 
+@interrupt.repeated_on_restart("the evaluation")
 def evaluate_checkpoint(config: Config, notes: Sequence[str], source: str) -> None:
     """Evaluate a checkpoint in a separate run; with `predict_only`, predict without scoring.
 
@@ -214,6 +215,7 @@ def evaluate_checkpoint(config: Config, notes: Sequence[str], source: str) -> No
         source: path or URL of the checkpoint.
     Raises:
         FileNotFoundError, ValueError: data or checkpoint are missing or invalid.
+        Interrupted: a signal asked the run to stop; its predictions are not kept.
     """
     check_evaluation(config, source)
     context = init_run(config, notes, "eval.log")

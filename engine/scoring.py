@@ -90,8 +90,8 @@ def _match(predictions: Sequence[Prediction], records: Sequence[VideoRecord], so
     if not predicted:
         raise ValueError(f"{source}: found no prediction, expected at least one video of the annotations")
     for field in ("saliency", "caption", *CLIP_FIELDS):
-        _require_all_or_none(source, field, {v: getattr(p, field) is not None for v, p in predicted.items()})
-    _require_all_or_none(source, "keyframes or segments", {v: p.has_selection for v, p in predicted.items()})
+        _require_all_or_none(source, (field,), predicted)
+    _require_all_or_none(source, ("keyframes", "segments"), predicted)
     if len(predicted) < len(records):
         logger.warning(
             "%s: %d of %d videos are missing; CIDEr depends on all",
@@ -102,10 +102,13 @@ def _match(predictions: Sequence[Prediction], records: Sequence[VideoRecord], so
     return [(predicted[record.video_id], record) for record in records if record.video_id in predicted]
 
 
-def _require_all_or_none(source: str, field: str, is_predicted: Mapping[str, bool]) -> None:
-    without = [video_id for video_id, value in is_predicted.items() if not value]
-    if 0 < len(without) < len(is_predicted):
-        raise ValueError(f"{source}: video {without[0]}: {field}: found null, expected it for every video or none")
+def _require_all_or_none(source: str, fields: Sequence[str], predicted: Mapping[str, Prediction]) -> None:
+    """Raise a ValueError if one of these fields is predicted for some of the videos (by id) only."""
+    without = [p for p in predicted.values() if all(getattr(p, field) is None for field in fields)]
+    if 0 < len(without) < len(predicted):
+        state = "missing" if without[0].model_fields_set.isdisjoint(fields) else "found null"
+        context = f"{source}: video {without[0].video_id}: {' or '.join(fields)}"
+        raise ValueError(f"{context}: {state}, expected it for every video or none")
 
 
 def score_predictions(

@@ -1,12 +1,15 @@
 """Trackers: copy a run's log to TensorBoard and Weights & Biases; `log.jsonl` remains the record."""
 
+import contextlib
 import importlib.util
 import logging
 import pathlib
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 from engine.config import Config
+from utils import distributed
 from utils.files import make_folder
 from utils.log import JsonlLogger
 
@@ -17,15 +20,37 @@ RUN_ID = "wandb_run.txt"  # file with the id of the run on Weights & Biases
 
 
 def check_trackers(config: Config) -> None:
-    """Check that the packages of the requested trackers are installed.
+    """Check that the packages of the requested trackers are installed, and that there is a login.
+
+    On a terminal, Weights & Biases asks for its API key.
 
     Raises:
-        FileNotFoundError: one is not installed.
+        FileNotFoundError: a package is not installed.
+        ValueError: there is no API key of Weights & Biases, or it is invalid.
     """
     packages = dict(tensorboard=config.tensorboard or bool(config.wandb), wandb=bool(config.wandb))
     for name, is_needed in packages.items():
         if is_needed and importlib.util.find_spec(name) is None:
             raise FileNotFoundError(f"{name}: the package is not installed; pip install {name}")
+    if config.wandb and distributed.is_first_rank():
+        import wandb
+
+        with _one_line_wandb_errors():
+            wandb.login(verify=False)  # neither needed nor checked with WANDB_MODE=offline
+
+
+@contextlib.contextmanager
+def _one_line_wandb_errors() -> Iterator[None]:
+    """Convert an error of Weights & Biases to a ValueError of one line."""
+    import wandb
+
+    try:
+        yield
+    except wandb.Error as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"wandb: found no access to Weights & Biases ({reason}); run `wandb login`, or set WANDB_MODE=offline"
+        ) from None
 
 
 def attach_trackers(log: JsonlLogger, config: Config, batches_per_epoch: int, world_size: int) -> None:
@@ -94,12 +119,13 @@ def _start_wandb(config: Config) -> Any:
     note = folder / RUN_ID
     if not note.is_file():
         note.write_text(secrets.token_hex(4), encoding="utf-8")
-    return wandb.init(
-        project=config.wandb,
-        id=note.read_text(encoding="utf-8").strip(),
-        name=folder.name,
-        dir=str(folder),
-        config=config.as_dict(),
-        resume="allow",
-        sync_tensorboard=True,
-    )
+    with _one_line_wandb_errors():
+        return wandb.init(
+            project=config.wandb,
+            id=note.read_text(encoding="utf-8").strip(),
+            name=folder.name,
+            dir=str(folder),
+            config=config.as_dict(),
+            resume="allow",
+            sync_tensorboard=True,
+        )

@@ -213,7 +213,7 @@ def build_vtsum_trainer(config: Config, notes: Sequence[str] = ()) -> VTSumTrain
     )
     validation = None if val_dataset is None else ValidationLosses(config, context, val_dataset, pad_id)
     trainer = VTSumTrainer(config, setup, evaluator, validation)
-    state = trainer.checkpointer.resume(config.resume)
+    state = trainer.checkpointer.resume(config.resume, len(sampler))
     if state is None:
         load_initial_weights(config, context, model)
     else:

@@ -5,7 +5,6 @@ Axes: n frames of the video file, T frames at 1 fps, D feature width.
 
 import argparse
 import json
-import logging
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -33,8 +32,6 @@ from utils.download import resolve_file
 from utils.environment import environment_info
 from utils.files import atomic_write, compute_sha256, make_folder
 from utils.log import progress_bar, setup_logging
-
-logger = logging.getLogger(__name__)
 
 Rows = dict[str, list[dict[str, float]]]  # `model`, `random`, `human` -> scores of each video
 
@@ -177,7 +174,7 @@ def write_results(
 
 
 def format_results(results: Mapping[str, Any]) -> str:
-    """Format results as text, F1 x 100."""
+    """Format results as text, F1 x 100, and the reasons for metrics that are not computed."""
     from tabulate import tabulate
 
     splits = results["splits"]
@@ -186,12 +183,30 @@ def format_results(results: Mapping[str, Any]) -> str:
         f"mean of {len(splits['test_sets'])} test sets, {splits['source']}": splits["mean"],
     }
     lines = [f"{results['benchmark']}: {results['num_videos']} videos (F1 x 100)"]
-    align = ("left", *["right"] * len(METRIC_NAMES))
+    names = [name for name in METRIC_NAMES if any(name in values for values in results["all_videos"].values())]
+    align = ("left", *["right"] * len(names))
     for title, rows in blocks.items():
-        cells = [[row, *(_cell(name, values) for name in METRIC_NAMES)] for row, values in rows.items()]
-        table = tabulate(cells, ["", *METRIC_NAMES], tablefmt="plain", disable_numparse=True, colalign=align)
+        cells = [[row, *(_cell(name, values) for name in names)] for row, values in rows.items()]
+        table = tabulate(cells, ["", *names], tablefmt="plain", disable_numparse=True, colalign=align)
         lines += [title, table]
+    lines += explain_omissions(results["all_videos"])
     return "\n".join(lines)
+
+
+def explain_omissions(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Explain why metrics of frame scores are not computed, in a line for each reason.
+
+    Args:
+        rows: name of a row -> scores; `random` is scored as a model is.
+    """
+    reasons = dict(F1="frame scores require shots, which the annotations do not have; add an eccv16 file with --shots")
+    reasons |= dict.fromkeys(("Kendall", "Spearman"), "an .h5 file alone has no importance per annotator")
+    reasons |= dict.fromkeys(("Kendall_mean", "Spearman_mean"), "the annotations have no gtscore")
+    names_by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        if name not in rows.get("random", {}):
+            names_by_reason.setdefault(reason, []).append(name)
+    return [f"{', '.join(names)} left out: {reason}" for reason, names in names_by_reason.items()]
 
 
 def _cell(name: str, values: Mapping[str, float]) -> str:
@@ -240,5 +255,3 @@ def run_benchmark(args: argparse.Namespace, config: Config | None) -> None:
     if output_dir:
         write_results(output_dir, results, videos, rows)
     print(format_results(results))
-    if "F1" not in results["all_videos"].get("random", {}):
-        logger.warning("F1 is omitted: the annotations have no shots; add an eccv16 file with --shots")

@@ -220,7 +220,7 @@ def build_vt_clip_trainer(config: VTClipConfig, notes: Sequence[str] = ()) -> VT
         data_fingerprint=train.fingerprint(),
     )
     trainer = VTClipTrainer(config, setup, build_loader(config, context, val, val_sampler), precision)
-    trainer.state = trainer.checkpointer.resume(config.resume) or trainer.state
+    trainer.state = trainer.checkpointer.resume(config.resume, len(sampler)) or trainer.state
     if context.is_main:
         write_settings(config, output_dir / "config.yaml")
     logger.info(

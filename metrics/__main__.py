@@ -60,8 +60,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def _clean_captions(predictions: list[Prediction], enabled: bool) -> list[Prediction]:
     """Clean the captions as references are, or print a line on those that differ from their cleaned form."""
     cleaned = [
-        prediction.model_copy(update=dict(caption=prediction.caption and pre_caption(prediction.caption, None)))
-        for prediction in predictions
+        p if p.caption is None else p.model_copy(update=dict(caption=pre_caption(p.caption, None))) for p in predictions
     ]
     if enabled:
         return cleaned

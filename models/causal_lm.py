@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -285,17 +285,32 @@ def _add_lora(base: "PreTrainedModel", rank: int) -> "PreTrainedModel":
     return cast("PreTrainedModel", peft.inject_adapter_in_model(config, base))
 
 
+@contextlib.contextmanager
+def _hidden_progress_bars() -> Iterator[None]:
+    """Hide transformers' bars of loading; those of downloads, which `disable_progress_bar` hides too, are shown."""
+    from transformers.utils import logging
+
+    previous = logging.set_tqdm_hook(lambda factory, args, kwargs: factory(*args, **kwargs | dict(disable=True)))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(previous)
+
+
 def _load_language_model(path: str) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """Load a language model, in float32, and its tokenizer, without code from the folder or the hub."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else each forked loader worker prints a warning
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     expected = "expected a folder or hub name of a causal language model"
+    if not os.path.isdir(path) and (path.startswith(("/", "./", "../")) or path.count("/") > 1):  # not a hub name
+        raise FileNotFoundError(f"{path}: decoder_path: no such folder; {expected}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
-        )
+        with _hidden_progress_bars():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+            )
         base, info = loaded
     except Exception as error:  # transformers, its tokenizers, safetensors and the hub's client raise nearly anything
         reason = " ".join(str(error).split())[:200]

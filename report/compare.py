@@ -14,16 +14,20 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from data.videoxum import NUM_VIDEOS
-from engine.config import SPLITS
+from engine.config import SPLITS, Config
 from metrics.baselines import BASELINES
 from metrics.registry import CLIP_METRICS, METRICS, PAPER_METRICS, format_score
 from report.runs import (
     ABOUT_F1,
+    CLIP_ENCODER,
+    OF_TRAINING,
     VIDEOS_PER_STEP,
+    VT_CLIP,
     Run,
     align_scores,
     format_setting,
@@ -38,6 +42,8 @@ from utils.log import run_main
 # With fewer videos, the coverage of the bootstrap's intervals is far below 95%.
 MIN_VIDEOS = 20
 BOOTSTRAP_BATCH = 50  # resamples in memory: 25 MB for 4,000 videos and 16 metrics
+# Settings that only some runs have; their absence is no difference. Likewise those of `Config.required_values`.
+OF_SOME_RUNS = ("decoder_base", CLIP_ENCODER, VT_CLIP)
 RELATIVE_F1 = "F1/random"  # a column: F1 divided by the F1 of random saliency
 
 # Metric -> difference of the means, lower and upper end of its interval.
@@ -62,12 +68,24 @@ class Group:
         return {name: np.stack([scores[name] for scores in scores_of_runs]) for name in shared}
 
 
+def used_settings(run: Run) -> dict[str, Any]:
+    """Return the settings that have an effect in the scoring or the training of a run."""
+    settings = run.settings
+    trained = settings | {name.removesuffix(OF_TRAINING): settings[name] for name in settings if OF_TRAINING in name}
+
+    def is_used(name: str) -> bool:
+        field = name.removesuffix(OF_TRAINING)
+        return any(Config.find_disabling_setting(field, values) is None for values in (settings, trained))
+
+    return {name: value for name, value in settings.items() if is_used(name)}
+
+
 def group_by_seed(runs: Sequence[Run]) -> list[Group]:
     """Group runs that differ only in their seed, ordered by their first runs; runs of equal seed are not grouped."""
     groups: list[list[Run]] = []
     for run in runs:
         for group in groups:
-            if group[0].settings == run.settings and run.seed not in [other.seed for other in group]:
+            if used_settings(group[0]) == used_settings(run) and run.seed not in [other.seed for other in group]:
                 group.append(run)
                 break
         else:
@@ -77,12 +95,17 @@ def group_by_seed(runs: Sequence[Run]) -> list[Group]:
 
 def differing_settings(groups: Sequence[Group]) -> list[str]:
     """Return the names of the settings in which groups differ, in the order of the configuration."""
-    settings_of_groups = [group.runs[0].settings for group in groups if group.runs[0].settings]
+    settings_of_groups = [used_settings(group.runs[0]) for group in groups if group.runs[0].settings]
     if not settings_of_groups:
         return []
     names = dict.fromkeys(name for settings in settings_of_groups for name in settings)
-    first = settings_of_groups[0]
-    different = [name for name in names if any(s.get(name) != first.get(name) for s in settings_of_groups)]
+    different = []
+    for name in names:
+        values = [settings.get(name) for settings in settings_of_groups]
+        if name in Config.required_values or name in OF_SOME_RUNS:
+            values = [value for value in values if value is not None]
+        if any(value != values[0] for value in values):
+            different.append(name)
     # Unknown for checkpoints that were evaluated in another run.
     unknown = any(VIDEOS_PER_STEP not in settings for settings in settings_of_groups)
     return [name for name in different if not (name == VIDEOS_PER_STEP and unknown)]
@@ -105,7 +128,7 @@ def score_table(groups: Sequence[Group], metrics: Sequence[str]) -> tuple[list[s
     for label, scores in baselines.items():
         rows.append((label, no_settings, [scores], random_f1))
     for group in groups:
-        settings = group.runs[0].settings
+        settings = used_settings(group.runs[0])
         values = [format_setting(settings[name]) if name in settings else "" for name in names]
         rows.append((group.name, values, [run.metrics for run in group.runs], random_f1))
         for label in (name for name, baseline in BASELINES.items() if baseline.depends_on_run):
@@ -355,7 +378,8 @@ def main(argv: list[str] | None = None) -> None:
     measured = {name for group in groups for run in group.runs for name in run.metrics}
     metrics = [name for name in dict.fromkeys(args.metrics) if name in measured]
     omitted: list[str] = []
-    if len({clip_space(run) for group in groups for run in group.runs}) > 1:
+    with_clip = [run for group in groups for run in group.runs if not run.metrics.keys().isdisjoint(CLIP_METRICS)]
+    if len({clip_space(run) for run in with_clip}) > 1:
         omitted = [name for name in metrics if name in CLIP_METRICS]
         metrics = [name for name in metrics if name not in omitted]
     header, rows, left = score_table(groups, metrics)

@@ -44,7 +44,10 @@ SCORING_SETTINGS = (
     "tf32",
     "video_embeddings_root",
 )
+# Names of further settings.
+OF_TRAINING = " (training)"  # after the name of a setting
 VIDEOS_PER_STEP = "videos per step"  # of the optimizer, over all processes
+CLIP_ENCODER, VT_CLIP = "F_CLIP encoder", "VT-CLIP"
 
 
 def _require_metric(name: str) -> str:
@@ -224,7 +227,7 @@ def _merge_settings(results: Results) -> tuple[dict[str, Any], int | None]:
     for name in SCORING_SETTINGS:
         settings[name] = scored[name]
         if trained[name] != scored[name] and name in Config().resume_critical_fields():
-            settings[f"{name} (training)"] = trained[name]
+            settings[name + OF_TRAINING] = trained[name]
     if results.processes and results.trained_with is None:  # else the number of training processes is unknown
         settings[VIDEOS_PER_STEP] = trained["batch_size"] * trained["accumulate"] * results.processes
     if results.encoder:
@@ -232,9 +235,9 @@ def _merge_settings(results: Results) -> tuple[dict[str, Any], int | None]:
     if results.decoder_base and "sha256" in results.decoder_base:
         settings["decoder_base"] = results.decoder_base["sha256"][:12]
     if (frames_sha256 := (results.clip_encoder or {}).get("frames_weights_sha256")) is not None:
-        settings["F_CLIP encoder"] = frames_sha256[:12]
+        settings[CLIP_ENCODER] = frames_sha256[:12]
     if results.vt_clip_sha256:
-        settings["VT-CLIP"] = results.vt_clip_sha256[:12]
+        settings[VT_CLIP] = results.vt_clip_sha256[:12]
     return settings, trained["seed"]
 
 

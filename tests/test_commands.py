@@ -167,7 +167,7 @@ def test_published_checkpoint_is_resumed_to_the_same_bytes(train, tmp_path, resu
     path = "resumed/checkpoint.pth" if resume == "auto" else resume
     torch.save(published, path)
     resumed = train("resumed", *flags, "--resume", resume)
-    assert f"{path}: resumed at epoch 2, after 0 batches of it" in (resumed / "train.log").read_text()
+    assert f"{path}: resumed at epoch 2, after 0 of 4 batches" in (resumed / "train.log").read_text()
     assert "trained with other settings" not in (resumed / "train.log").read_text()
     expected, actual = (torch.load(run / "checkpoint.pth", weights_only=True) for run in (whole, resumed))
     assert all(torch.equal(actual["model"][name], value) for name, value in expected["model"].items())

@@ -69,6 +69,46 @@ def test_agreement_of_annotators(evaluate, capsys):
     assert "F1" in results["all_videos"]["human"] and "F1" not in results["all_videos"]["random"]
 
 
+@pytest.mark.parametrize(
+    ("annotations", "columns", "reasons"),
+    [
+        (
+            "y.mat",
+            ["Kendall", "Spearman", "Kendall_mean", "Spearman_mean"],
+            ["F1 left out: frame scores require shots"],
+        ),
+        (
+            "tvsum.h5",
+            ["F1", "Kendall_mean", "Spearman_mean"],
+            ["Kendall, Spearman left out: an .h5 file alone has no importance per annotator"],
+        ),
+        (
+            "bare.h5",
+            ["F1"],
+            [
+                "F1 left out: frame scores require shots",
+                "Kendall, Spearman left out: an .h5 file alone",
+                "Kendall_mean, Spearman_mean left out: the annotations have no gtscore",
+            ],
+        ),
+    ],
+)
+def test_metrics_without_values_have_no_column(evaluate, root, capsys, annotations, columns, reasons):
+    """One line for each reason; the row `random` of an h5 file without shots and gtscore has no value at all."""
+    if annotations == "bare.h5":
+        write_eccv16(root / "bare.h5", count=1, change_points=None, n_frame_per_seg=None, features=None, gtscore=None)
+    evaluate("tvsum", annotations, "--agreement")
+    lines = capsys.readouterr().out.splitlines()
+    tables = [
+        line.split() for line in lines if not line.startswith(("tvsum", "all", "mean")) and "left out" not in line
+    ]
+    assert [cells for cells in tables if cells[0] not in ("random", "human")] == [columns] * 2
+    assert all(len(cells) == 1 + len(columns) for cells in tables if cells[0] in ("random", "human"))
+    printed = [line for line in lines if "left out" in line]
+    assert lines[-len(reasons) :] == printed and len(printed) == len(reasons)
+    assert all(line.startswith(reason) for line, reason in zip(printed, reasons))
+
+
 def test_tvsum_scores_equal_explicit_loops(evaluate, root, tmp_path):
     scores_of_videos = write_scores(tmp_path / "s.json", 5)
     flags = ["--scores", tmp_path / "s.json", "--shots", root / "tvsum.h5", "--split_file", root / "splits.json"]

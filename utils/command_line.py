@@ -38,7 +38,7 @@ class CommandLine(Generic[S]):
 
     Attributes:
         settings: defaults < YAML < flags.
-        notes: lines for the log: flags that override the YAML, ignored keys, other names of settings.
+        notes: lines for the log: flags that override the YAML or have no effect, ignored keys, other names of settings.
         arguments: the arguments that the script added.
     """
 
@@ -86,7 +86,12 @@ def load_settings(
     for name, value in flags.items():
         if name in values and values[name] != value:
             notes.append(f"{name}: the flag's {value!r} overrides the config's {values[name]!r}")
-    return CommandLine(cls(**(values | flags)), tuple(notes), parsed)
+    settings = cls(**(values | flags))
+    resolved = settings.as_dict()
+    for name in flags:
+        if (other := cls.find_disabling_setting(name, resolved)) is not None:
+            notes.append(f"{name}: the flag has no effect with {other} {resolved[other]}")
+    return CommandLine(settings, tuple(notes), parsed)
 
 
 def _parser(

@@ -95,6 +95,12 @@ def _slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
     )
 
 
+def is_first_rank() -> bool:
+    """Whether this process is the first of its run; callable before `init_context`."""
+    env = os.environ
+    return (env["RANK"] if "RANK" in env else _slurm_environment(env).get("RANK", "0")) == "0"
+
+
 def _first_host(nodes: str) -> str:
     """First host of a SLURM node list such as `gpu[003-005,9],login1`."""
     try:

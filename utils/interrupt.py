@@ -16,7 +16,17 @@ _received: tuple[str, float] | None = None  # name of the first signal, and its 
 
 
 class Interrupted(Exception):
-    """Raised to stop a run after a signal; the state for resuming is on disk."""
+    """Raised to stop a run after a signal; what a repeated command needs is on disk.
+
+    Args:
+        cause: name of the signal.
+    Attributes:
+        next_start: what the same command does when it is started again, as the end of a sentence.
+    """
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.next_start = "resumes from here"
 
 
 def stop_requested() -> str | None:
@@ -44,6 +54,16 @@ def signal_handlers() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def repeated_on_restart(activity: str) -> Iterator[None]:
+    """Let `Interrupted` say that the same command repeats an activity, which does not keep what it has done."""
+    try:
+        yield
+    except Interrupted as error:
+        error.next_start = f"repeats {activity}"
+        raise
 
 
 @contextlib.contextmanager

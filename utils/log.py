@@ -181,7 +181,8 @@ def run_main(main: Callable[[], Any], resumable: bool = False) -> None:
             _show_last_line("interrupted", launcher.is_first_process())
             sys.exit(130)
         except interrupt.Interrupted as signal:
-            _show_last_line(f"stopped by {signal}; the same command resumes from here", launcher.is_first_process())
+            line = f"stopped by {signal}; the same command {signal.next_start}"
+            _show_last_line(line, launcher.is_first_process())
             os._exit(interrupt.EX_TEMPFAIL)  # without joining threads that score or decode
         except BrokenPipeError:  # the reader of stdout, such as `head`, has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

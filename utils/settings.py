@@ -7,6 +7,7 @@ import dataclasses
 import os
 import pathlib
 import typing
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import pydantic
@@ -85,6 +86,8 @@ class Settings(pydantic.BaseModel):
     name_aliases: ClassVar[dict[str, str]] = {}
     # Name of a setting -> value in an earlier version -> current value.
     aliases: ClassVar[dict[str, dict[str, str]]] = {}
+    # Setting -> another setting, and the value of it without which the setting has no effect.
+    required_values: ClassVar[dict[str, tuple[str, Any]]] = {}
     # Settings that are compared only if they are set: a default of theirs is not written.
     written_if_set: ClassVar[frozenset[str]] = frozenset()
 
@@ -141,6 +144,21 @@ class Settings(pydantic.BaseModel):
         renamed = {cls.name_aliases[name]: value for name, value in stored.items() if name in cls.name_aliases}
         renamed |= {name: value for name, value in stored.items() if name not in cls.name_aliases}
         return {name: cls._canonical_value(name, value) for name, value in renamed.items()}
+
+    @classmethod
+    def find_disabling_setting(cls, name: str, values: Mapping[str, Any]) -> str | None:
+        """Find the setting whose value leaves another one without effect.
+
+        Args:
+            name: name of the setting that may have no effect.
+            values: values of all settings by name.
+        Returns:
+            Name of the other setting, see `required_values`; None if the setting has an effect.
+        """
+        if name not in cls.required_values:
+            return None
+        other, required = cls.required_values[name]
+        return cls.find_disabling_setting(other, values) or (other if values[other] != required else None)
 
     @classmethod
     def resume_critical_fields(cls) -> list[str]:

@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import math
 import random
@@ -173,7 +174,29 @@ def test_resuming_with_another_number_of_processes_warns(build_run, tmp_path, ca
     torch.save(state, checkpoints["checkpoint.pth"])
     progress = build_run()[0].resume("auto")
     assert (progress.batches_done, progress.loss_sums) == (4, [3.0])
-    assert "saved by 2 processes, now there are 1: the order of samples changes" in caplog.text
+    assert "saved by 2 processes, now there is 1: the order of samples changes" in caplog.text
+    state["processes"] = state["processes"][:1]
+    torch.save(state, checkpoints["checkpoint.pth"])
+    build_run(context=DistContext(0, 0, 2, torch.device("cpu")))[0].restore(
+        checkpoints["checkpoint.pth"], is_same_run=True
+    )
+    assert "saved by 1 process, now there are 2: the order of samples changes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("world_size", "batches_per_epoch", "position"),
+    [(1, 12, "8 of 12 batches"), (2, 6, "4 of 6 batches"), (3, 4, "8 batches of all processes")],
+)
+def test_resumed_position_is_in_batches_of_a_process(
+    build_run, tmp_path, caplog, monkeypatch, world_size, batches_per_epoch, position
+):
+    caplog.set_level("INFO")
+    save_run(build_run, tmp_path, batches_done=8)
+    monkeypatch.setattr("utils.distributed.broadcast_object", lambda value, context: value)  # of a single process
+    monkeypatch.setattr("utils.distributed.local_main_first", lambda context: contextlib.nullcontext())
+    run = build_run(context=DistContext(0, 0, world_size, torch.device("cpu")))[0]
+    assert run.resume("auto", batches_per_epoch).batches_done == 8
+    assert f"checkpoint.pth: resumed at epoch 2, after {position}\n" in caplog.text
 
 
 def test_invalid_training_states_raise(build_run, tmp_path):

@@ -83,6 +83,29 @@ def test_flags_override_yaml_and_yaml_overrides_defaults(write_config):
     )
 
 
+@pytest.mark.parametrize(
+    ("flags", "notes"),
+    [
+        ("--model vtsum_blip_tt --kernel_size 9", ["kernel_size: the flag has no effect with model vtsum_blip_tt"]),
+        ("--model vtsum_blip_tt_ca --kernel_size 9", []),
+        ("--decoder_lora_rank 4", ["decoder_lora_rank: the flag has no effect with decoder blip"]),
+        (
+            "--decoder causal_lm --decoder_path x --tokenizer y --decoder_lora_rank 4",
+            [
+                "tokenizer: the flag has no effect with decoder causal_lm",
+                "decoder_lora_rank: the flag has no effect with decoder_train projector",
+            ],
+        ),
+        ("--decoder causal_lm --decoder_path x --decoder_train lora --decoder_lora_rank 4", []),
+    ],
+)
+def test_flags_without_effect_are_noted(write_config, flags, notes):
+    """Flags that were typed; a value of the YAML file is not noted."""
+    path = write_config("batch_size: 4\nkernel_size: 7\ndecoder_train: projector\n")
+    command = load_config(["--config", path, *flags.split()])
+    assert [note for note in command.notes if "overrides" not in note] == notes
+
+
 def test_explicit_flag_with_the_default_value_overrides_yaml(write_config):
     path = write_config("batch_size: 4\n")
     assert load_config(["--config", path, "--batch_size", str(Config().batch_size)]).settings.batch_size == 16

@@ -141,8 +141,23 @@ def test_mismatched_predictions_raise(predictions, records):
     partial = [dict(entry, caption=None) if i == 2 else entry for i, entry in enumerate(predictions)]
     with pytest.raises(ValueError, match="caption: found null, expected it for every video or none"):
         score_entries(partial, records)
+    del partial[2]["caption"]
+    with pytest.raises(ValueError, match="caption: missing, expected it for every video or none"):
+        score_entries(partial, records)
     with pytest.raises(ValueError, match="predictions: found no prediction, expected at least one"):
         score_entries([], records)
+
+
+def test_missing_fields_are_told_from_null(predictions, mini_root, tmp_path):
+    """By the command, too, which cleans captions before."""
+    annotations, path = str(mini_root / "anno/test_videoxum.json"), tmp_path / "predictions_test.jsonl"
+    for change, message in ((dict(caption=None), "caption: found null"), ({}, "caption: missing")):
+        entry = {name: value for name, value in predictions[2].items() if name != "caption"} | change
+        path.write_text("".join(json.dumps(row) + "\n" for row in [*predictions[:2], entry, *predictions[3:]]))
+        with pytest.raises(
+            ValueError, match=f"{path}: video {entry['video_id']}: {message}, expected it for every video or"
+        ):
+            main([str(path), annotations])
 
 
 def test_metrics_command(predictions, mini_root, tmp_path, capsys):

@@ -120,6 +120,21 @@ def test_resumed_run_continues_its_curves(train):
     assert read_curves(folder) == expected
 
 
+def test_wandb_without_login_raises_before_the_run(mini_flags, tmp_path):
+    """With the real client, as a user starts a run: one line, and no output folder."""
+    pytest.importorskip("wandb")
+    argv = ["train_v2vt_sum.py", "--config", "configs/mini.yaml", *mini_flags, "--pretrained", ""]
+    argv += ["--wandb", "videoxum", "--output_dir", str(tmp_path / "run")]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    env |= dict(HOME=str(tmp_path / "home"), WANDB_CONFIG_DIR=str(tmp_path / "home"))
+    done = subprocess.run(
+        [sys.executable, *argv], cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and not (tmp_path / "run").exists()
+    expected = "error: wandb: found no access to Weights & Biases (No API key configured. Use `wandb login` to log in.)"
+    assert done.stderr == f"{expected}; run `wandb login`, or set WANDB_MODE=offline\n"
+
+
 def test_missing_tracker_package_raises_before_the_run(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="tensorboard: the package is not installed; pip install tensorboard"):

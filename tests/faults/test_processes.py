@@ -32,6 +32,7 @@ def test_interrupted_evaluation_is_repeated(launch_run):
     run.wait_until(lambda: "loss" not in run.output() and "are omitted: " in run.output())
     run.signal(signal.SIGTERM)
     assert run.wait() == [75], run.output()
+    assert run.output().splitlines()[-1] == "stopped by SIGTERM; the same command repeats the evaluation"
     assert not results.exists() and not list((run.folder / "run").glob(".*"))
     run = launch_run(*flags, "--evaluate")
     assert run.wait() == [0], run.output()

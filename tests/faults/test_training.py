@@ -120,7 +120,7 @@ def test_run_of_two_processes_resumes_on_one(launch_run, reference_run):
     assert run.wait() == [75, 75], run.output()
     run = launch_run(*VISUAL, "--batch_size", "2")
     assert run.wait() == [0], run.output()
-    assert "saved by 2 processes, now there are 1: the order of samples changes" in run.output()
+    assert "saved by 2 processes, now there is 1: the order of samples changes" in run.output()
     log = read_log(run.folder / "run")
     assert [entry["epoch"] for entry in log if entry["type"] == "epoch"] == [0, 1]
     assert sum(entry["type"] == "step" and entry["epoch"] == 1 for entry in log) == 16  # with half the batch size

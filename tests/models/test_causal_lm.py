@@ -271,11 +271,28 @@ def test_blip_weights_give_only_the_position_table(build, mini_model, tmp_path):
         assert name == "position_embeddings.weight" or torch.equal(value, untouched.state_dict()[name])
 
 
+def test_loading_shows_no_progress_bar(build, capfd):
+    """The settings of transformers, and those of the hub's downloads, stay as they were."""
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from transformers.utils import logging
+
+    hook = logging.set_tqdm_hook(None)
+    before = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    build()
+    assert "%|" not in capfd.readouterr().err
+    assert (logging.is_progress_bar_enabled(), are_progress_bars_disabled()) == before
+    assert before[0] and logging.set_tqdm_hook(hook) is None
+
+
 def test_invalid_language_models_and_options_raise(build, language_models, random_videos, tmp_path, monkeypatch):
     with pytest.raises(
         FileNotFoundError, match=r"^none/such: decoder_path: found nothing that .* \(OSError: .*\), expected a f.*$"
     ):
         build(decoder_path="none/such")
+    for path in (f"{tmp_path}/none", "./none", "../none", "a/folder/none"):
+        message = "decoder_path: no such folder; expected a folder or hub name of a causal language model"
+        with pytest.raises(FileNotFoundError, match=f"^{path}: {message}$"):
+            build(decoder_path=path)
     with pytest.raises(ValueError, match=f"^{tmp_path}: decoder_path: found nothing that transformers loads"):
         build(decoder_path=tmp_path)
     for change, message in (

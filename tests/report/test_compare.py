@@ -52,7 +52,7 @@ def write_run(tmp_path):
             metrics={metric: float(np.mean(values)) for metric, values in scores.items()},
             baselines=baselines or {},
             num_videos=dict(expected=num_videos or count, scored=count),
-            config=Config(**settings).as_dict(),
+            config=Config(**dict(model="vtsum_blip_tt_ca") | settings).as_dict(),
             subset=subset,
         )
         rows = [dict(zip(scores, map(float, values))) for values in zip(*scores.values())]
@@ -69,9 +69,10 @@ def run_compare(capsys, *argv):
 
 
 def test_seeds_are_grouped_and_differences_computed(score_run, capsys):
-    good = [score_run(f"good{seed}", 0.1, seed, seed=seed, kernel_size=5) for seed in (1, 2, 3)]
-    bad = score_run("bad", 5.0, 4, seed=1, kernel_size=9, num_beams=1)
-    same = score_run("same", 0.1, 1, seed=9, kernel_size=9, num_beams=1, num_workers=7)
+    model = dict(model="vtsum_blip_tt_ca")
+    good = [score_run(f"good{seed}", 0.1, seed, seed=seed, kernel_size=5, **model) for seed in (1, 2, 3)]
+    bad = score_run("bad", 5.0, 4, seed=1, kernel_size=9, num_beams=1, **model)
+    same = score_run("same", 0.1, 1, seed=9, kernel_size=9, num_beams=1, num_workers=7, **model)
     out = run_compare(capsys, *good, bad, same, "--format", "csv", "--metrics", *NAMES)
     rows = {row[""]: row for row in csv.DictReader(io.StringIO(out))}
     assert list(rows)[:4] == [*published_rows("test"), "random", "human"]
@@ -201,15 +202,70 @@ def test_star_of_rows_with_several_seeds(write_run, capsys):
 def test_other_systems_have_no_settings(write_run, capsys):
     """Results of `python -m metrics` have no configuration; it is not taken for the defaults."""
     a, b = write_run("a", dict(F1=[0.1, 0.2]), kernel_size=3), write_run("b", dict(F1=[0.2, 0.2]), kernel_size=9)
-    other = write_run("other", dict(F1=[0.3, 0.2]))
-    path = other / "results_test.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | dict(config=None)))
+    other = edit_results(write_run("other", dict(F1=[0.3, 0.2])), config=None)
     assert (read_run(other).settings, read_run(other).seed) == ({}, None)
     for folders, names in (((a, b, other), ["kernel_size"]), ((a, other), []), ((other, a), [])):
         out = run_compare(capsys, *folders, "--format", "csv", "--metrics", "F1")
         rows = {row[""]: row for row in csv.DictReader(io.StringIO(out))}
         header = list(rows[str(other)])
         assert header[1 : header.index("F1")] == names and not any(rows[str(other)][name] for name in names)
+
+
+def edit_results(folder, **changes):
+    path = folder / "results_test.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+def test_clip_metrics_that_some_runs_lack(write_run, capsys):
+    """Only runs with CLIP metrics have to agree in the encoder; the cells of the others are empty."""
+
+    def write(name, encoder="", **settings):
+        scores = dict(F1=[0.1, 0.2]) | (dict(VT_CLIPScore=[0.3, 0.4]) if encoder else {})
+        folder = write_run(name, scores, **settings)
+        changes = dict(clip_encoder=dict(frames_weights_sha256=encoder), vt_clip_sha256=encoder) if encoder else {}
+        return edit_results(folder, **changes)
+
+    first, same = write("first", "1" * 64), write("same", "1" * 64, seed=1, kernel_size=3)
+    without, no_settings = write("without", kernel_size=9), edit_results(write("no_settings"), config=None)
+    flags = ("--format", "csv", "--metrics", "F1", "VT_CLIPScore")
+    for folders in ((first, no_settings), (no_settings, first), (first, same, without, no_settings)):
+        out = run_compare(capsys, *folders, *flags)
+        rows = {row[""]: row for row in csv.DictReader(io.StringIO(out))}
+        assert rows[str(first)]["VT_CLIPScore"] == "35.0" and rows[str(no_settings)]["VT_CLIPScore"] == ""
+        assert "omitted" not in run_compare(capsys, *folders, *flags[2:])
+        assert not {"F_CLIP encoder", "VT-CLIP"} & rows[str(first)].keys()
+    assert rows[str(without)]["VT_CLIPScore"] == "" and rows[str(without)]["kernel_size"] == "9"
+    other = write("other", "2" * 64)
+    header = run_compare(capsys, first, without, other, *flags).splitlines()[0].split(",")
+    assert {"F_CLIP encoder", "VT-CLIP"} <= {*header} and "VT_CLIPScore" not in header
+    out = run_compare(capsys, first, without, other, *flags[2:])
+    assert "VT_CLIPScore: omitted, the runs were scored with features of different encoders." in out
+
+
+def test_settings_without_effect_are_no_difference(write_run, capsys):
+    """`kernel_size` is of the context aggregation, others of one caption decoder; unused ones have an empty cell."""
+    scores, tt = dict(F1=[0.1, 0.2]), dict(model="vtsum_blip_tt")
+    causal_lm = dict(decoder="causal_lm", decoder_path="x")
+    folders = [
+        write_run("tt_ca", scores, kernel_size=9),
+        write_run("tt_ca_5", scores, kernel_size=5),
+        write_run("tt", scores, **tt, kernel_size=5, decoder_train="all"),
+        write_run("tt_seed", scores, **tt, kernel_size=7, seed=1, decoder_lora_rank=4),
+        write_run("lora", scores, **tt, **causal_lm, decoder_train="lora", decoder_lora_rank=4, tokenizer="a"),
+        write_run("projector", scores, **tt, **causal_lm, decoder_lora_rank=8, tokenizer="b"),
+        write_run("projector_seed", scores, **tt, **causal_lm, decoder_lora_rank=9, seed=1),
+    ]
+    tt_group, projector_group = f"{folders[2]} (and 1 more seed)", f"{folders[5]} (and 1 more seed)"
+    out = run_compare(capsys, *folders, "--format", "csv", "--metrics", "F1")
+    rows = {row[""]: row for row in csv.DictReader(io.StringIO(out))}
+    header = out.splitlines()[0].split(",")
+    assert header[1 : header.index("F1")] == ["model", "kernel_size", "decoder", "decoder_train"]
+    labels = [str(folders[0]), str(folders[1]), tt_group, str(folders[4]), projector_group]
+    assert [rows[label]["kernel_size"] for label in labels] == ["9", "5", "", "", ""]
+    assert [rows[label]["decoder_train"] for label in labels] == ["", "", "", "lora", "projector"]
+    out = run_compare(capsys, folders[0], folders[2], "--format", "csv", "--metrics", "F1")
+    assert out.startswith(",model,F1,")
 
 
 def test_f1_relative_to_random(write_run, capsys):
@@ -331,6 +387,14 @@ def test_training_settings_identify_evaluations_of_a_checkpoint(score_run):
     assert (settings["num_beams"], settings["pretrained_model"]) == (5, "")
     # The kernel size of the evaluation is used, and that of the training is shown.
     assert (settings["kernel_size"], settings["kernel_size (training)"]) == (5, 7)
+
+
+def test_settings_of_the_training_have_an_effect_without_one_in_the_scoring(score_run):
+    """A TT+CA checkpoint that is scored as TT: only the kernel size of its training matters."""
+    trained = [Config(model="vtsum_blip_tt_ca", kernel_size=size, seed=size).as_dict() for size in (7, 9)]
+    folders = [score_run(str(i), 0.1, i, trained_with=config) for i, config in enumerate(trained)]
+    groups = compare.group_by_seed([read_run(folder) for folder in folders])
+    assert compare.differing_settings(groups) == ["kernel_size (training)"]
 
 
 @pytest.mark.parametrize(
