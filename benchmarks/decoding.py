@@ -3,6 +3,7 @@
 Axes: B videos, T frames, K beams, L tokens of a caption, D width.
 """
 
+import copy
 import functools
 from typing import NamedTuple
 
@@ -60,6 +61,23 @@ def search_captions(
         return get_blip_decoder(model).generate_ids(frames, frame_mask, options)
 
 
+def search_in_float64(model: VTSumBLIP, embeddings: torch.Tensor, *, num_beams: int, length: int) -> list[int]:
+    """Search one video's caption of exactly `length` tokens by the reference search in float64.
+
+    Args:
+        model: has a caption decoder.
+        embeddings: (T, D) float.
+        num_beams: K.
+        length: L.
+    Returns:
+        L ids.
+    """
+    model = copy.deepcopy(model).double()
+    with torch.no_grad():
+        frames, _ = model.encode(embeddings[None].double(), torch.ones(1, len(embeddings)))
+    return reference_search(model, frames[0], num_beams=num_beams, max_length=length, min_length=length)
+
+
 class SearchCost(NamedTuple):
     """Arithmetic operations and bytes read from memory, in float32."""
 
@@ -102,7 +120,9 @@ def benchmark_decoding(
 ) -> list[Row]:
     """Compare with transformers' `generate`, and on a few videos with the slow reference search.
 
-    The captions are compared in float32; in lower precision, the fraction of equal ones is reported.
+    The captions are compared in float32; in lower precision, the fraction of equal ones is reported. Those that are not
+    transformers' are compared with the reference search, which is in float64: two beams may have nearly equal scores,
+    of which float32's rounding selects one.
 
     Args:
         device: device of the models.
@@ -111,7 +131,7 @@ def benchmark_decoding(
         K: beams.
         L: tokens of each caption.
         rounds: number of alternating measurements.
-        references: number of videos that are compared with the reference search.
+        references: number of videos that are compared with the reference search in any case.
         precision: autocast precision of the measurement.
         med_config: see `build_full_size_model`.
     Returns:
@@ -144,16 +164,17 @@ def benchmark_decoding(
     project_bytes = measure_peak_bytes(project, device)
     other_bytes = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     peer = PeerModel(model).to(device).eval()
-    equal_fraction = compute_equal_fraction(ids, decode_with_peer("fp32"))
-    with torch.no_grad():
-        frames, _ = model.encode(embeddings, mask)
-    for i in range(references):
-        reference = reference_search(model, frames[i], num_beams=K, max_length=L, min_length=L)
-        assert device.type != "cpu" or ids[i].tolist() == reference, f"video {i}: the captions differ"
-    # On a GPU, where the order of summation varies, two beams may have equal scores.
-    is_equal = equal_fraction == 1 or (device.type != "cpu" and equal_fraction > 0.8)
-    assert is_equal, f"{equal_fraction:.0%} of transformers' captions are the same"
-    check = f"{equal_fraction:.0%} of {B} captions are transformers', {references} compared with the reference search"
+    peer_ids = decode_with_peer("fp32")
+    equal_fraction = compute_equal_fraction(ids, peer_ids)
+    assert equal_fraction > 0.8, f"{equal_fraction:.0%} of transformers' captions are the same"
+    compared = [i for i in range(B) if i < references or not torch.equal(ids[i], peer_ids[i])]
+    equal = [i for i in compared if ids[i].tolist() == search_in_float64(model, embeddings[i], num_beams=K, length=L)]
+    # On a GPU, the order of summation varies from run to run.
+    assert device.type != "cpu" or equal == compared, f"videos {compared}: only {equal} are as in the reference search"
+    check = (
+        f"{equal_fraction:.0%} of {B} captions are transformers'; {len(equal)} of {len(compared)}, the others "
+        "included, are the reference search's in float64"
+    )
     if precision != "fp32":
         check += f"; {compute_equal_fraction(ids, project()):.0%} in {precision} are those of float32"
     peer_search = functools.partial(decode_with_peer, precision)

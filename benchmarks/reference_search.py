@@ -36,7 +36,7 @@ def reference_search(
         log_probs = _next_log_probs(model, frames, [ids for _, ids in beams])  # (K, V)
         if length < min_length:
             log_probs[:, end_id] = float("-inf")
-        beam_scores = torch.tensor([score for score, _ in beams], device=frames.device)
+        beam_scores = torch.tensor([score for score, _ in beams], dtype=log_probs.dtype, device=frames.device)
         scores, indices = (log_probs + beam_scores[:, None]).flatten().topk(2 * num_beams)
         next_beams: list[Hypothesis] = []
         for rank, (score, index) in enumerate(zip(scores.tolist(), indices.tolist())):
@@ -59,13 +59,13 @@ def reference_search(
 
 
 def _next_log_probs(model: VTSumBLIP, frames: torch.Tensor, sequences: list[list[int]]) -> torch.Tensor:
-    """Log-probabilities of the token after each of K sequences of L ids: (K, V) float32."""
+    """Log-probabilities of the token after each of K sequences of L ids: (K, V)."""
     decoder = get_blip_decoder(model)
     K, L, T = len(sequences), len(sequences[0]), len(frames)
     ids = torch.tensor(sequences, device=frames.device)  # (K, L)
     tokens, videos = to_device((RaggedLayout([L] * K, L), RaggedLayout([T] * K, T)), frames.device)
     states = decoder(ids.flatten(), tokens, tokens, None, frames.repeat(K, 1), videos)  # (K·L, D)
-    return decoder.logits(tokens.unpack(states)[:, -1]).float().log_softmax(-1)
+    return decoder.logits(tokens.unpack(states)[:, -1]).log_softmax(-1)
 
 
 def _keep_best(finished: list[Hypothesis], hypothesis: Hypothesis, count: int) -> list[Hypothesis]:
