@@ -32,7 +32,7 @@ def clone(tmp_path_factory, mini_videos):
         (root / name).symlink_to(ROOT / name)
     (root / "dataset/ActivityNet").mkdir(parents=True)
     shutil.copytree(mini_videos / "anno", root / "dataset/ActivityNet/anno")
-    shutil.copytree(mini_videos / "videos", root / "videos")
+    shutil.copytree(mini_videos / "videos", root / "VIDEOS")
     shutil.copy(mini_videos / f"videos/{VIDEO_ID}.mp4", root / "holiday.mp4")
     for folder in ("blip", "vt_clipscore", "vtsum_tt_ca"):
         (root / "outputs" / folder).mkdir(parents=True)
@@ -70,8 +70,8 @@ def test_documented_extraction(extracted):
         records = load_annotations(extracted / f"dataset/ActivityNet/anno/{split}_videoxum.json")
         assert len(records) == count
         for record in records:
-            blip = np.load(extracted / f"dataset/ActivityNet/feat/blip/{record.video_id}.npz")
-            clip = np.load(extracted / f"dataset/ActivityNet/feat/vt_clipscore/{record.video_id}.npz")
+            blip = np.load(extracted / f"dataset/ActivityNet/extracted/blip/{record.video_id}.npz")
+            clip = np.load(extracted / f"dataset/ActivityNet/extracted/vt_clipscore/{record.video_id}.npz")
             assert blip["features"].shape == (record.num_frames, 768) and blip["features"].dtype == np.float32
             assert clip["vision"].shape == (record.num_frames, 512) and clip["text"].shape == (1, 512)
 
