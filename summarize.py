@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     check_selection(args.budget, args.method)
     check_chunk(args.chunk)
     videos = find_videos(args.videos)
-    require_writable(args.out, "--out")
+    require_writable(args.out, "--out")  # before the model is loaded
     setup_logging(True)
 
     from summary import Summarizer

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 def announce_downloads(sources: Iterable[str], tokenizer: str) -> None:
     """Log, in one line, what will be downloaded, how large it is and where to.
 
-    Nothing is logged if all is local, or if HF_HUB_OFFLINE is set.
+    Nothing is logged if all is local, or if HF_HUB_OFFLINE forbids one of the downloads: an error follows.
 
     Args:
         sources: paths or URLs of files.
@@ -28,10 +28,12 @@ def announce_downloads(sources: Iterable[str], tokenizer: str) -> None:
     from models.tokenizer import is_tokenizer_local  # imports torch
     from utils.hub import is_hub_offline
 
-    if is_hub_offline():
+    missing = [source for source in sources if not is_local(source)]
+    has_tokenizer = is_tokenizer_local(tokenizer)
+    if is_hub_offline() and (not has_tokenizer or any(source.startswith("hf://") for source in missing)):
         return
-    downloads = [describe_download(source) for source in sources if not is_local(source)]
-    if not is_tokenizer_local(tokenizer):
+    downloads = [describe_download(source) for source in missing]
+    if not has_tokenizer:
         downloads.append(f"the vocabulary of {tokenizer} (below 1 MB) to the hub's cache")
     if downloads:
         logger.info("downloading once: %s", ", ".join(downloads))

@@ -106,9 +106,9 @@ class Summarizer:
         metadata = read_metadata(checkpoint)
         trained = metadata.encoder
         if encoder is None and (blip is not None or trained.get("encoder", "blip") == "blip"):
-            recorded_file = EncoderName.parse(recorded_name(trained) or "blip").weights
-            if blip is None and trained and pathlib.Path(recorded_file).is_file():
-                blip_source = recorded_file
+            if blip is None and trained:
+                recorded_file = EncoderName.parse(recorded_name(trained) or "blip").weights
+                blip_source = recorded_file if pathlib.Path(recorded_file).is_file() else blip_source
             if not is_download:
                 announce_downloads([blip_source], config.tokenizer)
             encoder = _blip_encoder_name(blip_source)

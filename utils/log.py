@@ -71,9 +71,9 @@ def setup_logging(is_main: bool, path: str | os.PathLike | None = None) -> None:
         # Libraries such as open_clip log to the root logger itself; this project's modules do not.
         handler.addFilter(lambda record: record.name != "root" or record.levelno >= logging.WARNING)
         root.addHandler(handler)
-    for library in ("httpx", "httpx2", "urllib3", "filelock"):
+    for library in ("httpx", "httpx2", "urllib3", "filelock", "huggingface_hub"):
         logging.getLogger(library).setLevel(logging.ERROR)
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # huggingface_hub sets its level when it is imported
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # read by huggingface_hub if it is imported later
 
 
 class Tracker(Protocol):

@@ -4,13 +4,14 @@ import dataclasses
 import logging
 import shutil
 
+import huggingface_hub
 import pytest
 import torch
 
 from data.mini.encoders import FRAME_SIZE
 from models.vtsum_blip import v2vt_sum
 from summary import Summarizer
-from summary.released import RELEASED_CONFIG
+from summary.released import RELEASED_CONFIG, announce_downloads
 from tests.conftest import ROOT
 from tests.helpers.hub_server import configure_client
 from tests.helpers.processes import ENVIRONMENT, run
@@ -88,6 +89,19 @@ def test_command_without_a_network_prints_two_lines(released, tmp_path):
         status, output = run(command, tmp_path, env=env | dict(HF_HUB_OFFLINE=offline))
         assert status == 2 and len(output.splitlines()) == count, output
         assert output.splitlines()[-1].startswith("error: hf://jylins/vtsum_blip/vtsum_tt_ca.pth: not in the cache ")
+
+
+def test_downloads_that_offline_hub_allows_are_announced(released, mini_videos, monkeypatch, caplog):
+    """HF_HUB_OFFLINE does not forbid other servers."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    blip = PUBLISHED_WEIGHTS["blip"].path
+    with caplog.at_level(logging.INFO):
+        announce_downloads([find_weights(blip)], str(mini_videos / "tokenizer"))
+        announce_downloads(
+            [find_weights(blip), PUBLISHED_WEIGHTS["vtsum_blip_tt"].source], str(mini_videos / "tokenizer")
+        )
+    (message,) = caplog.messages
+    assert message.startswith(f"downloading once: {find_weights(blip)} (")
 
 
 def test_command_needs_a_video_only(released, mini_videos, tmp_path):
